@@ -1,0 +1,112 @@
+//! What can go wrong, said once: every error carries where it happened and what to do about it.
+
+use std::path::PathBuf;
+
+/// The result of everything in this crate that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the engine. Each variant is one class of the Python exception tree (`src/py/errors.rs`).
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The contract file, or a schema that it names, is not one.
+    #[error("{}{}: {reason}", .file.display(), .line.map(|l| format!(":{l}")).unwrap_or_default())]
+    Contract {
+        /// The file that is wrong.
+        file: PathBuf,
+        /// The line in it, counted from 1, where one can be named.
+        line: Option<usize>,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A setting or an argument is wrong.
+    #[error("{name}: {reason}")]
+    Settings {
+        /// The setting's full name (`sessions.gap`).
+        name: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// Data handed to a kernel has not the columns or types that it needs.
+    #[error("{0}")]
+    Data(String),
+    /// A source cannot be read, or is no longer what it was.
+    #[error("source {place}: {reason}")]
+    Source {
+        /// Topic, partition and offset, or path and byte.
+        place: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// The lake cannot be read or written.
+    #[error("lake {path}: {reason}")]
+    Lake {
+        /// The object in the lake.
+        path: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// The lake or its checkpoint is damaged, or was made by a newer version.
+    #[error("checkpoint {path}: {reason}")]
+    Checkpoint {
+        /// The object in the lake.
+        path: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A newer run took the pipeline over.
+    #[error("this run (term {ours}) was replaced by a newer one: term {theirs}, {holder}. Nothing was lost: the newer run goes on from the last commit")]
+    Superseded {
+        /// Our term.
+        ours: u64,
+        /// The newest term.
+        theirs: u64,
+        /// Host and process of the newer run.
+        holder: String,
+    },
+    /// The ledger does not balance.
+    #[error("the ledger does not balance: {0}")]
+    Ledger(String),
+    /// The caller asked to stop (Ctrl-C, SIGTERM).
+    #[error("interrupted")]
+    Interrupted,
+    /// A fork happened after the engine's threads were started.
+    #[error("{0}")]
+    Forked(String),
+    /// A fault of ours.
+    #[error("internal error (please report it): {0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// A [`Error::Lake`] for `path`.
+    pub fn lake(path: impl Into<String>, reason: impl std::fmt::Display) -> Self {
+        Self::Lake { path: path.into(), reason: reason.to_string() }
+    }
+
+    /// A [`Error::Checkpoint`] for `path`.
+    pub fn checkpoint(path: impl Into<String>, reason: impl std::fmt::Display) -> Self {
+        Self::Checkpoint { path: path.into(), reason: reason.to_string() }
+    }
+
+    /// A [`Error::Source`] at `place`.
+    pub fn source(place: impl Into<String>, reason: impl std::fmt::Display) -> Self {
+        Self::Source { place: place.into(), reason: reason.to_string() }
+    }
+
+    /// A [`Error::Settings`] for `name`.
+    pub fn settings(name: impl Into<String>, reason: impl std::fmt::Display) -> Self {
+        Self::Settings { name: name.into(), reason: reason.to_string() }
+    }
+}
+
+impl From<arrow::error::ArrowError> for Error {
+    fn from(e: arrow::error::ArrowError) -> Self {
+        Self::Data(e.to_string())
+    }
+}
+
+impl From<parquet::errors::ParquetError> for Error {
+    fn from(e: parquet::errors::ParquetError) -> Self {
+        Self::Data(e.to_string())
+    }
+}

@@ -1,0 +1,39 @@
+//! Events as they come from a source, before any judgement.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, BinaryArray, BinaryViewArray, Int64Array, TimestampMicrosecondArray};
+
+/// Consecutive events of one partition, in the order of their offsets. The values lie where the source put them
+/// (string views over the chunk that was read), so nothing is copied on the way to Bronze.
+#[derive(Debug, Clone)]
+pub struct RawEvents {
+    /// The topic, or the path of a file.
+    pub topic: Arc<str>,
+    /// The partition of the topic; 0 for a file.
+    pub partition: i32,
+    /// The position of each event: the offset, or the byte of the line in the decompressed text.
+    pub offsets: Int64Array,
+    /// The value of each event as it came; null is a tombstone.
+    pub values: BinaryViewArray,
+    /// The broker's time of each event; none for files.
+    pub timestamps: Option<TimestampMicrosecondArray>,
+    /// The key of each event; none for files.
+    pub keys: Option<BinaryArray>,
+    /// The headers of each event, in the order they came; none for files.
+    pub headers: Option<Vec<Vec<(String, Vec<u8>)>>>,
+    /// When this piece was read, in microseconds since the Unix epoch (UTC).
+    pub arrival: i64,
+}
+
+impl RawEvents {
+    /// How many events these are.
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+}

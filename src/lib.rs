@@ -1,0 +1,27 @@
+//! Penstock's engine: event streams into tables, every event accounted for.
+//!
+//! Modules here know nothing of Python; `py` holds the bindings, file for file beside what they bind. Operators
+//! ([`dedup`], [`watermark`], [`sessions`], [`windows`], [`scd2`]) do no I/O: a record batch and their state in, a record
+//! batch and their state out.
+
+pub mod contract;
+pub mod dedup;
+pub mod error;
+pub mod events;
+pub mod generate;
+pub mod hash;
+pub mod lake;
+pub mod scd2;
+pub mod sessions;
+pub mod sinks;
+pub mod sources;
+pub mod stream;
+pub mod time;
+pub mod verdict;
+pub mod watermark;
+pub mod windows;
+
+#[cfg(feature = "python")]
+mod py;
+
+pub use error::{Error, Result};
