@@ -1,7 +1,9 @@
 """The warehouse in a DuckDB file."""
+# ruff: noqa: S608 - names are our own, and paths are quoted
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import duckdb
 
-from penstock.errors import DataError
+from penstock.errors import DataError, LakeError
 from penstock.warehouse.backend import ArrowStream, WarehouseError
 
 
@@ -22,6 +24,11 @@ def parquet(paths: list[str]) -> str:
     """A DuckDB table function over Parquet files; columns that some files lack are null there."""
     listed = ", ".join(quoted(path) for path in paths)
     return f"read_parquet([{listed}], hive_partitioning = false, union_by_name = true, filename = true)"
+
+
+def _first(error: duckdb.Error) -> str:
+    """What DuckDB says, without the statement."""
+    return str(error).split("\n\nLINE ", maxsplit=1)[0]
 
 
 def _explain(path: str, error: duckdb.Error) -> WarehouseError:
@@ -93,10 +100,9 @@ class DuckDBBackend:
         """Undo everything since `begin`; does nothing outside a transaction."""
         if self._open:
             self._open = False
-            try:
+            # DuckDB has already rolled back what failed fatally; the first error is the one to show.
+            with contextlib.suppress(duckdb.Error):
                 self.connection.execute("ROLLBACK")
-            except duckdb.Error:
-                pass  # DuckDB has already rolled back what failed fatally; the first error is the one to show
 
     def close(self) -> None:
         """Close the connection, undoing what was not committed."""
@@ -106,16 +112,18 @@ class DuckDBBackend:
     def _run(self, sql: str) -> duckdb.DuckDBPyConnection:
         try:
             return self.connection.execute(sql)
-        except duckdb.ConstraintException as error:
-            raise DataError(f"warehouse {self.place}: {error}") from error
         except duckdb.BinderException as error:
             raise DataError(
-                f"warehouse {self.place}: the tables or files have not the columns expected: {error}"
+                f"warehouse {self.place}: the tables or files have not the columns expected: {_first(error)}"
             ) from error
-        except duckdb.CatalogException as error:
-            raise WarehouseError(f"warehouse {self.place}: {error}") from error
-        except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException) as error:
-            raise WarehouseError(f"warehouse {self.place}: {error}") from error
+        except (duckdb.ConstraintException, duckdb.ConversionException, duckdb.OutOfRangeException) as error:
+            raise DataError(f"warehouse {self.place}: {_first(error)}") from error
+        except duckdb.InterruptException as error:
+            raise KeyboardInterrupt from error
+        except duckdb.Error as error:
+            if ".parquet" in _first(error):
+                raise LakeError(f"lake: a file cannot be read; `penstock audit` says more. {_first(error)}") from error
+            raise WarehouseError(f"warehouse {self.place}: {_first(error)}") from error
 
     def script(self, sql: str) -> None:
         """Run the statements of a file."""
@@ -151,8 +159,8 @@ class DuckDBBackend:
         """Drop temporary tables and views, where they exist."""
         for name in names:
             kinds = self._run(
-                "SELECT 'VIEW' FROM duckdb_views() WHERE temporary AND view_name = "
-                f"{quoted(name)} UNION ALL SELECT 'TABLE' FROM duckdb_tables() WHERE temporary AND table_name = {quoted(name)}"
+                f"SELECT 'VIEW' FROM duckdb_views() WHERE temporary AND view_name = {quoted(name)} "
+                f"UNION ALL SELECT 'TABLE' FROM duckdb_tables() WHERE temporary AND table_name = {quoted(name)}"
             ).fetchall()
             for (kind,) in kinds:
                 self._run(f"DROP {kind} temp.{name}")
@@ -174,7 +182,7 @@ class DuckDBBackend:
     def columns(self, table: str) -> list[str]:
         """Names of a table's columns in their order; empty when there is no such table."""
         found = self._run(
-            "SELECT column_name FROM duckdb_columns() "
-            f"WHERE table_name = {quoted(table)} AND database_name IN (current_database(), 'temp') ORDER BY column_index"
+            f"SELECT column_name FROM duckdb_columns() WHERE table_name = {quoted(table)} "
+            "AND database_name IN (current_database(), 'temp') ORDER BY column_index"
         ).fetchall()
         return [name for (name,) in found]
