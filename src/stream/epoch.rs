@@ -1,0 +1,311 @@
+//! One epoch: pieces of the source go through contract and operators into files that are encoded as the pieces come.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use rayon::prelude::*;
+
+use super::ledger::Counts;
+use super::operators::{Operators, event_schema};
+use super::spec::{Layer, Shape};
+use crate::contract::{Contract, JudgeRules, Judged};
+use crate::error::{Error, Result};
+use crate::events::RawEvents;
+use crate::hash::HashKey;
+use crate::sinks::parquet::{DataFile, ParquetSettings, PartitionedWriter};
+use crate::sinks::{bronze, dead_letters};
+use crate::verdict::Verdict;
+
+/// A piece of the source with what the contract says of it.
+pub struct Judgment {
+    piece: RawEvents,
+    judged: Judged,
+    hashes: Vec<u128>,
+}
+
+impl Judgment {
+    /// The highest event time among the valid events.
+    pub fn highest(&self) -> Option<i64> {
+        self.judged.valid.column_by_name("event_time").and_then(|c| {
+            c.as_any().downcast_ref::<TimestampMicrosecondArray>().and_then(|t| t.values().iter().copied().max())
+        })
+    }
+}
+
+/// Judges pieces on all cores.
+///
+/// # Errors
+/// Whatever [`Contract::judge`] answers.
+pub fn judge_all(
+    contract: &Contract,
+    rules: &JudgeRules,
+    key: HashKey,
+    pieces: Vec<RawEvents>,
+) -> Result<Vec<Judgment>> {
+    pieces
+        .into_par_iter()
+        .map(|piece| {
+            let judged = contract.judge(&piece, rules)?;
+            let keys = text(&judged.valid, "idempotency_key")?;
+            let hashes = keys.iter().map(|k| key.hash(k.unwrap_or_default().as_bytes())).collect();
+            Ok(Judgment { piece, judged, hashes })
+        })
+        .collect()
+}
+
+/// The files of an epoch as they grow, and the count of what went into them.
+pub struct Epoch {
+    number: u64,
+    layers: Layers,
+    late_below: Option<i64>,
+    pending_before: i64,
+    event_types: Vec<String>,
+    contract_version: String,
+    bronze: PartitionedWriter,
+    silver: PartitionedWriter,
+    sessions: PartitionedWriter,
+    dead_letters: PartitionedWriter,
+    gold: Vec<PartitionedWriter>,
+    silver_schema: SchemaRef,
+    events: SchemaRef,
+    verdicts: Vec<Verdict>,
+    counts: Counts,
+}
+
+#[derive(Clone, Copy)]
+struct Layers {
+    bronze: bool,
+    silver: bool,
+}
+
+/// What came out of an epoch.
+pub struct Outcome {
+    /// The data files, encoded.
+    pub files: Vec<DataFile>,
+    /// What became of the events.
+    pub counts: Counts,
+    /// The watermark after it.
+    pub watermark: Option<i64>,
+}
+
+/// The columns of `silver/events`.
+pub fn silver_schema(contract: &Schema) -> SchemaRef {
+    let mut fields: Vec<_> = contract.fields().iter().cloned().collect();
+    let start = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    fields.push(Arc::new(Field::new("session_id", DataType::Utf8, true)));
+    fields.push(Arc::new(Field::new("session_start", start, true)));
+    fields.push(Arc::new(Field::new("session_seq", DataType::Int64, true)));
+    fields.push(Arc::new(Field::new("replayed", DataType::Boolean, false)));
+    fields.push(Arc::new(Field::new("_topic", DataType::Utf8, false)));
+    fields.push(Arc::new(Field::new("_partition", DataType::Int32, false)));
+    fields.push(Arc::new(Field::new("_offset", DataType::Int64, false)));
+    Arc::new(Schema::new(fields))
+}
+
+impl Epoch {
+    /// An epoch that nothing has gone into yet.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when a schema cannot be written as Parquet.
+    pub fn new(number: u64, contract: &Contract, shape: &Shape, operators: &Operators) -> Result<Self> {
+        let silver_schema = silver_schema(&contract.schema());
+        let settings = ParquetSettings::default();
+        let writer = |layer: &str, schema: SchemaRef| PartitionedWriter::new(layer, schema, settings.clone());
+        let gold = operators
+            .windows
+            .iter()
+            .map(|(name, windows)| writer(&format!("gold/{name}"), windows.schema()))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            number,
+            layers: Layers {
+                bronze: shape.layers.contains(&Layer::Bronze),
+                silver: shape.layers.contains(&Layer::Silver),
+            },
+            late_below: operators.watermark.current(),
+            pending_before: operators.pending(),
+            event_types: contract.event_types().into_iter().map(str::to_owned).collect(),
+            contract_version: contract.digest()[..16].to_owned(),
+            bronze: writer("bronze/events", bronze::schema())?,
+            silver: writer("silver/events", silver_schema.clone())?,
+            sessions: writer("silver/sessions", crate::sessions::closed_schema())?,
+            dead_letters: writer("dead_letters", dead_letters::schema())?,
+            gold,
+            silver_schema,
+            events: event_schema(&contract.schema()),
+            verdicts: vec![],
+            counts: Counts::default(),
+        })
+    }
+
+    /// Takes the next judged piece through the operators.
+    ///
+    /// # Errors
+    /// Whatever an operator or an encoder answers.
+    pub fn take(&mut self, operators: &mut Operators, judgment: &Judgment) -> Result<()> {
+        let Judgment { piece, judged, hashes } = judgment;
+        let times = time(&judged.valid, "event_time")?;
+        self.verdicts.clear();
+        operators.dedup.judge(hashes, times.values(), self.late_below, &mut self.verdicts);
+
+        let accepted: BooleanArray = self.verdicts.iter().map(|v| Some(*v == Verdict::Accepted)).collect();
+        let late: Vec<usize> = positions(&self.verdicts, Verdict::Late);
+        let duplicates = self.verdicts.iter().filter(|v| **v == Verdict::Duplicate).count();
+        self.counts.consumed += piece.len() as i64;
+        self.counts.rejected += judged.rejected.len() as i64;
+        self.counts.duplicate += duplicates as i64;
+        self.counts.late += late.len() as i64;
+        for rejected in &judged.rejected {
+            let code = rejected.problems.first().map(|p| p.code).ok_or_else(|| {
+                Error::Internal(format!("an event was rejected without a problem: {} {}", piece.topic, rejected.row))
+            })?;
+            *self.counts.rejected_by_code.entry(code).or_default() += 1;
+        }
+
+        if self.layers.bronze {
+            for (partition, rows) in bronze::partitions(piece, judged, &self.event_types)? {
+                self.counts.bronze += rows.num_rows() as i64;
+                self.bronze.write(&partition, &rows)?;
+            }
+        }
+        if !judged.rejected.is_empty() || !late.is_empty() {
+            let rows = dead_letters::batch(piece, judged, &late, &self.contract_version, self.number)?;
+            self.counts.dead_letters += rows.num_rows() as i64;
+            self.dead_letters.write(&vec![("date".to_owned(), crate::time::date_of(piece.arrival))], &rows)?;
+        }
+        self.accept(operators, piece, judged, &accepted)
+    }
+
+    fn accept(
+        &mut self,
+        operators: &mut Operators,
+        piece: &RawEvents,
+        judged: &Judged,
+        accepted: &BooleanArray,
+    ) -> Result<()> {
+        let all = accepted.true_count() == accepted.len();
+        let rows = if all { judged.valid.clone() } else { filter_record_batch(&judged.valid, accepted)? };
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let offsets: Int64Array = judged
+            .rows
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| accepted.value(*i))
+            .map(|(_, row)| piece.offsets.value(*row as usize))
+            .collect();
+        let mut columns = rows.columns().to_vec();
+        columns.push(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(piece.topic.as_ref(), offsets.len()))));
+        columns.push(Arc::new(Int32Array::from_value(piece.partition, offsets.len())));
+        columns.push(Arc::new(offsets));
+        let rows = RecordBatch::try_new(self.events.clone(), columns)?;
+        for (_, windows) in &mut operators.windows {
+            windows.push(&rows)?;
+        }
+        match &mut operators.sessions {
+            Some(sessions) if self.layers.silver => sessions.push(rows),
+            _ => self.write_silver(&rows),
+        }
+    }
+
+    /// Writes accepted rows to Silver; they have their session columns already, or never get any.
+    fn write_silver(&mut self, rows: &RecordBatch) -> Result<()> {
+        self.counts.silver += rows.num_rows() as i64;
+        if !self.layers.silver || rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let columns = self
+            .silver_schema
+            .fields()
+            .iter()
+            .map(|field| match rows.column_by_name(field.name()) {
+                Some(column) => column.clone(),
+                None if field.name() == "replayed" => Arc::new(BooleanArray::from(vec![false; rows.num_rows()])) as ArrayRef,
+                None => arrow::array::new_null_array(field.data_type(), rows.num_rows()),
+            })
+            .collect();
+        let rows = RecordBatch::try_new(self.silver_schema.clone(), columns)?;
+        let date = if time(&rows, "session_start")?.null_count() == 0 { "session_start" } else { "event_time" };
+        self.silver.write_by_date(&rows, date)
+    }
+
+    /// Ends the epoch: the watermark moves, held events and windows come out, files are finished.
+    ///
+    /// # Errors
+    /// Whatever an operator or an encoder answers.
+    pub fn close(mut self, operators: &mut Operators, flush: bool, names: &Names) -> Result<Outcome> {
+        let mut watermark = operators.watermark.advance();
+        if flush {
+            if let Some(highest) = operators.watermark.highest() {
+                operators.watermark.advance_to(highest.saturating_add(1));
+                watermark = operators.watermark.current();
+            }
+        }
+        if let Some(watermark) = watermark {
+            operators.dedup.advance(watermark);
+        }
+        if let Some(sessions) = &mut operators.sessions {
+            let released = match watermark {
+                _ if flush => Some(sessions.flush_all()?),
+                Some(watermark) => Some(sessions.advance(watermark)?),
+                None => None,
+            };
+            if let Some(released) = released {
+                for rows in &released.events {
+                    self.write_silver(rows)?;
+                }
+                self.counts.sessions += released.sessions.num_rows() as i64;
+                self.sessions.write_by_date(&released.sessions, "session_start")?;
+            }
+        }
+        for ((_, windows), writer) in operators.windows.iter_mut().zip(&mut self.gold) {
+            let done = match watermark {
+                _ if flush => Some(windows.flush_all()?),
+                Some(watermark) => Some(windows.advance(watermark)?),
+                None => None,
+            };
+            if let Some(rows) = done {
+                writer.write_by_date(&rows, "window_start")?;
+            }
+        }
+        self.counts.pending = operators.pending() - self.pending_before;
+        let mut files = vec![];
+        let writers = [self.bronze, self.silver, self.sessions, self.dead_letters];
+        for writer in writers.into_iter().chain(self.gold) {
+            files.extend(writer.finish(&|layer, partition, part| names.data(self.number, layer, partition, part))?);
+        }
+        Ok(Outcome { files, counts: self.counts, watermark })
+    }
+}
+
+/// Names of data files: a function of pipeline, shard, epoch and part.
+pub struct Names {
+    /// The pipeline's name.
+    pub pipeline: String,
+}
+
+impl Names {
+    /// The path of a data file below the lake's root.
+    pub fn data(&self, epoch: u64, layer: &str, partition: &[(String, String)], part: usize) -> String {
+        crate::lake::layout::data_file(layer, partition, &self.pipeline, 0, epoch, part)
+    }
+}
+
+fn positions(verdicts: &[Verdict], of: Verdict) -> Vec<usize> {
+    verdicts.iter().enumerate().filter(|(_, v)| **v == of).map(|(i, _)| i).collect()
+}
+
+fn text<'a>(rows: &'a RecordBatch, column: &str) -> Result<&'a StringArray> {
+    let found = rows.column_by_name(column).and_then(|c| c.as_any().downcast_ref());
+    found.ok_or_else(|| Error::Internal(format!("column {column} is missing or no text")))
+}
+
+fn time<'a>(rows: &'a RecordBatch, column: &str) -> Result<&'a TimestampMicrosecondArray> {
+    let found = rows.column_by_name(column).and_then(|c| c.as_any().downcast_ref());
+    found.ok_or_else(|| Error::Internal(format!("column {column} is missing or no timestamp")))
+}

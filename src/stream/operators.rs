@@ -1,0 +1,183 @@
+//! The operators of a pipeline and their state, put together from the settings that shape rows.
+
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, new_null_array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+
+use super::spec::Shape;
+use crate::dedup::Deduplicator;
+use crate::error::{Error, Result};
+use crate::sessions::{SessionSettings, Sessionizer};
+use crate::state::{StateParts, Stateful};
+use crate::watermark::Watermark;
+use crate::windows::{Aggregate, WindowSpec, Windows};
+
+/// Watermark, deduplication, sessions and windows of one pipeline.
+pub struct Operators {
+    /// How far event time has come.
+    pub watermark: Watermark,
+    /// Which keys were seen.
+    pub dedup: Deduplicator,
+    /// Held events and open sessions, where the pipeline has sessions.
+    pub sessions: Option<Sessionizer>,
+    /// Open windows, by the name of their table.
+    pub windows: Vec<(String, Windows)>,
+    events: SchemaRef,
+}
+
+/// The columns of an accepted event: those of the contract, and its position.
+pub fn event_schema(contract: &Schema) -> SchemaRef {
+    let mut fields: Vec<_> = contract.fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new("_topic", DataType::Utf8, false)));
+    fields.push(Arc::new(Field::new("_partition", DataType::Int32, false)));
+    fields.push(Arc::new(Field::new("_offset", DataType::Int64, false)));
+    Arc::new(Schema::new(fields))
+}
+
+impl Operators {
+    /// Operators without any state yet.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] when a window names a column or aggregate that is not there.
+    pub fn new(shape: &Shape, contract: &Schema) -> Result<Self> {
+        let events = event_schema(contract);
+        let sessions = shape.sessions.as_ref().map(|s| {
+            let settings = SessionSettings { gap: s.gap_us, max_duration: s.max_duration_us };
+            Sessionizer::new(settings, events.clone())
+        });
+        let windows = shape
+            .windows
+            .iter()
+            .map(|w| {
+                let aggregates = w
+                    .aggregates
+                    .iter()
+                    .map(|(name, text)| Ok((name.clone(), Aggregate::parse(text)?)))
+                    .collect::<Result<Vec<_>>>()?;
+                let spec = WindowSpec {
+                    name: w.name.clone(),
+                    size: w.size_us,
+                    slide: w.slide_us,
+                    by: w.by.clone(),
+                    from: w.from.clone(),
+                    aggregates,
+                };
+                Ok((w.name.clone(), Windows::new(spec, &events)?))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            watermark: Watermark::new(shape.watermark.lateness_us),
+            dedup: Deduplicator::new(Some(shape.deduplicate.horizon_us)),
+            sessions,
+            windows,
+            events,
+        })
+    }
+
+    /// How many events are held.
+    pub fn pending(&self) -> i64 {
+        self.sessions.as_ref().map_or(0, |s| s.pending() as i64)
+    }
+
+    fn each(&mut self) -> Vec<(String, &mut dyn Stateful)> {
+        let mut all: Vec<(String, &mut dyn Stateful)> =
+            vec![(String::new(), &mut self.watermark), (String::new(), &mut self.dedup)];
+        if let Some(sessions) = &mut self.sessions {
+            all.push((String::new(), sessions));
+        }
+        for (name, windows) in &mut self.windows {
+            all.push((format!("{name}."), windows));
+        }
+        all
+    }
+
+    /// What changed since the last call, table by table.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when it cannot be put into Arrow.
+    pub fn delta(&mut self) -> Result<StateParts> {
+        self.collect(|operator| operator.delta())
+    }
+
+    /// All state, table by table.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when it cannot be put into Arrow.
+    pub fn snapshot(&mut self) -> Result<StateParts> {
+        self.collect(|operator| operator.snapshot())
+    }
+
+    fn collect(&mut self, of: impl Fn(&mut dyn Stateful) -> Result<StateParts>) -> Result<StateParts> {
+        let mut parts = vec![];
+        for (prefix, operator) in self.each() {
+            parts.extend(of(operator)?.into_iter().map(|(table, rows)| (format!("{prefix}{table}"), rows)));
+        }
+        Ok(parts)
+    }
+
+    /// Takes in the tables that one epoch wrote.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when a table does not fit the pipeline any more.
+    pub fn load(&mut self, parts: StateParts) -> Result<()> {
+        let events = self.events.clone();
+        let mut parts = parts
+            .into_iter()
+            .map(|(table, rows)| match table.as_str() {
+                "sessions/pending" => Ok((table, conform(&rows, &events)?)),
+                _ => Ok((table, rows)),
+            })
+            .collect::<Result<StateParts>>()?;
+        for (prefix, operator) in self.each() {
+            let (own, rest): (StateParts, StateParts) =
+                parts.into_iter().partition(|(table, _)| belongs(table, &prefix, operator.tables()));
+            parts = rest;
+            let own: StateParts =
+                own.into_iter().map(|(table, rows)| (table[prefix.len()..].to_owned(), rows)).collect();
+            operator.load(&own)?;
+        }
+        Ok(())
+    }
+}
+
+fn belongs(table: &str, prefix: &str, tables: &str) -> bool {
+    table.strip_prefix(prefix).and_then(|t| t.strip_prefix(tables)).is_some_and(|t| t.starts_with('/'))
+}
+
+/// Rows of an older contract under a newer one: columns by name, those that are new are null.
+fn conform(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    if rows.schema_ref() == schema {
+        return Ok(rows.clone());
+    }
+    let gone = rows.schema_ref().fields().iter().find(|f| schema.field_with_name(f.name()).is_err());
+    if let Some(field) = gone.filter(|f| rows.column_by_name(f.name()).is_some_and(|c| c.null_count() < c.len())) {
+        return Err(Error::checkpoint(
+            "sessions/pending",
+            format!(
+                "held events have a column '{}' that today's contract no longer has; let the old contract finish them \
+                 first (run once with it until caught up)",
+                field.name()
+            ),
+        ));
+    }
+    let columns = schema
+        .fields()
+        .iter()
+        .map(|field| match rows.column_by_name(field.name()) {
+            Some(column) if column.data_type() == field.data_type() => Ok(column.clone()),
+            Some(column) => Err(Error::checkpoint(
+                "sessions/pending",
+                format!(
+                    "column '{}' of held events is {}, but {} in today's contract; let the old contract finish them \
+                     first (run once with it until caught up)",
+                    field.name(),
+                    column.data_type(),
+                    field.data_type()
+                ),
+            )),
+            None => Ok(new_null_array(field.data_type(), rows.num_rows())),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(RecordBatch::try_new(schema.clone(), columns)?)
+}
