@@ -57,7 +57,7 @@ pub struct Check {
 /// [`Error::Checkpoint`] when the log or a file that it names is missing or damaged, [`Error::Lake`] when the lake
 /// cannot be read or has no such pipeline.
 pub fn audit(spec: &PipelineSpec) -> Result<Audit> {
-    let lake = open_lake(spec)?;
+    let lake = open_lake(spec, false)?;
     audit_store(&lake, &spec.name)
 }
 
@@ -187,9 +187,10 @@ fn planned_events(journal: &Journal<'_>) -> Result<(i64, Vec<String>)> {
     let mut gaps = vec![];
     let last = journal.head()?.commit.map_or(0, |c| c.number);
     for plan in journal.plans()?.into_iter().filter(|p| p.number <= last) {
-        for range in plan.ticks.iter().flat_map(|t| &t.ranges) {
-            events += range.events as i64;
-            let end = ends.entry((range.topic.to_string(), range.partition)).or_insert(range.from);
+        for tick in &plan.ticks {
+            let range = &tick.range;
+            events += tick.events as i64;
+            let end = ends.entry((range.topic.clone(), range.partition)).or_insert(range.from);
             if *end != range.from {
                 gaps.push(format!("epoch {}: {} goes on at {} after {end}", plan.number, range.topic, range.from));
             }

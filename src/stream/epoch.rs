@@ -16,6 +16,7 @@ use crate::contract::{Contract, JudgeRules, Judged};
 use crate::error::{Error, Result};
 use crate::events::RawEvents;
 use crate::hash::HashKey;
+use crate::lake::layout::{Partition, data_file};
 use crate::sinks::parquet::{DataFile, ParquetSettings, PartitionedWriter};
 use crate::sinks::{bronze, dead_letters};
 use crate::verdict::Verdict;
@@ -28,6 +29,16 @@ pub struct Judgment {
 }
 
 impl Judgment {
+    /// Where the piece came from.
+    pub fn topic(&self) -> &str {
+        &self.piece.topic
+    }
+
+    /// The partition that the piece came from.
+    pub fn partition(&self) -> i32 {
+        self.piece.partition
+    }
+
     /// The highest event time among the valid events.
     pub fn highest(&self) -> Option<i64> {
         self.judged.valid.column_by_name("event_time").and_then(|c| {
@@ -142,6 +153,11 @@ impl Epoch {
         })
     }
 
+    /// Its number.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Takes the next judged piece through the operators.
     ///
     /// # Errors
@@ -175,7 +191,7 @@ impl Epoch {
         if !judged.rejected.is_empty() || !late.is_empty() {
             let rows = dead_letters::batch(piece, judged, &late, &self.contract_version, self.number)?;
             self.counts.dead_letters += rows.num_rows() as i64;
-            self.dead_letters.write(&vec![("date".to_owned(), crate::time::date_of(piece.arrival))], &rows)?;
+            self.dead_letters.write(&Partition::date(piece.arrival), &rows)?;
         }
         self.accept(operators, piece, judged, &accepted)
     }
@@ -238,8 +254,18 @@ impl Epoch {
     ///
     /// # Errors
     /// Whatever an operator or an encoder answers.
-    pub fn close(mut self, operators: &mut Operators, flush: bool, names: &Names) -> Result<Outcome> {
+    pub fn close(
+        mut self,
+        operators: &mut Operators,
+        flush: bool,
+        idle_watermark: Option<i64>,
+        names: &Names,
+    ) -> Result<Outcome> {
         let mut watermark = operators.watermark.advance();
+        if let Some(to) = idle_watermark {
+            operators.watermark.advance_to(to);
+            watermark = operators.watermark.current();
+        }
         if flush {
             if let Some(highest) = operators.watermark.highest() {
                 operators.watermark.advance_to(highest.saturating_add(1));
@@ -291,8 +317,8 @@ pub struct Names {
 
 impl Names {
     /// The path of a data file below the lake's root.
-    pub fn data(&self, epoch: u64, layer: &str, partition: &[(String, String)], part: usize) -> String {
-        crate::lake::layout::data_file(layer, partition, &self.pipeline, 0, epoch, part)
+    pub fn data(&self, epoch: u64, layer: &str, partition: &Partition, part: u32) -> String {
+        data_file(layer, partition, &self.pipeline, 0, epoch, part)
     }
 }
 

@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use super::journal::Journal;
 use super::ledger::Counts;
-use super::log::{Commit, FileEntry, Kind, StateFile, Unread};
+use super::log::{Commit, FileEntry, Kind, StateFile};
 use super::run::open_lake;
 use super::spec::PipelineSpec;
 use crate::error::{Error, Result};
-use crate::sources::PartitionState;
+use crate::sources::{PartitionState, Unread};
 
 /// A pipeline as its newest commit has it.
 #[derive(Debug, Clone, Serialize)]
@@ -87,7 +87,7 @@ impl From<&Commit> for Entry {
 /// # Errors
 /// [`Error::Lake`] when there is no such pipeline, [`Error::Checkpoint`] when its log is damaged or too new.
 pub fn inspect(spec: &PipelineSpec, epochs: usize) -> Result<Inspection> {
-    let lake = open_lake(spec)?;
+    let lake = open_lake(spec, false)?;
     let journal = Journal::new(&lake, &spec.name);
     let head = journal.head()?;
     let Some(live) = journal.live()? else {
@@ -134,7 +134,7 @@ pub struct LogEntry {
 /// # Errors
 /// As [`inspect`].
 pub fn entries(spec: &PipelineSpec, since: Option<u64>) -> Result<Vec<LogEntry>> {
-    let lake = open_lake(spec)?;
+    let lake = open_lake(spec, false)?;
     let commits = Journal::new(&lake, &spec.name).commits(since)?;
     let entry = |c: Commit| LogEntry { number: c.number, kind: c.kind, files: c.files, removed: c.removed };
     Ok(commits.into_iter().map(entry).collect())
@@ -146,7 +146,7 @@ pub fn entries(spec: &PipelineSpec, since: Option<u64>) -> Result<Vec<LogEntry>>
 /// [`Error::Lake`] when the lake or the pipeline is not there.
 pub fn live_files(lake_url: &str, layer: &str, pipeline: Option<&str>) -> Result<Vec<FileEntry>> {
     use crate::lake::{Lake, LakeOptions};
-    let lake = Lake::open_existing(lake_url, LakeOptions::default())?;
+    let lake = Lake::open(lake_url, &LakeOptions { create: false, ..LakeOptions::default() })?;
     let mut found = vec![];
     for object in lake.list("_penstock/", None)? {
         if let Some(name) = object.path.strip_prefix("_penstock/").and_then(|p| p.strip_suffix("/pipeline.json")) {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::ledger::{Counts, Ledger};
 use super::spec::Shape;
 use crate::error::{Error, Result};
-use crate::sources::{PartitionState, Range};
+use crate::sources::{PartitionState, Range, Unread};
 
 /// The version of the log's format. A lake with a higher one was made by a newer Penstock.
 pub const FORMAT: u32 = 1;
@@ -56,8 +56,12 @@ pub struct Identity {
 pub struct Tick {
     /// When it was read, in microseconds since the Unix epoch.
     pub arrival: i64,
-    /// What was read, in order.
-    pub ranges: Vec<Range>,
+    /// What was read: one stretch of one partition.
+    pub range: Range,
+    /// How many events are in it.
+    pub events: u64,
+    /// How many bytes of values.
+    pub bytes: u64,
 }
 
 /// What an epoch is going to do, put before its first durable write.
@@ -77,6 +81,12 @@ pub struct Plan {
     pub partitions: Vec<PartitionState>,
     /// Whether the input ends here: sessions close and nothing stays pending.
     pub flush: bool,
+    /// The partitions that were quiet for longer than `idle_timeout`: they do not hold the watermark.
+    #[serde(default)]
+    pub idle: Vec<(String, i32)>,
+    /// Where the watermark moves to though nothing came, when every partition is quiet.
+    #[serde(default)]
+    pub idle_watermark: Option<i64>,
     /// The contract, by the digest of its text.
     pub contract: String,
     /// The settings that shape rows.
@@ -84,17 +94,6 @@ pub struct Plan {
     /// Lines that were left unread because they have no end yet.
     #[serde(default)]
     pub unread: Vec<Unread>,
-}
-
-/// A last line without an end.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Unread {
-    /// The file.
-    pub path: String,
-    /// Its first byte in the decompressed text.
-    pub from: i64,
-    /// How many bytes there are so far.
-    pub bytes: i64,
 }
 
 /// A data file of the lake.

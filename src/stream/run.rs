@@ -10,9 +10,9 @@ use serde::Serialize;
 use super::epoch::{Epoch, Judgment, Names, Outcome, judge_all};
 use super::journal::{Journal, parse_key};
 use super::ledger::{Counts, Ledger};
-use super::log::{Commit, FORMAT, FileEntry, Kind, Plan, StateFile, Term, Tick, Unread};
+use super::log::{Commit, FORMAT, FileEntry, Kind, Plan, StateFile, Term, Tick};
 use super::operators::Operators;
-use super::spec::{Layer, PipelineSpec, Shape};
+use super::spec::{Layer, PipelineSpec, Shape, SourceSpec};
 use super::state;
 use super::store::{Clock, FixedClock, Store, SystemClock};
 use crate::contract::{Contract, JudgeRules, Limits};
@@ -21,7 +21,8 @@ use crate::events::RawEvents;
 use crate::failpoint;
 use crate::hash::HashKey;
 use crate::lake::Lake;
-use crate::sources::{self, Range, Source};
+use crate::sources::files::Files;
+use crate::sources::{PartitionStatus, Progress, Source, Unread, Want};
 
 /// How much is read at once, in bytes: a few pieces, so that every core has one to judge.
 const BURST_BYTES: usize = 8 << 20;
@@ -122,17 +123,17 @@ pub struct RunCounts {
     pub seconds: f64,
 }
 
-/// Opens the lake of a pipeline.
+/// Opens the lake of a pipeline; makes it where that is asked for.
 ///
 /// # Errors
 /// [`Error::Lake`] when it cannot be used.
-pub fn open_lake(spec: &PipelineSpec) -> Result<Lake> {
+pub fn open_lake(spec: &PipelineSpec, create: bool) -> Result<Lake> {
     use crate::lake::{Durability, LakeOptions};
     let durability = match spec.durability {
         super::spec::DurabilitySpec::Disk => Durability::Disk,
         super::spec::DurabilitySpec::Process => Durability::Process,
     };
-    Lake::open(&spec.lake, LakeOptions { durability, ..LakeOptions::default() })
+    Lake::open(&spec.lake, &LakeOptions { durability, create, ..LakeOptions::default() })
 }
 
 /// Reads a pipeline's contract under the settings that shape rows.
@@ -155,7 +156,7 @@ pub fn contract_of(text: &str, path: &str, shape: &Shape) -> Result<Contract> {
 /// Settings, contract, source, lake and checkpoint errors as they come; [`Error::Superseded`] when a newer run took
 /// over; [`Error::Ledger`] when an event is not accounted for; [`Error::Interrupted`] when the observer asked to stop.
 pub fn run(spec: &PipelineSpec, options: &RunOptions, secret: Option<&[u8]>, observer: &dyn Observer) -> Result<Report> {
-    let lake = open_lake(spec)?;
+    let lake = open_lake(spec, true)?;
     let clock: Box<dyn Clock> = match &spec.fixed {
         Some(fixed) => Box::new(FixedClock(fixed.clock_us)),
         None => Box::new(SystemClock),
@@ -164,10 +165,26 @@ pub fn run(spec: &PipelineSpec, options: &RunOptions, secret: Option<&[u8]>, obs
     let contract = contract_of(&spec.contract_text, &spec.contract_path, &shape)?.with_secret(secret);
     // Settings that cannot work are found before the term is taken: a mistyped retry must not stop a good run.
     Operators::new(&shape, &contract.schema())?;
-    let bounded = options.until_caught_up;
-    let mut source = sources::open(&spec.source, bounded, contract.max_bytes())?;
+    let mut source = open_source(spec, options)?;
     let mut runner = Runner::new(&lake, clock.as_ref(), spec, shape, contract, secret, observer)?;
     runner.run(source.as_mut(), options)
+}
+
+/// Opens the source of a pipeline.
+fn open_source(spec: &PipelineSpec, options: &RunOptions) -> Result<Box<dyn Source>> {
+    match &spec.source {
+        SourceSpec::Files(files) => {
+            let base = files.base_dir.as_deref().map(std::path::Path::new);
+            Ok(Box::new(Files::open(&files.paths, base, files.bounded && options.until_caught_up)?))
+        }
+    }
+}
+
+/// Whether the end of the source is the end of the input.
+fn bounded(spec: &PipelineSpec, options: &RunOptions) -> bool {
+    match &spec.source {
+        SourceSpec::Files(files) => files.bounded && options.until_caught_up,
+    }
 }
 
 /// A run of a pipeline that owns a term.
@@ -194,6 +211,12 @@ struct Position {
     state: Vec<StateFile>,
     watermark: Option<i64>,
     unread: Vec<Unread>,
+}
+
+/// Partitions that nothing comes from.
+struct Quiet {
+    partitions: Vec<(String, i32)>,
+    watermark: Option<i64>,
 }
 
 /// What was read for an epoch.
@@ -259,6 +282,7 @@ impl<'a> Runner<'a> {
             unread: commit.as_ref().map(|c| c.unread.clone()).unwrap_or_default(),
         };
         source.restore(commit.as_ref().map(|c| c.partitions.as_slice()).unwrap_or_default())?;
+        source.refresh()?;
         self.observer.event(&Event::Started {
             term: self.term.number,
             epoch: at.next,
@@ -322,8 +346,8 @@ impl<'a> Runner<'a> {
             }
             let began = Instant::now();
             let mut epoch = Epoch::new(at.next, &contract, &shape, &operators)?;
-            for topic in source.unbegun() {
-                operators.watermark.open_partition(&topic, 0);
+            if !options.until_caught_up {
+                source.refresh()?;
             }
             let gathered = self.gather(source, &contract, &mut operators, &mut epoch, options)?;
             let unread = source.unread();
@@ -333,8 +357,10 @@ impl<'a> Runner<'a> {
             told = unread.clone();
             at.unread = unread.clone();
 
-            let flush = options.until_caught_up && gathered.caught_up && source.bounded() && flushable(&operators);
-            if gathered.events == 0 && !flush {
+            let flush = bounded(self.spec, options) && gathered.caught_up && flushable(&operators);
+            let quiet = self.quiet(source, &operators);
+            let moves_on = quiet.watermark.is_some_and(|to| operators.pending() > 0 && operators.watermark.current() < Some(to));
+            if gathered.ticks.is_empty() && !flush && !moves_on {
                 if options.until_caught_up {
                     return Ok(Some(at));
                 }
@@ -348,8 +374,10 @@ impl<'a> Runner<'a> {
                 term: self.term.number,
                 term_id: self.term.id.clone(),
                 ticks: gathered.ticks,
-                partitions: source.partitions(),
+                partitions: source.snapshot(),
                 flush,
+                idle: quiet.partitions,
+                idle_watermark: quiet.watermark,
                 contract: self.digest.clone(),
                 shape: shape.clone(),
                 unread,
@@ -362,7 +390,7 @@ impl<'a> Runner<'a> {
             }
             failpoint::pass("plan.after")?;
             finish_partitions(&mut operators, &plan);
-            let outcome = epoch.close(&mut operators, flush, &self.names)?;
+            let outcome = epoch.close(&mut operators, flush, plan.idle_watermark, &self.names)?;
             if !self.commit(&plan, outcome, &mut operators, &mut at, began)? {
                 return Ok(None);
             }
@@ -398,8 +426,9 @@ impl<'a> Runner<'a> {
             }
             let want_bytes = BURST_BYTES.min(usize::try_from(limits.max_bytes - gathered.bytes).unwrap_or(usize::MAX));
             let want_events = usize::try_from(room).unwrap_or(usize::MAX);
-            let pieces = source.next(&operators.watermark, want_bytes, want_events, self.clock.now())?;
-            let Some(pieces) = pieces else {
+            let want = Want { bytes: want_bytes, events: want_events, arrival: self.clock.now() };
+            let times = |topic: &str, partition: i32| operators.watermark.partition_time(topic, partition);
+            let Some(chunk) = source.next(&times, &want)? else {
                 take_all(epoch, operators, &waiting)?;
                 waiting.clear();
                 gathered.caught_up = true;
@@ -413,21 +442,25 @@ impl<'a> Runner<'a> {
                     break;
                 }
                 self.clock.wait(POLL);
+                source.refresh()?;
                 continue;
             };
             idle_since = None;
             gathered.caught_up = false;
-            if let Some(tick) = tick_of(&pieces) {
-                gathered.events += tick.ranges.iter().map(|r| r.events).sum::<u64>();
-                gathered.bytes += tick.ranges.iter().map(|r| r.bytes()).sum::<u64>();
+            if chunk.range.from < chunk.range.to {
+                let events = chunk.pieces.iter().map(|p| p.len() as u64).sum();
+                let bytes = chunk.range.to.abs_diff(chunk.range.from);
+                gathered.events += events;
+                gathered.bytes += bytes;
                 self.observer.event(&Event::Progress {
                     epoch: epoch.number(),
                     events: gathered.events,
                     bytes: gathered.bytes,
-                    reading: tick.ranges.first().map(|r| r.topic.to_string()).unwrap_or_default(),
+                    reading: chunk.range.topic.clone(),
                 });
-                push_tick(&mut gathered.ticks, tick);
+                gathered.ticks.push(Tick { arrival: want.arrival, range: chunk.range, events, bytes });
             }
+            let pieces = chunk.pieces;
             // The watermark's view of partitions is read by `next` alone, and `take` changes everything but it.
             let (taken, judged) = rayon::join(
                 || take_all(epoch, operators, &waiting),
@@ -454,19 +487,18 @@ impl<'a> Runner<'a> {
         let rules = self.rules(&plan.shape);
         let mut epoch = Epoch::new(plan.number, contract, &plan.shape, operators)?;
         let mut events = 0;
+        let mut pieces = vec![];
         for tick in &plan.ticks {
-            for range in &tick.ranges {
-                let key = self.key;
-                source.read_range(range, tick.arrival, &mut |pieces: Vec<RawEvents>| {
-                    self.stop_if_asked()?;
-                    events += pieces.iter().map(|p| p.len() as u64).sum::<u64>();
-                    let judged = judge_all(contract, &rules, key, pieces)?;
-                    observe(operators, &judged);
-                    take_all(&mut epoch, operators, &judged)
-                })?;
-            }
+            source.read_range(&tick.range, tick.arrival, &mut |piece| {
+                self.stop_if_asked()?;
+                events += piece.len() as u64;
+                pieces.push(piece);
+                // As many at once as there are in a burst.
+                if pieces.len() < 4 { Ok(()) } else { self.rerun(&mut pieces, contract, &rules, operators, &mut epoch) }
+            })?;
         }
-        let planned: u64 = plan.ticks.iter().flat_map(|t| &t.ranges).map(|r| r.events).sum();
+        self.rerun(&mut pieces, contract, &rules, operators, &mut epoch)?;
+        let planned: u64 = plan.ticks.iter().map(|t| t.events).sum();
         if events != planned {
             return Err(Error::source(
                 format!("epoch {}", plan.number),
@@ -475,9 +507,43 @@ impl<'a> Runner<'a> {
         }
         source.restore(&plan.partitions)?;
         finish_partitions(operators, plan);
-        let outcome = epoch.close(operators, plan.flush, &self.names)?;
+        let outcome = epoch.close(operators, plan.flush, plan.idle_watermark, &self.names)?;
         at.unread.clone_from(&plan.unread);
         self.commit(plan, outcome, operators, at, began)
+    }
+
+    fn rerun(
+        &self,
+        pieces: &mut Vec<RawEvents>,
+        contract: &Contract,
+        rules: &JudgeRules,
+        operators: &mut Operators,
+        epoch: &mut Epoch,
+    ) -> Result<()> {
+        let judged = judge_all(contract, rules, self.key, std::mem::take(pieces))?;
+        observe(operators, &judged);
+        take_all(epoch, operators, &judged)
+    }
+
+    /// Which partitions are quiet by now, and how far that lets the watermark move.
+    fn quiet(&self, source: &dyn Source, operators: &Operators) -> Quiet {
+        let now = self.clock.now();
+        let settings = &self.shape.watermark;
+        let open: Vec<_> = source.partitions().into_iter().filter(|p| p.progress != Progress::Finished).collect();
+        let is_idle = |p: &&PartitionStatus| {
+            p.progress == Progress::CaughtUp && p.newest.is_none_or(|newest| now - newest > settings.idle_timeout_us)
+        };
+        let partitions: Vec<_> = open.iter().filter(is_idle).map(|p| (p.topic.clone(), p.partition)).collect();
+        let all = !open.is_empty() && partitions.len() == open.len();
+        let newest = open.iter().filter_map(|p| p.newest).max();
+        let watermark = match (all, newest, operators.watermark.highest()) {
+            (true, Some(newest), Some(highest)) => {
+                let moved = highest - settings.lateness_us + (now - newest);
+                Some(moved.min(now - settings.lateness_us))
+            }
+            _ => None,
+        };
+        Quiet { partitions, watermark }
     }
 
     /// Puts files, state and commit. False when another run had committed the epoch before.
@@ -616,6 +682,8 @@ fn finish_partitions(operators: &mut Operators, plan: &Plan) {
             operators.watermark.finish_partition(&partition.topic, partition.partition);
         } else {
             operators.watermark.open_partition(&partition.topic, partition.partition);
+            let quiet = plan.idle.iter().any(|(t, p)| *t == partition.topic && *p == partition.partition);
+            operators.watermark.set_idle(&partition.topic, partition.partition, quiet);
         }
     }
 }
@@ -623,17 +691,6 @@ fn finish_partitions(operators: &mut Operators, plan: &Plan) {
 /// Whether the end of the input would change anything.
 fn flushable(operators: &Operators) -> bool {
     operators.watermark.highest().is_some_and(|h| operators.watermark.current().is_none_or(|w| w <= h))
-}
-
-fn tick_of(pieces: &[RawEvents]) -> Option<Tick> {
-    let ranges: Vec<Range> = sources::ranges(pieces);
-    let arrival = pieces.first()?.arrival;
-    (!ranges.is_empty()).then_some(Tick { arrival, ranges })
-}
-
-/// Adds a tick; one that goes on where the last one ended, at the same moment, is part of it.
-fn push_tick(ticks: &mut Vec<Tick>, tick: Tick) {
-    ticks.push(tick);
 }
 
 /// What a run that nobody watches uses.

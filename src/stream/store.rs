@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::error::Result;
-use crate::lake::{Lake, Object, Put};
+use crate::lake::{Lake, ObjectMeta, Put};
 
 /// A store of objects with an atomic put-if-absent.
 pub trait Store: Send + Sync {
@@ -14,7 +14,7 @@ pub trait Store: Send + Sync {
     /// Reads an object.
     fn get(&self, path: &str) -> Result<Option<Bytes>>;
     /// The objects below a prefix, sorted by path, after one path where that is given.
-    fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<Object>>;
+    fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<ObjectMeta>>;
     /// Removes an object; one that is not there is no error.
     fn delete(&self, path: &str) -> Result<()>;
 }
@@ -32,7 +32,7 @@ impl Store for Lake {
         Lake::get(self, path)
     }
 
-    fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<Object>> {
+    fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<ObjectMeta>> {
         Lake::list(self, prefix, after)
     }
 
