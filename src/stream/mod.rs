@@ -15,6 +15,8 @@ pub mod run;
 pub mod spec;
 pub mod state;
 pub mod store;
+#[cfg(test)]
+mod tests;
 
 pub use epoch::silver_schema;
 pub use run::{Event, Observer, Report, RunOptions, Unwatched, run};

@@ -122,7 +122,7 @@ impl Operators {
     /// [`Error::Checkpoint`] when a table does not fit the pipeline any more.
     pub fn load(&mut self, parts: StateParts) -> Result<()> {
         let events = self.events.clone();
-        let mut parts = parts
+        let parts = parts
             .into_iter()
             .map(|(table, rows)| match table.as_str() {
                 "sessions/pending" => Ok((table, conform(&rows, &events)?)),
@@ -130,19 +130,14 @@ impl Operators {
             })
             .collect::<Result<StateParts>>()?;
         for (prefix, operator) in self.each() {
-            let (own, rest): (StateParts, StateParts) =
-                parts.into_iter().partition(|(table, _)| belongs(table, &prefix, operator.tables()));
-            parts = rest;
-            let own: StateParts =
-                own.into_iter().map(|(table, rows)| (table[prefix.len()..].to_owned(), rows)).collect();
+            let own: StateParts = parts
+                .iter()
+                .filter_map(|(table, rows)| Some((table.strip_prefix(&prefix)?.to_owned(), rows.clone())))
+                .collect();
             operator.load(&own)?;
         }
         Ok(())
     }
-}
-
-fn belongs(table: &str, prefix: &str, tables: &str) -> bool {
-    table.strip_prefix(prefix).and_then(|t| t.strip_prefix(tables)).is_some_and(|t| t.starts_with('/'))
 }
 
 /// Rows of an older contract under a newer one: columns by name, those that are new are null.

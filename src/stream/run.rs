@@ -21,6 +21,7 @@ use crate::events::RawEvents;
 use crate::failpoint;
 use crate::hash::HashKey;
 use crate::lake::Lake;
+use crate::state::to_ipc;
 use crate::sources::files::Files;
 use crate::sources::{PartitionStatus, Progress, Source, Unread, Want};
 
@@ -643,7 +644,7 @@ impl<'a> Runner<'a> {
             .into_par_iter()
             .map(|(table, rows)| {
                 let name = format!("state/{epoch:010}-{}-{}.arrow", self.term.id, table.replace('/', "."));
-                Ok((table, self.journal.path(&name), state::encode(&rows)?))
+                Ok::<_, Error>((table, self.journal.path(&name), to_ipc(&rows)?.into()))
             })
             .collect::<Result<Vec<_>>>()?;
         let written = objects
