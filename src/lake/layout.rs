@@ -213,7 +213,9 @@ pub fn check_name(setting: &str, name: &str) -> Result<()> {
     }
     Err(Error::settings(
         setting,
-        format!("'{name}' cannot be a name in the lake; use up to 64 letters, digits, '_' and '-', the first a letter or digit"),
+        format!(
+            "'{name}' cannot be a name in the lake; use up to 64 letters, digits, '_' and '-', the first a letter or digit"
+        ),
     ))
 }
 

@@ -93,7 +93,8 @@ impl Folder {
             Ok(()) => Put::Created,
             Err(e) if e.kind() == ErrorKind::AlreadyExists => Put::Exists,
             Err(e) if matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::CrossesDevices) => {
-                let reason = "the file system has no hard links, which a lake needs for its log; put the lake on another";
+                let reason =
+                    "the file system has no hard links, which a lake needs for its log; put the lake on another";
                 return Err(Error::lake(path, reason));
             }
             Err(e) => return Err(io_error(path, "cannot be written", &e)),
@@ -319,7 +320,9 @@ pub(super) fn io_error(path: &str, what: &str, error: &io::Error) -> Error {
         ErrorKind::IsADirectory => "a folder has its name; move that away",
         ErrorKind::FileTooLarge => "it is larger than the file system or `ulimit -f` allows",
         ErrorKind::InvalidFilename => "the file system does not take a name that long",
-        ErrorKind::NotFound => "it, or its folder, was removed while it was being used; is something cleaning up the lake?",
+        ErrorKind::NotFound => {
+            "it, or its folder, was removed while it was being used; is something cleaning up the lake?"
+        }
         _ => return Error::lake(path, format!("{what}: {error}")),
     };
     Error::lake(path, format!("{what}: {advice} ({error})"))

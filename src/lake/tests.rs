@@ -98,7 +98,8 @@ fn a_place_that_is_no_folder_is_named() {
 
 #[test]
 fn refusals_of_the_system_say_what_to_do() {
-    for (code, words) in [(28, "disk is full"), (30, "read-only"), (13, "permission"), (122, "quota"), (36, "name that long")]
+    for (code, words) in
+        [(28, "disk is full"), (30, "read-only"), (13, "permission"), (122, "quota"), (36, "name that long")]
     {
         let error = local::io_error("silver/x", "cannot be written", &std::io::Error::from_raw_os_error(code));
         assert!(error.to_string().starts_with("lake silver/x: cannot be written: "), "{error}");
