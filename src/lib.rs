@@ -4,6 +4,7 @@
 //! ([`dedup`], [`watermark`], [`sessions`], [`windows`], [`scd2`]) do no I/O: a record batch and their state in, a record
 //! batch and their state out.
 
+pub mod columns;
 pub mod contract;
 pub mod dedup;
 pub mod error;
@@ -15,6 +16,7 @@ pub mod scd2;
 pub mod sessions;
 pub mod sinks;
 pub mod sources;
+pub mod state;
 pub mod stream;
 pub mod time;
 pub mod verdict;
