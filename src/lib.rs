@@ -4,6 +4,7 @@
 //! ([`dedup`], [`watermark`], [`sessions`], [`windows`], [`scd2`]) do no I/O: a record batch and their state in, a record
 //! batch and their state out.
 
+pub mod columns;
 pub mod contract;
 pub mod dedup;
 pub mod error;
@@ -17,8 +18,8 @@ pub mod sessions;
 pub mod sinks;
 pub mod sources;
 pub mod state;
-pub mod threads;
 pub mod stream;
+pub mod threads;
 pub mod time;
 pub mod verdict;
 pub mod watermark;
