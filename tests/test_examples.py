@@ -13,15 +13,19 @@ import random
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
 
 import penstock
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -43,10 +47,14 @@ def run_github(paths: list[str], lake: Path, *more: str) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def github_lines() -> list[bytes]:
+    """The hour, line by line."""
+    with gzip.open(GITHUB) as file:
+        return file.readlines()
+
+
 def sessions_by_hand(lines: list[bytes]) -> dict[str, int]:
     """Sessions of each actor, counted the slow way: a pause of more than 30 minutes opens one."""
-    from datetime import datetime, timedelta
-
     times = defaultdict(list)
     for line in lines:
         event = json.loads(line)
@@ -54,7 +62,7 @@ def sessions_by_hand(lines: list[bytes]) -> dict[str, int]:
     sessions = {}
     for actor, at in times.items():
         at.sort()
-        sessions[actor] = 1 + sum(b - a > timedelta(minutes=30) for a, b in zip(at, at[1:], strict=False))
+        sessions[actor] = 1 + sum(b - a > timedelta(minutes=30) for a, b in pairwise(at))
     return sessions
 
 
@@ -83,7 +91,7 @@ class TestGithub:
 
     def test_sessions_are_those_counted_by_hand(self, github_lake: tuple[dict[str, Any], Path]) -> None:
         _, lake = github_lake
-        expected = sessions_by_hand(gzip.open(GITHUB).readlines())
+        expected = sessions_by_hand(github_lines())
         assert sum(expected.values()) == 3_759
         assert len(expected) == 3_648
         sessions = pl.DataFrame(penstock.read_lake(str(lake), "silver/sessions"))
@@ -101,7 +109,7 @@ class TestGithub:
 
     def test_a_payload_comes_out_as_it_went_in(self, github_lake: tuple[dict[str, Any], Path]) -> None:
         _, lake = github_lake
-        events = {e["id"]: e for e in map(json.loads, gzip.open(GITHUB)) if e["type"] == "PushEvent"}
+        events = {e["id"]: e for e in map(json.loads, github_lines()) if e["type"] == "PushEvent"}
         pushes = silver(lake).filter(pl.col("event_type") == "PushEvent")
         assert pushes.height == len(events)
         for row in pushes.select("id", "actor", "push_payload").iter_rows(named=True):
@@ -114,7 +122,9 @@ class TestGithub:
         _, lake = github_lake
         for layer, rows in (("bronze/events", 7_702), ("silver/events", 7_702), ("silver/sessions", 3_759)):
             glob = f"{lake}/{layer}/**/*.parquet"
-            assert duckdb.sql(f"SELECT count(*) FROM read_parquet('{glob}', hive_partitioning = true)").fetchall() == [(rows,)]
+            assert duckdb.sql(f"SELECT count(*) FROM read_parquet('{glob}', hive_partitioning = true)").fetchall() == [
+                (rows,)
+            ]
             assert pl.scan_parquet(glob, hive_partitioning=True).select(pl.len()).collect().item() == rows
 
     def test_audit_counts_the_same(self, github_lake: tuple[dict[str, Any], Path]) -> None:
@@ -135,7 +145,7 @@ class TestGithub:
     ) -> None:
         """Cut into 13 files, as runs of lines or dealt out like cards, whose names are shuffled."""
         _, lake = github_lake
-        lines = gzip.open(GITHUB).readlines()
+        lines = github_lines()
         size = -(-len(lines) // 13)
         piece = (lambda i: lines[i * size : (i + 1) * size]) if deal == "runs" else (lambda i: lines[i::13])
         names = [f"part-{i:02}.json" for i in range(13)]
@@ -148,7 +158,14 @@ class TestGithub:
         assert silver(tmp_path / "lake").equals(silver(lake))
 
     def test_every_event_type_takes_the_fast_path(self) -> None:
-        command = [sys.executable, "-m", "penstock", "contract", "check", str(ROOT / "examples/gharchive/contract.yaml")]
+        command = [
+            sys.executable,
+            "-m",
+            "penstock",
+            "contract",
+            "check",
+            str(ROOT / "examples/gharchive/contract.yaml"),
+        ]
         done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         assert "fallback" not in {word.strip('":,') for word in done.stdout.split()}
@@ -157,7 +174,8 @@ class TestGithub:
 def load_module(path: Path) -> ModuleType:
     """A script as a module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -242,7 +260,9 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
     notebook = nbformat.read(ROOT / "examples/backfill.ipynb", as_version=4)
-    client = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
+    client = nbclient.NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    )
     client.execute()
     outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
     assert any("image/png" in o.get("data", {}) for o in outputs), "the sessions are plotted"

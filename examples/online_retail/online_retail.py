@@ -1,4 +1,4 @@
-"""A year of a shop's sales, through the Python API: duplicates, sessions, an exact sum, and the history of each article.
+"""A year of a shop's sales, through the Python API: duplicates, sessions, an exact sum, article histories.
 
     python examples/online_retail/online_retail.py online_retail.csv.gz
 
@@ -9,14 +9,16 @@ DuckDB reads the file; every step after it takes Arrow and gives Arrow, so Polar
 from __future__ import annotations
 
 import sys
-from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import polars as pl
 
 import penstock
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 COLUMNS = {
     "InvoiceNo": "VARCHAR",
@@ -76,13 +78,13 @@ def history_of_articles(sales: pl.DataFrame, months: list[str] | None = None) ->
 
     The months may come in any order: the history that comes out is the same.
     """
-    changes = sales.select("article", "description", "sold_at", "row", pl.col("sold_at").dt.strftime("%Y-%m").alias("month"))
+    changes = sales.select(
+        "article", "description", "sold_at", "row", pl.col("sold_at").dt.strftime("%Y-%m").alias("month")
+    )
     result = None
     for month in months or sorted(changes["month"].unique()):
         load = changes.filter(pl.col("month") == month).drop("month")
-        result = penstock.scd2_merge(
-            result, load, key="article", at="sold_at", tracked=["description"], order="row"
-        )
+        result = penstock.scd2_merge(result, load, key="article", at="sold_at", tracked=["description"], order="row")
     return result
 
 
