@@ -15,14 +15,19 @@ use rayon::prelude::*;
 use super::errors::to_python;
 use super::gate::{OnInterrupt, enter};
 use super::table::Table;
-use crate::contract::{self, JudgeRules, Limits};
+use crate::contract::{self, JudgeRules, Judged, Limits, Rejected};
 use crate::events::RawEvents;
-use crate::sinks::dead_letters;
-use crate::sources;
+use crate::sinks::dead_letters::{self, Letter};
+use crate::sources::files::{Files, FilesSettings};
+use crate::sources::{Source, Want, lines};
 use crate::{Error, Result};
 
-/// Events judged by one thread at once.
+/// Rows of a column judged by one thread at once.
 const ROWS_A_PIECE: usize = 8_192;
+/// Pieces of a text judged at once.
+const PIECES_AT_ONCE: usize = 16;
+/// Bytes of a file read at once.
+const BURST_BYTES: usize = 16 << 20;
 
 /// What a valid event is, compiled.
 #[pyclass(module = "penstock._core", frozen)]
@@ -37,13 +42,15 @@ fn with_options(
     max_depth: Option<usize>,
     assert_formats: bool,
     secret: Option<&[u8]>,
-) -> Contract {
+) -> Result<Contract> {
     let defaults = Limits::default();
     let limits = Limits {
         max_bytes: max_bytes.unwrap_or(defaults.max_bytes),
         max_depth: max_depth.unwrap_or(defaults.max_depth),
     };
-    Contract { inner: contract.with_limits(limits).with_format_assertion(assert_formats).with_secret(secret) }
+    let contract = contract.with_limits(limits)?;
+    let contract = if assert_formats { contract } else { contract.with_format_assertion(false)? };
+    Ok(Contract { inner: contract.with_secret(secret) })
 }
 
 #[pymethods]
@@ -59,7 +66,7 @@ impl Contract {
         secret: Option<Vec<u8>>,
     ) -> PyResult<Self> {
         let contract = py.detach(|| contract::Contract::load(&path)).map_err(|e| to_python(py, e))?;
-        Ok(with_options(contract, max_bytes, max_depth, assert_formats, secret.as_deref()))
+        with_options(contract, max_bytes, max_depth, assert_formats, secret.as_deref()).map_err(|e| to_python(py, e))
     }
 
     #[staticmethod]
@@ -75,7 +82,7 @@ impl Contract {
     ) -> PyResult<Self> {
         let contract =
             py.detach(|| contract::Contract::from_text(text, &origin)).map_err(|e| to_python(py, e))?;
-        Ok(with_options(contract, max_bytes, max_depth, assert_formats, secret.as_deref()))
+        with_options(contract, max_bytes, max_depth, assert_formats, secret.as_deref()).map_err(|e| to_python(py, e))
     }
 
     #[getter]
@@ -152,7 +159,7 @@ pub fn validate(
     };
     enter(py, OnInterrupt::Abandon, move |stop| {
         let rules = JudgeRules { max_future_skew: None };
-        let version = contract.digest()[..16].to_owned();
+        let version = contract.digest();
         let mut valid = vec![];
         let mut dead = vec![];
         let mut codes = std::collections::BTreeMap::new();
@@ -164,11 +171,10 @@ pub fn validate(
                 .map(|piece| {
                     stop.check()?;
                     let judged = contract.judge(piece, &rules)?;
-                    let letters = match judged.rejected.is_empty() {
-                        true => None,
-                        false => Some(dead_letters::batch(piece, &judged, &[], &version, 0)?),
-                    };
-                    Ok((judged, letters))
+                    let letters: Vec<_> = judged.rejected.iter().map(|r| letter(&judged, r)).collect();
+                    let rows = if letters.is_empty() { None } else { Some(dead_letters::batch(piece, &letters, &version, 0)?) };
+                    drop(letters);
+                    Ok((judged, rows))
                 })
                 .collect::<Result<Vec<_>>>()?;
             for (judged, letters) in judged {
@@ -186,8 +192,21 @@ pub fn validate(
             Ok(())
         };
         match input {
-            Input::Bytes(bytes) => sources::read_bytes(bytes, "", arrival, contract.max_bytes(), &mut take)?,
-            Input::Path(path) => sources::read_path(&path, arrival, contract.max_bytes(), &mut take)?,
+            Input::Bytes(bytes) => {
+                for some in lines::pieces(bytes, arrival)?.chunks(PIECES_AT_ONCE) {
+                    take(some.to_vec())?;
+                }
+            }
+            Input::Path(path) => {
+                let paths = vec![path.to_string_lossy().into_owned()];
+                let mut files = Files::new(FilesSettings { base: ".".into(), paths, bounded: true })?;
+                files.restore(&[])?;
+                files.refresh()?;
+                let want = Want { bytes: BURST_BYTES, events: usize::MAX, arrival };
+                while let Some(chunk) = files.next(&|_: &str, _: i32| None, &want)? {
+                    take(chunk.pieces)?;
+                }
+            }
             Input::Column(chunks) => {
                 let mut offset = 0;
                 for chunk in chunks {
@@ -201,6 +220,19 @@ pub fn validate(
         });
         Ok((Table::new(contract.schema(), valid), Table::new(dead_letters::schema(), dead), counts.to_string()))
     })
+}
+
+/// A dead letter of an event that is not valid.
+fn letter<'a>(judged: &Judged, rejected: &'a Rejected) -> Letter<'a> {
+    Letter {
+        row: rejected.row,
+        problems: &rejected.problems,
+        event_type: rejected.event_type.as_deref(),
+        schema_version: rejected.schema_version.as_deref(),
+        idempotency_key: rejected.idempotency_key.as_deref(),
+        entity: rejected.entity.as_deref(),
+        event_time: judged.event_time.get(rejected.row as usize).copied().flatten(),
+    }
 }
 
 enum Input {

@@ -19,7 +19,10 @@ pub fn deduplicate(
 ) -> PyResult<(Table, u64)> {
     let (schema, rows) = batches(events)?;
     enter(py, OnInterrupt::Abandon, move |_| {
-        let (kept, duplicates) = dedup::deduplicate(&schema, &rows, &key, at.as_deref(), horizon_us)?;
+        let (kept, duplicates) = {
+            let key: Vec<&str> = key.iter().map(String::as_str).collect();
+            dedup::deduplicate(&rows, &key, at.as_deref(), horizon_us)?
+        };
         Ok((Table::new(schema, kept), duplicates))
     })
 }

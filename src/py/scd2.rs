@@ -218,5 +218,5 @@ pub fn scd2_point(
 }
 
 fn table(rows: RecordBatch) -> Table {
-    Table::new(rows.schema(), vec![rows])
+    Table::of(vec![rows])
 }

@@ -4,8 +4,8 @@ use pyo3::prelude::*;
 use pyo3_arrow::input::AnyRecordBatch;
 
 use super::gate::{OnInterrupt, enter};
-use super::table::{Table, batches};
-use crate::sessions::{self, SessionSettings};
+use super::table::{Table, batches, some};
+use crate::sessions;
 
 /// Numbers the events of each entity's sessions.
 #[pyfunction]
@@ -20,8 +20,8 @@ pub fn sessionize(
 ) -> PyResult<Table> {
     let (schema, rows) = batches(events)?;
     enter(py, OnInterrupt::Abandon, move |_| {
-        let settings = SessionSettings { gap: gap_us, max_duration: max_duration_us };
-        let (schema, rows) = sessions::sessionize(&schema, &rows, &entity, &at, settings)?;
-        Ok(Table::new(schema, rows))
+        let rows = some(schema, rows);
+        let rows = sessions::sessionize(&rows, &entity, &at, gap_us, max_duration_us)?;
+        Ok(Table::of(rows))
     })
 }

@@ -1,7 +1,9 @@
 //! Rows on their way to and from Python, by the Arrow PyCapsule interface.
 
-use arrow::array::{RecordBatch, StructArray};
-use arrow::datatypes::{Field, SchemaRef};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StructArray};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatchReader;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyTuple};
@@ -26,6 +28,17 @@ impl Table {
     pub fn new(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
         Self { batches, schema }
     }
+
+    /// A table of at least one batch.
+    pub fn of(batches: Vec<RecordBatch>) -> Self {
+        let schema = batches.first().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
+        Self { batches, schema }
+    }
+}
+
+/// At least one batch, so that the columns are known when there are no rows.
+pub fn some(schema: SchemaRef, batches: Vec<RecordBatch>) -> Vec<RecordBatch> {
+    if batches.is_empty() { vec![RecordBatch::new_empty(schema)] } else { batches }
 }
 
 #[pymethods]
@@ -36,13 +49,13 @@ impl Table {
         py: Python<'py>,
         requested_schema: Option<Bound<'py, PyCapsule>>,
     ) -> PyResult<Bound<'py, PyCapsule>> {
-        let field = std::sync::Arc::new(
+        let field = Arc::new(
             Field::new_struct("", self.schema.fields().clone(), false).with_metadata(self.schema.metadata().clone()),
         );
         let arrays: Vec<_> = self
             .batches
             .iter()
-            .map(|b| Ok(std::sync::Arc::new(StructArray::from(b.clone())) as arrow::array::ArrayRef))
+            .map(|b| Ok(Arc::new(StructArray::from(b.clone())) as ArrayRef))
             .collect();
         let reader = Box::new(ArrayIterator::new(arrays, field));
         Ok(to_stream_pycapsule(py, reader, requested_schema)?)

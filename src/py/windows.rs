@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use pyo3_arrow::input::AnyRecordBatch;
 
 use super::gate::{OnInterrupt, enter};
-use super::table::{Table, batches};
+use super::table::{Table, batches, some};
 use crate::windows::{self, Aggregate, WindowSpec};
 
 /// Aggregates events over windows of time.
@@ -26,7 +26,6 @@ pub fn aggregate_windows(
             .map(|(name, text)| Ok((name, Aggregate::parse(&text)?)))
             .collect::<crate::Result<_>>()?;
         let spec = WindowSpec { name: "windows".into(), size: size_us, slide: slide_us, by, from: vec![], aggregates };
-        let result = windows::aggregate_windows(&schema, &rows, &at, spec)?;
-        Ok(Table::new(result.schema(), vec![result]))
+        Ok(Table::of(vec![windows::aggregate_windows(&some(schema, rows), &at, spec)?]))
     })
 }

@@ -202,10 +202,7 @@ fn planned_events(journal: &Journal<'_>) -> Result<(i64, Vec<String>)> {
 
 /// Held events, counted from the state itself: rows that were added less those that the watermark has passed.
 fn pending_rows(store: &dyn Store, live: &Snapshot) -> Result<i64> {
-    let Some(files) = Some(&live.last.state).filter(|s| s.iter().any(|f| f.table == "sessions/pending")) else {
-        return Ok(0);
-    };
-    let files: Vec<_> = files.iter().filter(|f| f.table == "sessions/pending").cloned().collect();
+    let files: Vec<_> = live.last.state.iter().filter(|f| f.table.starts_with("sessions/pending")).cloned().collect();
     let watermark = live.last.watermark.unwrap_or(i64::MIN);
     let mut pending = 0;
     for (_, rows) in state::read(store, &files)?.into_iter().flatten() {

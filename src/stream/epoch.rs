@@ -18,8 +18,10 @@ use crate::events::RawEvents;
 use crate::hash::HashKey;
 use crate::lake::layout::{Partition, data_file};
 use crate::sinks::parquet::{DataFile, ParquetSettings, PartitionedWriter};
-use crate::sinks::{bronze, dead_letters};
-use crate::verdict::Verdict;
+use crate::sinks::dead_letters::{self, Letter};
+use crate::sinks::bronze;
+use crate::sessions::Sessionizer;
+use crate::verdict::{Problem, Verdict};
 
 /// A piece of the source with what the contract says of it.
 pub struct Judgment {
@@ -76,15 +78,21 @@ pub struct Epoch {
     pending_before: i64,
     event_types: Vec<String>,
     contract_version: String,
-    bronze: PartitionedWriter,
-    silver: PartitionedWriter,
-    sessions: PartitionedWriter,
-    dead_letters: PartitionedWriter,
-    gold: Vec<PartitionedWriter>,
+    bronze: Table,
+    silver: Table,
+    sessions: Table,
+    dead_letters: Table,
+    gold: Vec<Table>,
     silver_schema: SchemaRef,
     events: SchemaRef,
     verdicts: Vec<Verdict>,
     counts: Counts,
+}
+
+/// A table of the lake while its files grow.
+struct Table {
+    layer: String,
+    writer: PartitionedWriter,
 }
 
 #[derive(Clone, Copy)]
@@ -95,8 +103,8 @@ struct Layers {
 
 /// What came out of an epoch.
 pub struct Outcome {
-    /// The data files, encoded.
-    pub files: Vec<DataFile>,
+    /// The data files, encoded, with the layers that they belong to.
+    pub files: Vec<(String, DataFile)>,
     /// What became of the events.
     pub counts: Counts,
     /// The watermark after it.
@@ -124,13 +132,15 @@ impl Epoch {
     /// [`Error::Data`] when a schema cannot be written as Parquet.
     pub fn new(number: u64, contract: &Contract, shape: &Shape, operators: &Operators) -> Result<Self> {
         let silver_schema = silver_schema(&contract.schema());
-        let settings = ParquetSettings::default();
-        let writer = |layer: &str, schema: SchemaRef| PartitionedWriter::new(layer, schema, settings.clone());
+        let writer = |layer: &str, schema: SchemaRef, time: &str| {
+            let settings = ParquetSettings { time_column: time.to_owned(), ..ParquetSettings::default() };
+            Table { layer: layer.to_owned(), writer: PartitionedWriter::new(&schema, &settings) }
+        };
         let gold = operators
             .windows
             .iter()
-            .map(|(name, windows)| writer(&format!("gold/{name}"), windows.schema()))
-            .collect::<Result<Vec<_>>>()?;
+            .map(|(name, windows)| writer(&format!("gold/{name}"), windows.schema(), "window_start"))
+            .collect();
         Ok(Self {
             number,
             layers: Layers {
@@ -140,11 +150,11 @@ impl Epoch {
             late_below: operators.watermark.current(),
             pending_before: operators.pending(),
             event_types: contract.event_types().into_iter().map(str::to_owned).collect(),
-            contract_version: contract.digest()[..16].to_owned(),
-            bronze: writer("bronze/events", bronze::schema())?,
-            silver: writer("silver/events", silver_schema.clone())?,
-            sessions: writer("silver/sessions", crate::sessions::closed_schema())?,
-            dead_letters: writer("dead_letters", dead_letters::schema())?,
+            contract_version: contract.digest(),
+            bronze: writer("bronze/events", bronze::schema(), "event_time"),
+            silver: writer("silver/events", silver_schema.clone(), "event_time"),
+            sessions: writer("silver/sessions", Sessionizer::sessions_schema(), "session_start"),
+            dead_letters: writer("dead_letters", dead_letters::schema(), "event_time"),
             gold,
             silver_schema,
             events: event_schema(&contract.schema()),
@@ -183,17 +193,57 @@ impl Epoch {
         }
 
         if self.layers.bronze {
-            for (partition, rows) in bronze::partitions(piece, judged, &self.event_types)? {
-                self.counts.bronze += rows.num_rows() as i64;
-                self.bronze.write(&partition, &rows)?;
-            }
+            let names: Vec<&str> = self.event_types.iter().map(String::as_str).collect();
+            let rows = bronze::batch(piece, &judged.event_time)?;
+            let (groups, partitions) = bronze::partitions(piece, &judged.event_type, &names);
+            self.counts.bronze += rows.num_rows() as i64;
+            self.bronze.writer.write_grouped(&rows, &groups, &partitions)?;
         }
         if !judged.rejected.is_empty() || !late.is_empty() {
-            let rows = dead_letters::batch(piece, judged, &late, &self.contract_version, self.number)?;
-            self.counts.dead_letters += rows.num_rows() as i64;
-            self.dead_letters.write(&Partition::date(piece.arrival), &rows)?;
+            self.bury(piece, judged, &late)?;
         }
         self.accept(operators, piece, judged, &accepted)
+    }
+
+    /// Writes dead letters: what the contract does not accept, and what came too late.
+    fn bury(&mut self, piece: &RawEvents, judged: &Judged, late: &[usize]) -> Result<()> {
+        let times = time(&judged.valid, "event_time")?;
+        let below = self.late_below.unwrap_or(i64::MIN);
+        let problems: Vec<[Problem; 1]> = late.iter().map(|i| [dead_letters::late(times.value(*i), below)]).collect();
+        let [kinds, versions, keys, entities] =
+            ["event_type", "schema_version", "idempotency_key", "entity"].map(|name| text(&judged.valid, name));
+        let (kinds, versions, keys, entities) = (kinds?, versions?, keys?, entities?);
+        let at = |column: &'_ StringArray, i: usize| column.is_valid(i).then(|| column.value(i).to_owned());
+        let late_texts: Vec<_> =
+            late.iter().map(|&i| (at(kinds, i), at(versions, i), at(keys, i), at(entities, i))).collect();
+        let mut letters: Vec<Letter<'_>> = judged
+            .rejected
+            .iter()
+            .map(|r| Letter {
+                row: r.row,
+                problems: &r.problems,
+                event_type: r.event_type.as_deref(),
+                schema_version: r.schema_version.as_deref(),
+                idempotency_key: r.idempotency_key.as_deref(),
+                entity: r.entity.as_deref(),
+                event_time: judged.event_time.get(r.row as usize).copied().flatten(),
+            })
+            .collect();
+        letters.extend(late.iter().zip(&problems).zip(&late_texts).map(|((&i, problems), (kind, version, key, entity))| {
+            Letter {
+                row: judged.rows[i],
+                problems,
+                event_type: kind.as_deref(),
+                schema_version: version.as_deref(),
+                idempotency_key: key.as_deref(),
+                entity: entity.as_deref(),
+                event_time: Some(times.value(i)),
+            }
+        }));
+        letters.sort_by_key(|l| l.row);
+        let rows = dead_letters::batch(piece, &letters, &self.contract_version, self.number)?;
+        self.counts.dead_letters += rows.num_rows() as i64;
+        self.dead_letters.writer.write_by_date(&rows, "ingested_at")
     }
 
     fn accept(
@@ -247,7 +297,7 @@ impl Epoch {
             .collect();
         let rows = RecordBatch::try_new(self.silver_schema.clone(), columns)?;
         let date = if time(&rows, "session_start")?.null_count() == 0 { "session_start" } else { "event_time" };
-        self.silver.write_by_date(&rows, date)
+        self.silver.writer.write_by_date(&rows, date)
     }
 
     /// Ends the epoch: the watermark moves, held events and windows come out, files are finished.
@@ -286,24 +336,25 @@ impl Epoch {
                     self.write_silver(rows)?;
                 }
                 self.counts.sessions += released.sessions.num_rows() as i64;
-                self.sessions.write_by_date(&released.sessions, "session_start")?;
+                self.sessions.writer.write_by_date(&released.sessions, "session_start")?;
             }
         }
-        for ((_, windows), writer) in operators.windows.iter_mut().zip(&mut self.gold) {
+        for ((_, windows), table) in operators.windows.iter_mut().zip(&mut self.gold) {
             let done = match watermark {
                 _ if flush => Some(windows.flush_all()?),
                 Some(watermark) => Some(windows.advance(watermark)?),
                 None => None,
             };
             if let Some(rows) = done {
-                writer.write_by_date(&rows, "window_start")?;
+                table.writer.write_by_date(&rows, "window_start")?;
             }
         }
         self.counts.pending = operators.pending() - self.pending_before;
         let mut files = vec![];
-        let writers = [self.bronze, self.silver, self.sessions, self.dead_letters];
-        for writer in writers.into_iter().chain(self.gold) {
-            files.extend(writer.finish(&|layer, partition, part| names.data(self.number, layer, partition, part))?);
+        let tables = [self.bronze, self.silver, self.sessions, self.dead_letters];
+        for Table { layer, writer } in tables.into_iter().chain(self.gold) {
+            let finished = writer.finish(&|partition, part| names.data(self.number, &layer, partition, part))?;
+            files.extend(finished.into_iter().map(|file| (layer.clone(), file)));
         }
         Ok(Outcome { files, counts: self.counts, watermark })
     }

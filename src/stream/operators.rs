@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, new_null_array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::spec::Shape;
 use crate::dedup::Deduplicator;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::sessions::{SessionSettings, Sessionizer};
 use crate::state::{StateParts, Stateful};
 use crate::watermark::Watermark;
@@ -23,7 +22,6 @@ pub struct Operators {
     pub sessions: Option<Sessionizer>,
     /// Open windows, by the name of their table.
     pub windows: Vec<(String, Windows)>,
-    events: SchemaRef,
 }
 
 /// The columns of an accepted event: those of the contract, and its position.
@@ -42,10 +40,9 @@ impl Operators {
     /// [`Error::Settings`] when a window names a column or aggregate that is not there.
     pub fn new(shape: &Shape, contract: &Schema) -> Result<Self> {
         let events = event_schema(contract);
-        let sessions = shape.sessions.as_ref().map(|s| {
-            let settings = SessionSettings { gap: s.gap_us, max_duration: s.max_duration_us };
-            Sessionizer::new(settings, events.clone())
-        });
+        let settings = shape.sessions.as_ref();
+        let settings = settings.map(|s| SessionSettings { gap: s.gap_us, max_duration: s.max_duration_us });
+        let sessions = settings.map(|s| Sessionizer::new(s, events.clone())).transpose()?;
         let windows = shape
             .windows
             .iter()
@@ -71,7 +68,6 @@ impl Operators {
             dedup: Deduplicator::new(Some(shape.deduplicate.horizon_us)),
             sessions,
             windows,
-            events,
         })
     }
 
@@ -121,14 +117,6 @@ impl Operators {
     /// # Errors
     /// [`Error::Checkpoint`] when a table does not fit the pipeline any more.
     pub fn load(&mut self, parts: StateParts) -> Result<()> {
-        let events = self.events.clone();
-        let parts = parts
-            .into_iter()
-            .map(|(table, rows)| match table.as_str() {
-                "sessions/pending" => Ok((table, conform(&rows, &events)?)),
-                _ => Ok((table, rows)),
-            })
-            .collect::<Result<StateParts>>()?;
         for (prefix, operator) in self.each() {
             let own: StateParts = parts
                 .iter()
@@ -138,41 +126,4 @@ impl Operators {
         }
         Ok(())
     }
-}
-
-/// Rows of an older contract under a newer one: columns by name, those that are new are null.
-fn conform(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    if rows.schema_ref() == schema {
-        return Ok(rows.clone());
-    }
-    let gone = rows.schema_ref().fields().iter().find(|f| schema.field_with_name(f.name()).is_err());
-    if let Some(field) = gone.filter(|f| rows.column_by_name(f.name()).is_some_and(|c| c.null_count() < c.len())) {
-        return Err(Error::checkpoint(
-            "sessions/pending",
-            format!(
-                "held events have a column '{}' that today's contract no longer has; let the old contract finish them \
-                 first (run once with it until caught up)",
-                field.name()
-            ),
-        ));
-    }
-    let columns = schema
-        .fields()
-        .iter()
-        .map(|field| match rows.column_by_name(field.name()) {
-            Some(column) if column.data_type() == field.data_type() => Ok(column.clone()),
-            Some(column) => Err(Error::checkpoint(
-                "sessions/pending",
-                format!(
-                    "column '{}' of held events is {}, but {} in today's contract; let the old contract finish them \
-                     first (run once with it until caught up)",
-                    field.name(),
-                    column.data_type(),
-                    field.data_type()
-                ),
-            )),
-            None => Ok(new_null_array(field.data_type(), rows.num_rows())),
-        })
-        .collect::<Result<Vec<_>>>()?;
-    Ok(RecordBatch::try_new(schema.clone(), columns)?)
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
+use bytes::Bytes;
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -22,7 +23,8 @@ use crate::failpoint;
 use crate::hash::HashKey;
 use crate::lake::Lake;
 use crate::state::to_ipc;
-use crate::sources::files::Files;
+use crate::sinks::parquet::DataFile;
+use crate::sources::files::{Files, FilesSettings};
 use crate::sources::{PartitionStatus, Progress, Source, Unread, Want};
 
 /// How much is read at once, in bytes: a few pieces, so that every core has one to judge.
@@ -147,8 +149,8 @@ pub fn contract_of(text: &str, path: &str, shape: &Shape) -> Result<Contract> {
         max_bytes: shape.max_event_bytes.unwrap_or(defaults.max_bytes),
         max_depth: shape.max_event_depth.unwrap_or(defaults.max_depth),
     };
-    let contract = Contract::from_text(text, std::path::Path::new(path))?.with_limits(limits);
-    Ok(contract.with_format_assertion(shape.assert_formats.unwrap_or(true)))
+    let contract = Contract::from_text(text, std::path::Path::new(path))?.with_limits(limits)?;
+    contract.with_format_assertion(shape.assert_formats.unwrap_or(true))
 }
 
 /// Runs a pipeline over its lake and its files.
@@ -175,8 +177,12 @@ pub fn run(spec: &PipelineSpec, options: &RunOptions, secret: Option<&[u8]>, obs
 fn open_source(spec: &PipelineSpec, options: &RunOptions) -> Result<Box<dyn Source>> {
     match &spec.source {
         SourceSpec::Files(files) => {
-            let base = files.base_dir.as_deref().map(std::path::Path::new);
-            Ok(Box::new(Files::open(&files.paths, base, files.bounded && options.until_caught_up)?))
+            let settings = FilesSettings {
+                base: files.base_dir.clone().unwrap_or_else(|| ".".to_owned()).into(),
+                paths: files.paths.clone(),
+                bounded: files.bounded && options.until_caught_up,
+            };
+            Ok(Box::new(Files::new(settings)?))
         }
     }
 }
@@ -612,21 +618,21 @@ impl<'a> Runner<'a> {
         Ok(true)
     }
 
-    fn put_files(&self, files: Vec<crate::sinks::parquet::DataFile>) -> Result<Vec<FileEntry>> {
+    fn put_files(&self, files: Vec<(String, DataFile)>) -> Result<Vec<FileEntry>> {
         failpoint::pass("files.before")?;
         let entries = files
             .iter()
-            .map(|f| FileEntry {
+            .map(|(layer, f)| FileEntry {
                 path: f.path.clone(),
-                layer: f.layer.clone(),
+                layer: layer.clone(),
                 rows: f.rows,
                 bytes: f.bytes.len() as u64,
-                min_event_time: f.min_event_time,
-                max_event_time: f.max_event_time,
+                min_event_time: f.min_time,
+                max_event_time: f.max_time,
             })
             .collect();
         // Two halves, with a look at the term before each: a writer that slept in between stops there.
-        let mut objects: Vec<_> = files.into_iter().map(|f| (f.path, f.bytes)).collect();
+        let mut objects: Vec<_> = files.into_iter().map(|(_, f)| (f.path, f.bytes)).collect();
         let rest = objects.split_off(objects.len() / 2);
         self.journal.check_term(&self.term)?;
         self.journal.store().put_many(objects)?;
@@ -644,7 +650,7 @@ impl<'a> Runner<'a> {
             .into_par_iter()
             .map(|(table, rows)| {
                 let name = format!("state/{epoch:010}-{}-{}.arrow", self.term.id, table.replace('/', "."));
-                Ok::<_, Error>((table, self.journal.path(&name), to_ipc(&rows)?.into()))
+                Ok::<_, Error>((table, self.journal.path(&name), Bytes::from(to_ipc(&rows)?)))
             })
             .collect::<Result<Vec<_>>>()?;
         let written = objects

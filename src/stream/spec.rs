@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::lake::layout::check_name;
 
 /// A pipeline, with durations in microseconds and sizes in bytes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -208,12 +209,9 @@ impl PipelineSpec {
     }
 
     fn check(&self) -> Result<()> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        if self.name.is_empty() || self.name.len() > 64 || !self.name.chars().all(plain) {
-            return Err(Error::settings(
-                "name",
-                format!("'{}' cannot be part of a path; use 1 to 64 letters, digits, '_' and '-'", self.name),
-            ));
+        check_name("name", &self.name)?;
+        for windows in &self.windows {
+            check_name("windows.name", &windows.name)?;
         }
         if !self.layers.contains(&Layer::Silver) && !self.layers.contains(&Layer::Bronze) {
             return Err(Error::settings("layers", "name at least one of bronze and silver"));
