@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, PrimitiveArray, RecordBatch, StringArray, TimestampMicrosecondArray,
-};
+use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::buffer::ScalarBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{
@@ -89,8 +87,9 @@ pub fn micros(array: &dyn Array, name: &str) -> Result<ScalarBuffer<i64>> {
     }
     let scaled = |values: &[i64], scale: i64| -> Result<ScalarBuffer<i64>> {
         let all: Option<Vec<i64>> = values.iter().map(|v| v.checked_mul(scale)).collect();
-        all.map(ScalarBuffer::from)
-            .ok_or_else(|| Error::Data(format!("column '{name}' has a moment that 64 bits of microseconds cannot hold")))
+        all.map(ScalarBuffer::from).ok_or_else(|| {
+            Error::Data(format!("column '{name}' has a moment that 64 bits of microseconds cannot hold"))
+        })
     };
     match array.data_type() {
         DataType::Timestamp(TimeUnit::Microsecond, _) => Ok(values::<TimestampMicrosecondType>(array).clone()),
@@ -99,7 +98,9 @@ pub fn micros(array: &dyn Array, name: &str) -> Result<ScalarBuffer<i64>> {
         }
         DataType::Timestamp(TimeUnit::Millisecond, _) => scaled(values::<TimestampMillisecondType>(array), 1_000),
         DataType::Timestamp(TimeUnit::Second, _) => scaled(values::<TimestampSecondType>(array), 1_000_000),
-        DataType::Date32 => Ok(array.as_primitive::<Date32Type>().values().iter().map(|d| i64::from(*d) * DAY).collect()),
+        DataType::Date32 => {
+            Ok(array.as_primitive::<Date32Type>().values().iter().map(|d| i64::from(*d) * DAY).collect())
+        }
         DataType::Date64 => scaled(array.as_primitive::<Date64Type>().values(), 1_000),
         other => Err(Error::Data(format!(
             "column '{name}' is {other}, not a timestamp; cast it to a timestamp first (its unit cannot be guessed)"
@@ -121,9 +122,14 @@ where
 pub fn text(array: &ArrayRef, name: &str) -> Result<StringArray> {
     match array.data_type() {
         DataType::Utf8 => Ok(array.as_string::<i32>().clone()),
-        DataType::Struct(_) | DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) | DataType::Map(..) => {
-            Err(Error::Data(format!("column '{name}' is {}, which has no text; choose a plain column", array.data_type())))
-        }
+        DataType::Struct(_)
+        | DataType::List(_)
+        | DataType::LargeList(_)
+        | DataType::FixedSizeList(..)
+        | DataType::Map(..) => Err(Error::Data(format!(
+            "column '{name}' is {}, which has no text; choose a plain column",
+            array.data_type()
+        ))),
         _ => {
             let cast = cast(array, &DataType::Utf8)
                 .map_err(|e| Error::Data(format!("column '{name}' cannot be read as text: {e}")))?;
@@ -178,13 +184,16 @@ mod tests {
         assert_eq!(&micros(&seconds, "t").unwrap()[..], &[-2_000_000]);
         assert_eq!(&micros(&Date32Array::from(vec![-1]), "t").unwrap()[..], &[-DAY]);
         assert!(micros(&TimestampSecondArray::from(vec![i64::MAX]), "t").is_err());
-        assert!(micros(&TimestampSecondArray::from(vec![Some(1), None]), "t").unwrap_err().to_string().contains("row 1"));
+        assert!(
+            micros(&TimestampSecondArray::from(vec![Some(1), None]), "t").unwrap_err().to_string().contains("row 1")
+        );
         assert!(micros(&Int64Array::from(vec![1]), "t").unwrap_err().to_string().contains("not a timestamp"));
     }
 
     #[test]
     fn a_slip_of_the_pen_is_named() {
-        let schema = Schema::new(vec![Field::new("user_id", DataType::Utf8, true), Field::new("amount", DataType::Utf8, true)]);
+        let schema =
+            Schema::new(vec![Field::new("user_id", DataType::Utf8, true), Field::new("amount", DataType::Utf8, true)]);
         assert!(index_of(&schema, "userid").unwrap_err().to_string().contains("did you mean 'user_id'?"));
         assert!(index_of(&schema, "zzz").unwrap_err().to_string().contains("the columns are user_id, amount"));
     }

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, FixedSizeBinaryArray, RecordBatch, TimestampMicrosecondArray};
+use arrow::array::{FixedSizeBinaryArray, RecordBatch, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -167,7 +167,8 @@ impl Deduplicator {
             "hash",
             &["hash"],
         );
-        let bytes: Vec<u8> = keys.iter().flat_map(|k| k.high.to_be_bytes().into_iter().chain(k.low.to_be_bytes())).collect();
+        let bytes: Vec<u8> =
+            keys.iter().flat_map(|k| k.high.to_be_bytes().into_iter().chain(k.low.to_be_bytes())).collect();
         let times: Vec<i64> = keys.iter().map(|k| k.time).collect();
         let keys = RecordBatch::try_new(
             schema,

@@ -8,9 +8,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
-};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray};
 use arrow::buffer::{BooleanBuffer, ScalarBuffer};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Int64Type, Schema, SchemaRef};
@@ -181,7 +179,11 @@ impl Sessionizer {
     /// [`Error::Data`] for other columns than those given at first; [`Error::Internal`] for an event below the watermark.
     pub fn push(&mut self, batch: RecordBatch) -> Result<()> {
         if batch.num_columns() != self.input.fields().len() {
-            return Err(Error::Data(format!("events for sessions have the columns {}, not {}", batch.schema_ref(), self.input)));
+            return Err(Error::Data(format!(
+                "events for sessions have the columns {}, not {}",
+                batch.schema_ref(),
+                self.input
+            )));
         }
         let batch = RecordBatch::try_new(self.input.clone(), batch.columns().to_vec())?;
         self.pushes += 1;
@@ -299,11 +301,8 @@ impl Sessionizer {
         let assigned = assign(&numbers, &times, entities.names().len(), &self.settings, &positions, |n| {
             open_slots[n as usize].and_then(|slot| open.slot(slot).running)
         });
-        let ids: Vec<[u8; 32]> = assigned
-            .sessions
-            .iter()
-            .map(|s| hex(session_id(entities.names()[s.entity as usize].1, s.start)))
-            .collect();
+        let ids: Vec<[u8; 32]> =
+            assigned.sessions.iter().map(|s| hex(session_id(entities.names()[s.entity as usize].1, s.start))).collect();
         let events = self.events(&chosen, &positions.starts, &assigned, &ids)?;
         let sessions = self.close(&entities, &open_slots, &assigned, &ids, &types, limit)?;
         self.forget_types();
@@ -311,7 +310,13 @@ impl Sessionizer {
     }
 
     /// The rows let go, with their session columns.
-    fn events(&self, chosen: &[Chosen], starts: &[u32], assigned: &Assigned, ids: &[[u8; 32]]) -> Result<Vec<RecordBatch>> {
+    fn events(
+        &self,
+        chosen: &[Chosen],
+        starts: &[u32],
+        assigned: &Assigned,
+        ids: &[[u8; 32]],
+    ) -> Result<Vec<RecordBatch>> {
         chosen
             .par_iter()
             .zip(starts)

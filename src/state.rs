@@ -2,7 +2,8 @@
 //!
 //! A table that can be split says so in the metadata of its schema: [`SPLIT`] names the column whose value decides where
 //! a row goes, [`ORDER`] the columns that put merged rows back into their canonical order. A table without [`SPLIT`]
-//! (a watermark, a partition's position) belongs to every part and must be the same in all when they are merged.
+//! (a watermark, a partition's position) belongs to every part and must be the same in all when they are merged; where
+//! [`SPLIT`] names no column, the state cannot be split.
 
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -67,9 +68,12 @@ pub fn table<'a>(parts: &'a [(String, RecordBatch)], name: &str) -> Option<&'a R
 /// # Errors
 /// [`Error::Checkpoint`] when it is not there.
 pub fn column<'a>(table: &str, batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
-    batch
-        .column_by_name(name)
-        .ok_or_else(|| Error::checkpoint(table, format!("the saved state has no column '{name}': it is damaged, or was made by a newer version")))
+    batch.column_by_name(name).ok_or_else(|| {
+        Error::checkpoint(
+            table,
+            format!("the saved state has no column '{name}': it is damaged, or was made by a newer version"),
+        )
+    })
 }
 
 /// A column of a saved table, as the array that it should be.
@@ -79,7 +83,10 @@ pub fn column<'a>(table: &str, batch: &'a RecordBatch, name: &str) -> Result<&'a
 pub fn typed<'a, A: 'static>(table: &str, batch: &'a RecordBatch, name: &str) -> Result<&'a A> {
     let array = column(table, batch, name)?;
     array.as_any().downcast_ref().ok_or_else(|| {
-        Error::checkpoint(table, format!("column '{name}' of the saved state is {}, not what this version reads", array.data_type()))
+        Error::checkpoint(
+            table,
+            format!("column '{name}' of the saved state is {}, not what this version reads", array.data_type()),
+        )
     })
 }
 
@@ -112,7 +119,8 @@ pub fn from_ipc(name: &str, bytes: &[u8]) -> Result<RecordBatch> {
 /// the part of one number, whichever table they come from.
 ///
 /// # Errors
-/// When a table's metadata names a column that it has not.
+/// [`Error::Settings`] when a table is not kept by entity; [`Error::Data`] when its metadata names a column that it has
+/// not.
 pub fn split(parts: &[(String, RecordBatch)], n: usize) -> Result<Vec<StateParts>> {
     let mut out: Vec<StateParts> = (0..n).map(|_| Vec::with_capacity(parts.len())).collect();
     for (name, batch) in parts {
@@ -120,6 +128,12 @@ pub fn split(parts: &[(String, RecordBatch)], n: usize) -> Result<Vec<StateParts
             out.iter_mut().for_each(|part| part.push((name.clone(), batch.clone())));
             continue;
         };
+        if by.is_empty() {
+            return Err(Error::settings(
+                name.as_str(),
+                "this state is not kept by entity and cannot be parted: windows over more than one process have to group by 'entity'",
+            ));
+        }
         let mut rows_of: Vec<Vec<u32>> = vec![Vec::new(); n];
         for (row, bytes) in rows(batch, std::iter::once(by.as_str()))?.iter().enumerate() {
             let part = xxhash_rust::xxh3::xxh3_64(bytes.as_ref()) % n as u64;
@@ -150,7 +164,9 @@ pub fn merge(parts: &[StateParts]) -> Result<StateParts> {
         let schema = first.schema();
         let Some(order) = schema.metadata().get(ORDER).filter(|_| schema.metadata().contains_key(SPLIT)) else {
             if tables.len() != parts.len() || tables.iter().any(|other| *other != first) {
-                return Err(Error::Data(format!("'{name}' differs between the parts: stop them all at the same commit first")));
+                return Err(Error::Data(format!(
+                    "'{name}' differs between the parts: stop them all at the same commit first"
+                )));
             }
             out.push((name.to_string(), first.clone()));
             continue;

@@ -52,7 +52,10 @@ pub fn sessionize(
         pieces.par_iter().map(|p| micros(p.column(time_column), at)).collect::<Result<_>>()?;
     let rows: usize = pieces.iter().map(RecordBatch::num_rows).sum();
     if u32::try_from(rows).is_err() {
-        return Err(Error::Data(format!("{rows} rows are more than one call can take ({}); cut the input by entity", u32::MAX)));
+        return Err(Error::Data(format!(
+            "{rows} rows are more than one call can take ({}); cut the input by entity",
+            u32::MAX
+        )));
     }
     let mut entities = Entities::default();
     let mut numbers = Vec::with_capacity(rows);
@@ -64,11 +67,8 @@ pub fn sessionize(
     let times = times.iter().flat_map(|t| t.iter().copied()).collect::<Vec<i64>>();
     let positions = Positions { starts, pieces: pieces.iter().map(position).collect() };
     let assigned = assign(&numbers, &times, entities.names().len(), &settings, &positions, |_| None);
-    let ids: Vec<[u8; 32]> = assigned
-        .sessions
-        .par_iter()
-        .map(|s| hex(session_id(entities.names()[s.entity as usize].1, s.start)))
-        .collect();
+    let ids: Vec<[u8; 32]> =
+        assigned.sessions.par_iter().map(|s| hex(session_id(entities.names()[s.entity as usize].1, s.start))).collect();
     let fields: Vec<FieldRef> = schema.fields().iter().cloned().chain(fields().map(Arc::new)).collect();
     let schema = Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()));
     pieces

@@ -39,7 +39,8 @@ pub(super) fn hex(id: u128) -> [u8; 32] {
 /// Text of 32 bytes a row.
 pub(super) fn id_array(ids: impl ExactSizeIterator<Item = [u8; 32]>) -> Result<StringArray> {
     let rows = ids.len();
-    let end = i32::try_from(rows * 32).map_err(|_| Error::Data(format!("{rows} session ids do not fit into one batch")))?;
+    let end =
+        i32::try_from(rows * 32).map_err(|_| Error::Data(format!("{rows} session ids do not fit into one batch")))?;
     let mut text = Vec::with_capacity(rows * 32);
     ids.for_each(|id| text.extend_from_slice(&id));
     let offsets = OffsetBuffer::new((0..=end).step_by(32).collect::<ScalarBuffer<i32>>());

@@ -35,7 +35,8 @@ impl<'a> Entities<'a> {
     pub fn number(&mut self, entity: Option<&'a str>) -> u32 {
         let place = place_of(entity);
         let names = &mut self.names;
-        let entry = self.table.entry(place, |(hash, n)| *hash == place && names[*n as usize].1 == entity, |(hash, _)| *hash);
+        let entry =
+            self.table.entry(place, |(hash, n)| *hash == place && names[*n as usize].1 == entity, |(hash, _)| *hash);
         entry
             .or_insert_with(|| {
                 names.push((place, entity));

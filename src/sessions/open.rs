@@ -61,7 +61,11 @@ impl OpenSessions {
     /// Opens a session, or replaces what an entity has open.
     pub fn put(&mut self, place: u64, entity: Option<&str>, running: Running, counts: Counts) {
         let slots = &mut self.slots;
-        let n = match self.table.entry(place, |n| slots[*n as usize].entity.as_deref() == entity, |n| slots[*n as usize].place) {
+        let n = match self.table.entry(
+            place,
+            |n| slots[*n as usize].entity.as_deref() == entity,
+            |n| slots[*n as usize].place,
+        ) {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(vacant) => {
                 // `slots` cannot be grown while the entry borrows it to hash: the number is known beforehand.
@@ -169,7 +173,8 @@ impl OpenSessions {
         for row in 0..batch.num_rows() {
             let items = counts.value(row);
             let items = items.as_struct_opt().ok_or_else(damaged)?;
-            let names = items.column_by_name("event_type").and_then(|c| c.as_string_opt::<i32>()).ok_or_else(damaged)?;
+            let names =
+                items.column_by_name("event_type").and_then(|c| c.as_string_opt::<i32>()).ok_or_else(damaged)?;
             let numbers =
                 items.column_by_name("events").and_then(|c| c.as_primitive_opt::<Int64Type>()).ok_or_else(damaged)?;
             let counts = names.iter().zip(numbers.values()).map(|(name, n)| (types.number(name), *n)).collect();
@@ -193,7 +198,11 @@ impl Types {
     pub fn number(&mut self, name: Option<&str>) -> u32 {
         let names = &mut self.names;
         let place = place_of(name);
-        let entry = self.table.entry(place, |n| names[*n as usize].as_deref() == name, |n| place_of(names[*n as usize].as_deref()));
+        let entry = self.table.entry(
+            place,
+            |n| names[*n as usize].as_deref() == name,
+            |n| place_of(names[*n as usize].as_deref()),
+        );
         if let Entry::Occupied(known) = &entry {
             return *known.get();
         }

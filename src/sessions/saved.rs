@@ -39,8 +39,7 @@ impl Sessionizer {
             let mut columns = pending.batch.columns().to_vec();
             columns.push(Arc::new(Int64Array::from_value(pending.number, rows)));
             columns.push(Arc::new(Int32Array::from_iter_values(0..rows as i32)));
-            let size: usize =
-                columns.iter().map(|c| c.to_data().get_slice_memory_size()).sum::<Result<usize, _>>()?;
+            let size: usize = columns.iter().map(|c| c.to_data().get_slice_memory_size()).sum::<Result<usize, _>>()?;
             if tables.is_empty() || bytes + size > TABLE_BYTES {
                 tables.push(Vec::new());
                 bytes = 0;
