@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use sha2::{Digest, Sha256};
 
 use crate::error::Result;
-use crate::events::{KEPT_OF_LARGER, RawEvents, WHOLE_VALUE};
+use crate::events::{Headers, KEPT_OF_LARGER, RawEvents, WHOLE_VALUE};
 use crate::lake::layout::{OTHER, Partition};
 use crate::time::DAY;
 
@@ -65,7 +65,7 @@ pub(super) fn columns(events: &RawEvents, event_time: &[Option<i64>]) -> Result<
     let rows = events.len();
     let (value, length, sha256) = values(events)?;
     let (timestamp, kind): (ArrayRef, ArrayRef) = match &events.timestamps {
-        Some(times) => (Arc::new(times.clone().with_timezone("UTC")), timestamp_types(times)),
+        Some(times) => (Arc::new(times.clone().with_timezone("UTC")), timestamp_types(times, events.timestamp_type)),
         None => (new_null_array(&time(), rows), new_null_array(&DataType::Utf8, rows)),
     };
     let key: ArrayRef = match &events.keys {
@@ -168,11 +168,11 @@ pub(super) fn repeated(text: &str, rows: usize) -> Result<StringViewArray> {
     Ok(StringViewArray::try_new(views, vec![Buffer::from(text.as_bytes())], None)?)
 }
 
-fn timestamp_types(times: &TimestampMicrosecondArray) -> ArrayRef {
-    Arc::new((0..times.len()).map(|i| times.is_valid(i).then_some("create_time")).collect::<StringArray>())
+fn timestamp_types(times: &TimestampMicrosecondArray, kind: Option<&str>) -> ArrayRef {
+    Arc::new((0..times.len()).map(|i| kind.filter(|_| times.is_valid(i))).collect::<StringArray>())
 }
 
-fn header_lists(headers: &[Vec<(String, Vec<u8>)>]) -> Result<ListArray> {
+fn header_lists(headers: &[Headers]) -> Result<ListArray> {
     let offsets = OffsetBuffer::from_lengths(headers.iter().map(Vec::len));
     let keys: StringArray = headers.iter().flatten().map(|(key, _)| Some(key)).collect();
     let values: BinaryArray = headers.iter().flatten().map(|(_, value)| Some(value)).collect();
@@ -197,6 +197,7 @@ pub(super) mod tests {
             offsets: (0..values.len() as i64).collect(),
             values: values.iter().copied().collect(),
             timestamps: None,
+            timestamp_type: None,
             keys: None,
             headers: None,
             truncated: Vec::new(),
@@ -246,6 +247,9 @@ pub(super) mod tests {
             None,
             Some(arrival),
         ]));
+        events.timestamp_type = Some("log_append_time");
+        let kinds = batch(&events, &[None; 5]).unwrap()["timestamp_type"].clone();
+        assert_eq!((kinds.as_string::<i32>().value(0), kinds.null_count()), ("log_append_time", 1));
         let (groups, partitions) = partitions(&events, &[0, 0, 1, u16::MAX, 0], &["view", "../x"]);
         assert_eq!(groups, [0, 1, 2, 3, 0]);
         let paths: Vec<_> = partitions.iter().map(Partition::path).collect();

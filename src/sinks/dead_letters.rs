@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryViewArray, Int64Array, ListArray, RecordBatch, StringArray, StringBuilder,
-    StructArray, UInt32Array,
+    Array, ArrayRef, BinaryViewArray, Int64Array, ListArray, RecordBatch, StringArray, StringBuilder, StructArray,
+    UInt32Array,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::take;
@@ -129,6 +129,7 @@ fn problem_lists(letters: &[Letter<'_>]) -> Result<ListArray> {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::AsArray;
     use arrow::datatypes::Int64Type;
 
     use super::super::bronze::tests::events;

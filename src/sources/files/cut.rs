@@ -249,6 +249,7 @@ fn events(
         offsets: Int64Array::from(offsets),
         values,
         timestamps: None,
+        timestamp_type: None,
         keys: None,
         headers: None,
         truncated,
