@@ -66,7 +66,7 @@ def load(
     *,
     date: str | datetime.date | None = None,
     tables: Path | Traversable | None = None,
-    rows_a_transaction: int = 5_000_000,
+    rows_a_transaction: int = 1_000_000,
     progress: Progress | None = None,
 ) -> LoadReport:
     """Load Silver rows of the lake into the star schema.
@@ -90,7 +90,7 @@ def load(
         WarehouseError: The warehouse cannot be opened or written, or was made by a newer version.
         DataError: Silver has not the columns that the tables need.
     """
-    day = _day(date)
+    day = parse_day(date) if date is not None else None
     target = parse_target(warehouse if warehouse is not None else spec.get("warehouse"))
     folder = tables if tables is not None else tables_of(spec["name"])
     sql = {name: _read(folder, name) for name in (*DDL, "silver.sql", "lookup.sql")}
@@ -125,9 +125,8 @@ def _read(folder: Path | Traversable, name: str) -> str:
         ) from error
 
 
-def _day(date: str | datetime.date | None) -> datetime.date | None:
-    if date is None:
-        return None
+def parse_day(date: str | datetime.date) -> datetime.date:
+    """A day from `YYYY-MM-DD`; raises SettingsError when it is none."""
     if isinstance(date, datetime.datetime):
         return date.date()
     if isinstance(date, datetime.date):
