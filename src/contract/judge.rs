@@ -433,8 +433,10 @@ pub fn events_of<'v>(values: impl IntoIterator<Item = Option<&'v [u8]>>) -> RawE
         offsets,
         values,
         timestamps: None,
+        timestamp_type: None,
         keys: None,
         headers: None,
+        truncated: Vec::new(),
         arrival: 0,
     }
 }

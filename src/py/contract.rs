@@ -113,18 +113,6 @@ impl Contract {
     fn columns(&self) -> Vec<(String, String)> {
         self.inner.schema().fields().iter().map(|f| (f.name().clone(), f.data_type().to_string())).collect()
     }
-
-    fn explain(&self) -> String {
-        self.inner.explain().to_string()
-    }
-}
-
-/// Compares two contracts; gives JSON.
-#[pyfunction]
-pub fn contract_diff(old: &Contract, new: &Contract) -> PyResult<String> {
-    let diff = contract::diff(&old.inner, &new.inner);
-    serde_json::to_string(&diff)
-        .map_err(|e| Python::attach(|py| to_python(py, Error::Internal(e.to_string()))))
 }
 
 /// What `validate` reads.
@@ -270,6 +258,7 @@ fn column_pieces(column: &ArrayRef, offset: &mut i64, arrival: i64) -> Result<Ve
             offsets: Int64Array::from_iter_values(*offset..*offset + n),
             values,
             timestamps: None,
+            timestamp_type: None,
             keys: None,
             headers: None,
             truncated: vec![],

@@ -71,11 +71,12 @@ pub fn inspect(py: Python<'_>, spec_json: &str, epochs: usize) -> PyResult<Strin
     enter(py, OnInterrupt::Abandon, move |_| json(&inspecting::inspect(&spec, epochs)?))
 }
 
-/// The log entries after one, oldest first; gives JSON.
+/// The log entries after one (all after -1), oldest first; gives JSON.
 #[pyfunction]
-#[pyo3(signature = (spec_json, since=None))]
-pub fn lake_log(py: Python<'_>, spec_json: &str, since: Option<u64>) -> PyResult<String> {
+#[pyo3(signature = (spec_json, since))]
+pub fn lake_log(py: Python<'_>, spec_json: &str, since: i64) -> PyResult<String> {
     let spec = spec(py, spec_json)?;
+    let since = u64::try_from(since).ok();
     enter(py, OnInterrupt::Abandon, move |_| json(&inspecting::entries(&spec, since)?))
 }
 

@@ -46,13 +46,14 @@ fn piece(whole: &Buffer, from: usize, to: usize, arrival: i64) -> Result<RawEven
         }
         at = end + 1;
     }
-    let values = BinaryViewArray::try_new(ScalarBuffer::from(views), [buffer].into(), None)?;
+    let values = BinaryViewArray::try_new(ScalarBuffer::from(views), vec![buffer], None)?;
     Ok(RawEvents {
         topic: Arc::from(""),
         partition: 0,
         offsets: Int64Array::from(offsets),
         values,
         timestamps: None,
+        timestamp_type: None,
         keys: None,
         headers: None,
         truncated: vec![],
