@@ -114,11 +114,10 @@ impl Layout {
         let mut retyped = false;
         let mut fields = self.schema.fields().to_vec();
         for field in &mut fields {
-            if let (DataType::Null, Ok(theirs)) = (field.data_type(), other.schema.field_with_name(field.name())) {
-                if *theirs.data_type() != DataType::Null {
-                    retyped = true;
-                    *field = Arc::new(Field::new(field.name(), theirs.data_type().clone(), true));
-                }
+            let theirs = other.schema.field_with_name(field.name()).map_or(&DataType::Null, Field::data_type);
+            if *field.data_type() == DataType::Null && *theirs != DataType::Null {
+                retyped = true;
+                *field = Arc::new(Field::new(field.name(), theirs.clone(), true));
             }
         }
         for i in other.others.clone() {
