@@ -1,0 +1,23 @@
+select
+    idempotency_key as event_id,
+    user_key,
+    time_key,
+    device_key,
+    user_id,
+    session_id,
+    session_seq,
+    event_type,
+    event_timestamp as event_at,
+    cast(event_timestamp as date) as event_date,
+    page,
+    order_id,
+    product_id,
+    product_category,
+    quantity,
+    purchase_amount,
+    failed_amount,
+    currency,
+    payment_method,
+    failure_reason,
+    country
+from {{ source('ecommerce', 'fact_events') }}

@@ -1,0 +1,33 @@
+-- From a Silver row to a row that waits to be loaded. Always run by DuckDB; `silver` is the files of this load.
+-- Columns here that fact_events, dim_user_changes or lookup.sql also have, by the same name, go there.
+SELECT
+    idempotency_key,
+    event_type,
+    event_time AT TIME ZONE 'UTC' AS event_timestamp,
+    entity AS user_id,
+    session_id,
+    session_start AT TIME ZONE 'UTC' AS session_start,
+    session_seq,
+    device_type,
+    os,
+    browser,
+    page,
+    order_id,
+    product_id,
+    product_category,
+    quantity,
+    CASE WHEN event_type = 'purchase' THEN amount END AS purchase_amount,
+    CASE WHEN event_type = 'payment_failed' THEN amount END AS failed_amount,
+    currency,
+    payment_method,
+    failure_reason,
+    country,
+    plan_type,
+    signup_channel,
+    language,
+    marketing_consent,
+    _topic AS lake_topic,
+    _partition AS lake_partition,
+    _offset AS lake_offset,
+    lake_file
+FROM silver

@@ -1,0 +1,237 @@
+"""The checks of one day. They only read, and say what they saw whether they pass or not."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from penstock.warehouse.backend import Backend, WarehouseError
+from penstock.warehouse.lakelog import BEGINNING, absolute, live_files, read_log
+from penstock.warehouse.loader import parse_day
+from penstock.warehouse.target import Target, connect
+
+UTC = datetime.timezone.utc
+DEAD_LETTERS = "dead_letters"
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """From where on a check fails."""
+
+    max_age: datetime.timedelta = datetime.timedelta(hours=24)
+    volume_deviation: float = 0.20
+    volume_days: int = 7
+    null_share: float = 0.0
+    dead_letter_share: float = 0.01
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What one check saw.
+
+    Attributes:
+        name: `freshness`, `volume`, `nulls` or `dead_letters`.
+        value: What was measured; None when there was nothing to measure.
+        threshold: What it was held against.
+        unit: Of both.
+        passed: Whether the data is good enough.
+        message: The same in a sentence.
+    """
+
+    name: str
+    value: float | None
+    threshold: float
+    unit: str
+    passed: bool
+    message: str
+
+
+@dataclass(frozen=True)
+class QualityReport:
+    """All checks of a day."""
+
+    pipeline: str
+    date: datetime.date
+    checks: tuple[CheckResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failed(self) -> tuple[CheckResult, ...]:
+        """The checks that did not pass."""
+        return tuple(check for check in self.checks if not check.passed)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "pipeline": self.pipeline,
+            "date": self.date.isoformat(),
+            "passed": self.passed,
+            "checks": [asdict(check) for check in self.checks],
+        }
+
+
+def run_checks(
+    spec: Mapping[str, Any],
+    date: str | datetime.date,
+    warehouse: str | Mapping[str, Any] | Target | None = None,
+    *,
+    now: datetime.datetime | None = None,
+    thresholds: Thresholds | None = None,
+) -> QualityReport:
+    """Check a day's facts and dead letters.
+
+    Args:
+        spec: The pipeline file, read: `name`, `lake`, `warehouse`.
+        date: The day (UTC), by the time of the events.
+        warehouse: Another warehouse than that of `spec`.
+        now: The time against which freshness is measured; the clock's unless given. A day that is over is measured at its
+            end, so that its result stays the same.
+        thresholds: Others than the usual ones.
+
+    Raises:
+        SettingsError: `date` is no date.
+        WarehouseError: The warehouse cannot be opened.
+        LakeError: The lake is not there.
+    """
+    day = parse_day(date)
+    limits = thresholds or Thresholds()
+    dead = read_log(spec, BEGINNING, DEAD_LETTERS)
+    files = absolute(spec, live_files(dead).values())
+    backend = connect(warehouse if warehouse is not None else spec.get("warehouse"), read_only=True)
+    try:
+        if not backend.columns("fact_events"):
+            raise WarehouseError(
+                f"warehouse {backend.place}: it has no table fact_events. Run `penstock load {spec['name']}` first"
+            )
+        facts = _Facts(backend, day)
+        results = (
+            facts.freshness(now or datetime.datetime.now(UTC), limits),
+            facts.volume(limits),
+            facts.nulls(limits),
+            facts.dead_letters(files, limits),
+        )
+    finally:
+        backend.close()
+    return QualityReport(str(spec["name"]), day, results)
+
+
+CRITICAL = ("idempotency_key", "user_key", "user_id", "event_type", "event_timestamp", "session_id")
+"""Columns of fact_events that must never be null; a purchase must also have its amount and currency."""
+
+
+class _Facts:
+    def __init__(self, warehouse: Backend, day: datetime.date) -> None:
+        self.warehouse = warehouse
+        self.day = day
+        self.end = day + datetime.timedelta(days=1)
+        self.on_the_day = f"event_timestamp >= TIMESTAMP '{day}' AND event_timestamp < TIMESTAMP '{self.end}'"
+
+    def _count(self) -> int:
+        ((count,),) = self.warehouse.rows(f"SELECT count(*) FROM fact_events WHERE {self.on_the_day}")
+        return int(count)
+
+    def freshness(self, now: datetime.datetime, limits: Thresholds) -> CheckResult:
+        """How old the newest event is, now or at the end of the day."""
+        midnight = datetime.datetime.combine(self.end, datetime.time(), UTC)
+        seen_at = min(now, midnight)
+        most = limits.max_age.total_seconds() / 3600
+        naive = seen_at.astimezone(UTC).replace(tzinfo=None)
+        ((newest,),) = self.warehouse.rows(
+            f"SELECT max(event_timestamp) FROM fact_events WHERE event_timestamp <= TIMESTAMP '{naive}'"
+        )
+        when = f"{naive:%Y-%m-%d %H:%M} UTC"
+        if newest is None:
+            return CheckResult("freshness", None, most, "hours", False, f"there is no event up to {when}")
+        age = (naive - newest).total_seconds() / 3600
+        return CheckResult(
+            "freshness",
+            round(age, 3),
+            most,
+            "hours",
+            age < most,
+            f"the newest event was {age:.1f} hours old at {when} (less than {most:g} hours expected)",
+        )
+
+    def volume(self, limits: Thresholds) -> CheckResult:
+        """The day's events against the average of the days before."""
+        ((first,),) = self.warehouse.rows("SELECT min(event_timestamp) FROM fact_events")
+        start = self.day - datetime.timedelta(days=limits.volume_days)
+        if first is not None:
+            # The very first day counts only when it is whole, or nearly.
+            began = first.date() if first.hour == 0 else first.date() + datetime.timedelta(days=1)
+            start = max(start, began)
+        days = (self.day - start).days if first is not None else 0
+        count = self._count()
+        if days < 1:
+            message = f"{count} events; there is no whole day before to compare with"
+            return CheckResult("volume", None, limits.volume_deviation, "share", True, message)
+        ((before,),) = self.warehouse.rows(
+            f"SELECT count(*) FROM fact_events WHERE event_timestamp >= TIMESTAMP '{start}' "
+            f"AND event_timestamp < TIMESTAMP '{self.day}'"
+        )
+        average = before / days
+        usual = f"average of {average:.1f} over {days} day{'s' if days > 1 else ''} before"
+        if average == 0:
+            return CheckResult(
+                "volume", None, limits.volume_deviation, "share", count == 0, f"{count} events after an {usual}"
+            )
+        deviation = count / average - 1
+        return CheckResult(
+            "volume",
+            round(deviation, 6),
+            limits.volume_deviation,
+            "share",
+            abs(deviation) <= limits.volume_deviation,
+            f"{count} events, {deviation:+.1%} from the {usual} (within ±{limits.volume_deviation:.0%} expected)",
+        )
+
+    def nulls(self, limits: Thresholds) -> CheckResult:
+        """Nulls in the columns that every query relies on."""
+        purchase = "event_type = 'purchase' AND"
+        conditions = {column: f"{column} IS NULL" for column in CRITICAL}
+        conditions |= {column: f"{purchase} {column} IS NULL" for column in ("purchase_amount", "currency")}
+        counted = ", ".join(f"count(CASE WHEN {condition} THEN 1 END)" for condition in conditions.values())
+        ((total, *nulls),) = self.warehouse.rows(f"SELECT count(*), {counted} FROM fact_events WHERE {self.on_the_day}")
+        found = {column: count for column, count in zip(conditions, nulls, strict=True) if count}
+        worst = max(found.values(), default=0) / total if total else 0.0
+        where = ", ".join(f"{column} ({count})" for column, count in found.items())
+        return CheckResult(
+            "nulls",
+            round(worst, 6),
+            limits.null_share,
+            "share",
+            worst <= limits.null_share,
+            f"nulls among {total} events in {where}" if found else f"no nulls in critical columns among {total} events",
+        )
+
+    def dead_letters(self, files: list[tuple[str, int]], limits: Thresholds) -> CheckResult:
+        """The day's dead letters against all of its events.
+
+        A dead letter whose event time could not be read counts on the day of the broker's time, or else of its arrival.
+        """
+        dead = 0
+        if files:
+            self.warehouse.stage(
+                "dead_letters_of_the_day",
+                "SELECT coalesce(event_time, timestamp, ingested_at) AT TIME ZONE 'UTC' AS event_timestamp "
+                "FROM dead_letters",
+                files,
+                "dead_letters",
+            )
+            ((dead,),) = self.warehouse.rows(f"SELECT count(*) FROM dead_letters_of_the_day WHERE {self.on_the_day}")
+        total = self._count() + dead
+        share = dead / total if total else 0.0
+        return CheckResult(
+            "dead_letters",
+            round(share, 6),
+            limits.dead_letter_share,
+            "share",
+            share <= limits.dead_letter_share,
+            f"{dead} of {total} events are dead letters, {share:.2%} (at most {limits.dead_letter_share:.0%} expected)",
+        )

@@ -1,0 +1,90 @@
+"""What a database has to offer so that a star schema can be loaded into it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from penstock.errors import PenstockError
+
+
+class WarehouseError(PenstockError):
+    """The warehouse cannot be opened or written; the message says why and what to do."""
+
+
+class ArrowStream(Protocol):
+    """Anything that hands out an Arrow stream through the PyCapsule interface."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Hand out the stream."""
+        ...
+
+
+class Backend(Protocol):
+    """One connection to a warehouse.
+
+    The SQL that goes through it keeps to what DuckDB and PostgreSQL share; what they do not share are the methods. A
+    temporary table lives until the connection is closed or `drop` is called. Nothing is visible to others before
+    `commit`.
+    """
+
+    place: str
+    """What to call the warehouse in messages; never holds a password."""
+
+    def begin(self) -> None:
+        """Start the transaction; a second writer waits or fails here, not later."""
+        ...
+
+    def commit(self) -> None:
+        """Make everything since `begin` durable and visible, all at once."""
+        ...
+
+    def rollback(self) -> None:
+        """Undo everything since `begin`; does nothing outside a transaction."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection, undoing what was not committed."""
+        ...
+
+    def script(self, sql: str) -> None:
+        """Run the statements of a file."""
+        ...
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """Run a query whose result is small."""
+        ...
+
+    def change(self, sql: str) -> int:
+        """Run INSERT, UPDATE or DELETE; returns how many rows it touched."""
+        ...
+
+    def temporary(self, name: str, query: str) -> None:
+        """Make a temporary table out of a query on this warehouse."""
+        ...
+
+    def stage(self, name: str, query: str, files: list[tuple[str, int]], view: str) -> None:
+        """Make a temporary table (or view) out of a query on Parquet files, run by DuckDB.
+
+        Args:
+            name: The table to make.
+            query: A DuckDB query over `view`.
+            files: Paths of the files, each with the number that stands in the column `lake_file`.
+            view: The name by which the query calls the rows of the files.
+        """
+        ...
+
+    def drop(self, *names: str) -> None:
+        """Drop temporary tables, where they exist."""
+        ...
+
+    def arrow(self, query: str) -> ArrowStream:
+        """Run a query and hand out its rows as Arrow; timestamps with a time zone come as UTC."""
+        ...
+
+    def put_arrow(self, name: str, data: ArrowStream) -> None:
+        """Make a temporary table out of Arrow data."""
+        ...
+
+    def columns(self, table: str) -> list[str]:
+        """Names of a table's columns in their order; empty when there is no such table."""
+        ...

@@ -1,0 +1,22 @@
+-- What the loads themselves have to remember, in every warehouse.
+
+CREATE TABLE penstock_schema (
+    pipeline  TEXT    NOT NULL PRIMARY KEY,
+    version   INTEGER NOT NULL              -- of the tables; a penstock that knows only older ones refuses to load
+);
+
+-- One row for each load, written in its own transaction: what a killed load did is not there, and neither is its row.
+CREATE TABLE penstock_loads (
+    pipeline        TEXT      NOT NULL,
+    load_number     BIGINT    NOT NULL,     -- from 1
+    log_number      BIGINT    NOT NULL,     -- the last entry of the lake's log that the load has seen
+    event_date      DATE,                   -- the date loaded; null when it took the log since the load before
+    facts_inserted  BIGINT    NOT NULL,
+    facts_updated   BIGINT    NOT NULL,
+    facts_deleted   BIGINT    NOT NULL,
+    facts_repointed BIGINT    NOT NULL,     -- to another dim_user row, by a change that came late
+    duplicates      BIGINT    NOT NULL,     -- rows kept aside because an earlier event has their key
+    users_changed   BIGINT    NOT NULL,     -- rows of dim_user written or removed
+    finished_at     TIMESTAMP NOT NULL,
+    PRIMARY KEY (pipeline, load_number)
+);

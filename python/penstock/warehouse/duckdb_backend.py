@@ -1,0 +1,180 @@
+"""The warehouse in a DuckDB file."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from penstock.errors import DataError
+from penstock.warehouse.backend import ArrowStream, WarehouseError
+
+
+def quoted(text: str) -> str:
+    """A string as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def parquet(paths: list[str]) -> str:
+    """A DuckDB table function over Parquet files; columns that some files lack are null there."""
+    listed = ", ".join(quoted(path) for path in paths)
+    return f"read_parquet([{listed}], hive_partitioning = false, union_by_name = true, filename = true)"
+
+
+def _explain(path: str, error: duckdb.Error) -> WarehouseError:
+    """Say what is wrong with a file that DuckDB cannot open."""
+    text = str(error)
+    file = Path(path)
+    holder = re.search(r"PID (\d+)", text)
+    if "lock" in text.lower():
+        who = f" (process {holder[1]})" if holder else ""
+        reason = (
+            f"another process{who} has it open; DuckDB lets one process write. Close it, or wait, and run this again"
+        )
+    elif "not a valid DuckDB" in text:
+        reason = "this file is not a DuckDB database. Name another one (`warehouse.duckdb` in the pipeline file)"
+    elif file.is_dir():
+        reason = "this is a folder, not a file. Name a file in it (`warehouse.duckdb` in the pipeline file)"
+    elif not file.parent.is_dir():
+        reason = (
+            f"there is no folder {file.parent}. Make it, or name another file (`warehouse.duckdb` in the pipeline file)"
+        )
+    elif not os.access(file if file.exists() else file.parent, os.W_OK):
+        reason = "no permission to write here"
+    elif "newer version" in text or "storage version" in text.lower():
+        reason = f"it was written by a newer DuckDB than {duckdb.__version__}. Upgrade duckdb"
+    else:
+        reason = text
+    return WarehouseError(f"warehouse {path}: {reason}")
+
+
+class DuckDBBackend:
+    """A connection to a warehouse in a DuckDB file.
+
+    Args:
+        path: The file; made when it does not exist.
+        read_only: Open it for queries only; the file must exist then.
+    """
+
+    def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
+        """Open the file; raises WarehouseError with the reason when it cannot be opened."""
+        self.place = str(path)
+        if read_only and not Path(path).exists():
+            raise WarehouseError(f"warehouse {path}: there is no such file. Run `penstock load` first")
+        try:
+            self.connection = duckdb.connect(self.place, read_only=read_only)
+        except duckdb.Error as error:
+            raise _explain(self.place, error) from None
+        self._open = False
+        # Times in the warehouse are UTC, wherever the process runs.
+        self.connection.execute("SET TimeZone = 'UTC'")
+        self.connection.execute("SET preserve_insertion_order = false")
+
+    def begin(self) -> None:
+        """Start the transaction; the file lock already keeps other processes out."""
+        self.connection.execute("BEGIN")
+        self._open = True
+
+    def commit(self) -> None:
+        """Make everything since `begin` durable and visible, all at once."""
+        try:
+            self.connection.execute("COMMIT")
+        except duckdb.Error as error:
+            raise WarehouseError(
+                f"warehouse {self.place}: the load could not be committed, nothing of it stays: {error}"
+            ) from None
+        finally:
+            self._open = False
+
+    def rollback(self) -> None:
+        """Undo everything since `begin`; does nothing outside a transaction."""
+        if self._open:
+            self._open = False
+            try:
+                self.connection.execute("ROLLBACK")
+            except duckdb.Error:
+                pass  # DuckDB has already rolled back what failed fatally; the first error is the one to show
+
+    def close(self) -> None:
+        """Close the connection, undoing what was not committed."""
+        self.rollback()
+        self.connection.close()
+
+    def _run(self, sql: str) -> duckdb.DuckDBPyConnection:
+        try:
+            return self.connection.execute(sql)
+        except duckdb.ConstraintException as error:
+            raise DataError(f"warehouse {self.place}: {error}") from error
+        except duckdb.BinderException as error:
+            raise DataError(
+                f"warehouse {self.place}: the tables or files have not the columns expected: {error}"
+            ) from error
+        except duckdb.CatalogException as error:
+            raise WarehouseError(f"warehouse {self.place}: {error}") from error
+        except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException) as error:
+            raise WarehouseError(f"warehouse {self.place}: {error}") from error
+
+    def script(self, sql: str) -> None:
+        """Run the statements of a file."""
+        self._run(sql)
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """Run a query whose result is small."""
+        return self._run(sql).fetchall()
+
+    def change(self, sql: str) -> int:
+        """Run INSERT, UPDATE or DELETE; returns how many rows it touched."""
+        counted = self._run(sql).fetchone()
+        return int(counted[0]) if counted else 0
+
+    def temporary(self, name: str, query: str) -> None:
+        """Make a temporary table out of a query on this warehouse."""
+        self.drop(name)
+        self._run(f"CREATE TEMP TABLE {name} AS {query}")
+
+    def stage(self, name: str, query: str, files: list[tuple[str, int]], view: str) -> None:
+        """Make a temporary view out of a query on Parquet files: DuckDB reads them when the view is used."""
+        self.drop(name, view)
+        self._run("CREATE OR REPLACE TEMP TABLE lake_files (filename TEXT, lake_file BIGINT)")
+        numbered = ", ".join(f"({quoted(path)}, {number})" for path, number in files)
+        self._run(f"INSERT INTO lake_files VALUES {numbered}")
+        self._run(
+            f"CREATE OR REPLACE TEMP VIEW {view} AS "
+            f"SELECT * FROM {parquet([path for path, _ in files])} JOIN lake_files USING (filename)"
+        )
+        self._run(f"CREATE OR REPLACE TEMP VIEW {name} AS {query}")
+
+    def drop(self, *names: str) -> None:
+        """Drop temporary tables and views, where they exist."""
+        for name in names:
+            kinds = self._run(
+                "SELECT 'VIEW' FROM duckdb_views() WHERE temporary AND view_name = "
+                f"{quoted(name)} UNION ALL SELECT 'TABLE' FROM duckdb_tables() WHERE temporary AND table_name = {quoted(name)}"
+            ).fetchall()
+            for (kind,) in kinds:
+                self._run(f"DROP {kind} temp.{name}")
+
+    def arrow(self, query: str) -> ArrowStream:
+        """Run a query and hand out its rows as Arrow; timestamps with a time zone come as UTC."""
+        self._run(f"CREATE OR REPLACE TEMP TABLE handed_out AS {query}")
+        relation: ArrowStream = self.connection.table("temp.handed_out")
+        return relation
+
+    def put_arrow(self, name: str, data: ArrowStream) -> None:
+        """Make a temporary table out of Arrow data."""
+        self.connection.register("handed_in", data)
+        try:
+            self.temporary(name, "SELECT * FROM handed_in")
+        finally:
+            self.connection.unregister("handed_in")
+
+    def columns(self, table: str) -> list[str]:
+        """Names of a table's columns in their order; empty when there is no such table."""
+        found = self._run(
+            "SELECT column_name FROM duckdb_columns() "
+            f"WHERE table_name = {quoted(table)} AND database_name IN (current_database(), 'temp') ORDER BY column_index"
+        ).fetchall()
+        return [name for (name,) in found]

@@ -1,0 +1,115 @@
+"""What the lake's log says: which files are there now, and what came and went since a load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from penstock import _core
+from penstock.errors import LakeError
+
+BEGINNING = -1
+"""The number before the first entry."""
+
+
+@dataclass(frozen=True)
+class LakeFile:
+    """A data file of the lake, by its path below the lake's root."""
+
+    path: str
+    layer: str
+    rows: int
+    min_event_time: int | None
+    max_event_time: int | None
+
+    @property
+    def number(self) -> int:
+        """A number for the file that is the same in every load and every warehouse."""
+        return file_number(self.path)
+
+    def may_hold(self, start: int, end: int) -> bool:
+        """Whether events of [start, end), in microseconds since 1970, may be in it."""
+        if self.min_event_time is None or self.max_event_time is None:
+            return True
+        return self.min_event_time < end and self.max_event_time >= start
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of the lake's log, with the files of one layer."""
+
+    number: int
+    kind: str
+    added: tuple[LakeFile, ...]
+    removed: tuple[str, ...]
+
+
+def file_number(path: str) -> int:
+    """63 bits of the path's hash."""
+    return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") >> 1
+
+
+def read_log(spec: Mapping[str, Any], since: int, layer: str) -> list[Entry]:
+    """The log after entry `since`, with the files of one layer, in order.
+
+    Args:
+        spec: The pipeline file, read.
+        since: The number of the last entry that is not wanted; `BEGINNING` for all.
+        layer: Such as `silver/events`.
+    """
+    entries = [
+        Entry(
+            number=entry["number"],
+            kind=entry.get("kind", "epoch"),
+            added=tuple(
+                LakeFile(
+                    path=file["path"],
+                    layer=file["layer"],
+                    rows=file["rows"],
+                    min_event_time=file.get("min_event_time"),
+                    max_event_time=file.get("max_event_time"),
+                )
+                for file in entry.get("files", ())
+                if file["layer"] == layer
+            ),
+            removed=tuple(file["path"] for file in entry.get("removed", ()) if file["layer"] == layer),
+        )
+        for entry in json.loads(_core.lake_log(json.dumps(spec), since))
+        if entry["number"] > since
+    ]
+    return sorted(entries, key=lambda entry: entry.number)
+
+
+def live_files(entries: Iterable[Entry]) -> dict[str, LakeFile]:
+    """The files that these entries added and did not take away again, by path."""
+    files: dict[str, LakeFile] = {}
+    for entry in entries:
+        for path in entry.removed:
+            files.pop(path, None)
+        for file in entry.added:
+            files[file.path] = file
+    return files
+
+
+def absolute(spec: Mapping[str, Any], files: Iterable[LakeFile]) -> list[tuple[str, int]]:
+    """Where to read the files, each with its number.
+
+    Raises:
+        LakeError: The lake is not on this machine's disk, or a file is missing.
+    """
+    root = str(spec["lake"])
+    if "://" in root and not root.startswith("file://"):
+        raise LakeError(f"lake {root}: loading from an object store is not supported yet; copy the lake to a disk")
+    root = root.removeprefix("file://")
+    placed = [(os.path.join(root, file.path), file.number) for file in files]
+    for path, _ in placed:
+        if not os.path.exists(path):
+            raise LakeError(
+                f"lake {path}: the log names this file, and it is not there. If a backfill or compaction ran just now, "
+                "run this again; else run `penstock audit`"
+            )
+    return placed

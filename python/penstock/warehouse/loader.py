@@ -1,0 +1,277 @@
+"""`penstock load`: takes what is new in the lake's log, or one date, into the warehouse."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from penstock.errors import DataError, LakeError, SettingsError
+from penstock.warehouse import star
+from penstock.warehouse.backend import Backend, WarehouseError
+from penstock.warehouse.lakelog import BEGINNING, Entry, LakeFile, absolute, live_files, read_log
+from penstock.warehouse.target import Target, connect, parse_target
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+SCHEMA_VERSION = 1
+"""Of the tables; raise it with every change to them, and write the migration."""
+
+SILVER = "silver/events"
+
+DDL = ("1_dimensions.sql", "2_facts.sql", "3_seed.sql")
+
+Progress = Callable[[int, int], None]
+"""Called with the rows loaded so far and the rows to load."""
+
+
+@dataclass
+class LoadReport:
+    """What a load did."""
+
+    pipeline: str
+    warehouse: str
+    date: datetime.date | None
+    log_number: int
+    files: int = 0
+    rows_read: int = 0
+    counts: star.Counts = field(default_factory=star.Counts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            **{key: value for key, value in asdict(self).items() if key != "counts"},
+            "date": self.date.isoformat() if self.date else None,
+            **asdict(self.counts),
+        }
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What goes into the warehouse in one transaction."""
+
+    log_number: int
+    files: list[LakeFile]
+    removed: list[str]
+    rows: int
+
+
+def load(
+    spec: Mapping[str, Any],
+    warehouse: str | Mapping[str, Any] | Target | None = None,
+    *,
+    date: str | datetime.date | None = None,
+    tables: Path | Traversable | None = None,
+    rows_a_transaction: int = 1_000_000,
+    progress: Progress | None = None,
+) -> LoadReport:
+    """Load Silver rows of the lake into the star schema.
+
+    Without `date`: all that the lake's log says since the last load; rows of removed files go, rewritten rows replace
+    the old ones. With `date`: all rows whose event time falls on that day, again, in whatever file they are; this leaves
+    the place in the log alone. Both can be repeated and mixed in any order: equal rows of Silver give equal tables.
+
+    Args:
+        spec: The pipeline file, read: `name`, `lake`, `warehouse`.
+        warehouse: Another warehouse than that of `spec`.
+        date: A day (UTC), as a date or `YYYY-MM-DD`.
+        tables: The folder with the SQL files of the star; that of the ready-made pipeline of this name unless given.
+        rows_a_transaction: About how many rows are committed together. A load that is killed goes on after the last
+            such part, and memory follows it.
+        progress: Called after each part.
+
+    Raises:
+        SettingsError: `date` is no date, or the warehouse setting is wrong.
+        LakeError: The lake, or a file that its log names, is not there.
+        WarehouseError: The warehouse cannot be opened or written, or was made by a newer version.
+        DataError: Silver has not the columns that the tables need.
+    """
+    day = parse_day(date) if date is not None else None
+    target = parse_target(warehouse if warehouse is not None else spec.get("warehouse"))
+    folder = tables if tables is not None else tables_of(spec["name"])
+    sql = {name: _read(folder, name) for name in (*DDL, "silver.sql", "lookup.sql")}
+    whole_log = read_log(spec, BEGINNING, SILVER)  # before the warehouse is opened: a missing lake leaves no empty file
+    backend = connect(target)
+    try:
+        return _Loader(backend, spec, sql, rows_a_transaction, progress).load(whole_log, day)
+    except BaseException:
+        backend.rollback()
+        raise
+    finally:
+        backend.close()
+
+
+def tables_of(pipeline: str) -> Traversable:
+    """The folder with the SQL files of a ready-made pipeline's star."""
+    folder = files("penstock") / "pipelines" / pipeline / "warehouse"
+    if not folder.joinpath(DDL[0]).is_file():
+        raise SettingsError(
+            f"pipeline {pipeline}: it has no warehouse tables. Put {', '.join(DDL)}, silver.sql and lookup.sql into a folder "
+            "`warehouse` beside the pipeline file (`penstock init ecommerce` shows how they look)"
+        )
+    return folder
+
+
+def _read(folder: Path | Traversable, name: str) -> str:
+    try:
+        return folder.joinpath(name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(
+            f"{folder}/{name}: cannot be read ({error.strerror or error}); the warehouse needs it"
+        ) from error
+
+
+def parse_day(date: str | datetime.date) -> datetime.date:
+    """A day from `YYYY-MM-DD`; raises SettingsError when it is none."""
+    if isinstance(date, datetime.datetime):
+        return date.date()
+    if isinstance(date, datetime.date):
+        return date
+    try:
+        return datetime.datetime.strptime(date, "%Y-%m-%d").date()
+    except ValueError:
+        raise SettingsError(f"date: {date!r} is not a date. Write it as YYYY-MM-DD, such as 2024-12-17") from None
+
+
+class _Loader:
+    def __init__(
+        self,
+        warehouse: Backend,
+        spec: Mapping[str, Any],
+        sql: Mapping[str, str],
+        rows_a_transaction: int,
+        progress: Progress | None,
+    ) -> None:
+        self.warehouse = warehouse
+        self.spec = spec
+        self.pipeline = str(spec["name"])
+        self.sql = sql
+        self.rows_a_transaction = rows_a_transaction
+        self.progress = progress
+
+    def load(self, whole_log: list[Entry], day: datetime.date | None) -> LoadReport:
+        """Load what is new, or the day, one transaction a step."""
+        self._prepare()
+        head = whole_log[-1].number if whole_log else BEGINNING
+        since = self._last()
+        if since > head:
+            raise LakeError(
+                f"lake {self.spec['lake']}: its log ends with entry {head}, and the warehouse {self.warehouse.place} has "
+                f"already loaded entry {since}. This is another lake than before; name the right one, or another warehouse"
+            )
+        steps = list(self._one_day(whole_log, day, head) if day else self._since(whole_log, since))
+        report = LoadReport(self.pipeline, self.warehouse.place, day, head)
+        todo = sum(step.rows for step in steps)
+        for step in steps:
+            report.counts.add(self._load_step(step, day))
+            report.files += len(step.files)
+            report.rows_read += step.rows
+            if self.progress:
+                self.progress(report.rows_read, todo)
+        return report
+
+    def _prepare(self) -> None:
+        """Make the tables of a new warehouse; refuse one made by a newer version."""
+        warehouse = self.warehouse
+        warehouse.begin()
+        if not warehouse.columns("penstock_schema"):
+            warehouse.script(files("penstock.warehouse").joinpath("bookkeeping.sql").read_text(encoding="utf-8"))
+        name = _literal(self.pipeline)
+        found = warehouse.rows(f"SELECT version FROM penstock_schema WHERE pipeline = {name}")
+        if not found:
+            for file in DDL:
+                warehouse.script(self.sql[file])
+            warehouse.change(f"INSERT INTO penstock_schema VALUES ({name}, {SCHEMA_VERSION})")
+        elif found[0][0] > SCHEMA_VERSION:
+            raise WarehouseError(
+                f"warehouse {warehouse.place}: its tables are of version {found[0][0]}, made by a newer penstock; this one "
+                f"knows version {SCHEMA_VERSION}. Upgrade penstock, or name another warehouse"
+            )
+        warehouse.commit()
+
+    def _last(self) -> int:
+        """The last entry of the log that was loaded."""
+        ((last,),) = self.warehouse.rows(
+            f"SELECT max(log_number) FROM penstock_loads WHERE pipeline = {_literal(self.pipeline)} AND event_date IS NULL"
+        )
+        return BEGINNING if last is None else int(last)
+
+    def _since(self, whole_log: list[Entry], since: int) -> Iterator[_Step]:
+        """The log after `since`, cut into steps between entries."""
+        live = live_files(whole_log)
+        new: list[LakeFile] = []
+        removed: list[str] = []
+        rows = 0
+        entries = [entry for entry in whole_log if entry.number > since]
+        for entry in entries:
+            # A file that a later entry takes away again is not read: it may be gone from the disk already.
+            added = [file for file in entry.added if live.get(file.path) == file]
+            new += added
+            removed += entry.removed
+            rows += sum(file.rows for file in added)
+            if rows >= self.rows_a_transaction or entry is entries[-1]:
+                yield _Step(entry.number, new, removed, rows)
+                new, removed, rows = [], [], 0
+
+    def _one_day(self, whole_log: list[Entry], day: datetime.date, head: int) -> Iterator[_Step]:
+        """All files that may hold events of the day, by their statistics."""
+        midnight = datetime.datetime.combine(day, datetime.time(), datetime.timezone.utc)
+        start = int(midnight.timestamp()) * 1_000_000
+        held = [file for file in live_files(whole_log).values() if file.may_hold(start, start + 86_400_000_000)]
+        yield _Step(head, held, [], sum(file.rows for file in held))
+
+    def _load_step(self, step: _Step, day: datetime.date | None) -> star.Counts:
+        warehouse = self.warehouse
+        warehouse.begin()
+        try:
+            scope = self._stage(step, day)
+            counts = star.apply(warehouse, scope)
+            self._record(step, day, counts)
+            warehouse.commit()
+        except BaseException:
+            warehouse.rollback()
+            raise
+        warehouse.drop(*star.TEMPORARY)
+        return counts
+
+    def _stage(self, step: _Step, day: datetime.date | None) -> str | None:
+        """Make the table `stage`; returns the condition for the facts that it replaces."""
+        warehouse = self.warehouse
+        placed = absolute(self.spec, step.files)
+        within = (
+            f"event_timestamp >= TIMESTAMP '{day}' AND event_timestamp < TIMESTAMP '{day + datetime.timedelta(days=1)}'"
+            if day
+            else None
+        )
+        if placed:
+            chosen = f"SELECT * FROM ({self.sql['silver.sql']}) AS silver_rows" + (f" WHERE {within}" if within else "")
+            warehouse.stage("staged", chosen, placed, "silver")
+            warehouse.temporary("stage", self.sql["lookup.sql"])
+        else:
+            warehouse.temporary("stage", "SELECT *, 0 AS nothing FROM fact_duplicates LIMIT 0")
+        if within:
+            return within
+        if not step.removed:
+            return None
+        numbers = ", ".join(str(LakeFile(path, SILVER, 0, None, None).number) for path in step.removed)
+        return f"lake_file IN ({numbers})"
+
+    def _record(self, step: _Step, day: datetime.date | None, counts: star.Counts) -> None:
+        name = _literal(self.pipeline)
+        loaded = f"DATE '{day}'" if day else "NULL"
+        written = self.warehouse.change(
+            f"INSERT INTO penstock_loads SELECT {name}, "
+            f"(SELECT coalesce(max(load_number), 0) + 1 FROM penstock_loads WHERE pipeline = {name}), {step.log_number}, "
+            f"{loaded}, {counts.inserted}, {counts.updated}, {counts.deleted}, {counts.repointed}, "
+            f"{counts.duplicates}, {counts.users}, CURRENT_TIMESTAMP AT TIME ZONE 'UTC'"
+        )
+        if written != 1:
+            raise DataError(f"warehouse {self.warehouse.place}: the load could not be recorded; nothing was loaded")
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,79 @@
+//! One JSON Schema as a validator of its own.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::exact;
+use super::fallback::Fallback;
+use super::json::Syntax;
+use super::node::Dom;
+use super::problem::{Found, finish};
+use super::rules::{Reason, Rules};
+use super::source::{File, Node};
+use crate::error::{Error, Result};
+use crate::verdict::Problem;
+
+/// A JSON Schema that judges any JSON document, by the exact judge where its keywords allow it, and by the fallback.
+#[derive(Debug)]
+pub struct Validator {
+    rules: Option<Rules>,
+    reasons: Vec<Reason>,
+    fallback: Fallback,
+}
+
+/// Which judge to ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judge {
+    /// Our own, for schemas of the common keywords.
+    Exact,
+    /// The `jsonschema` crate.
+    Fallback,
+}
+
+impl Validator {
+    /// Compiles a schema. With `formats`, `format` is asserted; `registry` holds the schemas that it may refer to.
+    ///
+    /// # Errors
+    /// [`Error::Contract`] when it is no schema of draft 2020-12.
+    pub fn new(schema: &Value, formats: bool, registry: Option<&jsonschema::Registry<'_>>) -> Result<Self> {
+        let fail = |reason: String| Error::Contract { file: "schema".into(), line: None, reason };
+        let fallback =
+            Fallback::compile(schema, formats, registry).map_err(|(at, reason)| fail(format!("{at}: {reason}")))?;
+        let rules = Rules::compile(&Node::from_value(schema), formats).map_err(|(_, reason)| fail(reason))?;
+        let reasons = rules.fallback.clone();
+        Ok(Self { rules: reasons.is_empty().then_some(rules), reasons, fallback })
+    }
+
+    /// The same from JSON text, numbers kept as they are written.
+    ///
+    /// # Errors
+    /// As [`Validator::new`].
+    pub fn from_text(schema: &str, formats: bool) -> Result<Self> {
+        Self::new(&File::parse(schema, Path::new("schema"))?.root.to_value(), formats, None)
+    }
+
+    /// Why the exact judge cannot take this schema; empty when it can.
+    pub fn reasons(&self) -> &[Reason] {
+        &self.reasons
+    }
+
+    /// Every problem of a JSON text; none when the judge asked cannot take this schema.
+    ///
+    /// # Errors
+    /// Where the text is not JSON.
+    pub fn problems(&self, text: &[u8], judge: Judge) -> Result<Option<Vec<Problem>>, Syntax> {
+        let mut dom = Dom::default();
+        if let Err(e) = simdutf8::compat::from_utf8(text) {
+            return Err(Syntax { at: e.valid_up_to(), what: "is not UTF-8" });
+        }
+        let doc = dom.parse(text)?;
+        let mut found: Vec<Found> = Vec::new();
+        match (judge, &self.rules) {
+            (Judge::Exact, None) => return Ok(None),
+            (Judge::Exact, Some(rules)) => exact::check(doc, rules, &mut found),
+            (Judge::Fallback, _) => self.fallback.check(doc, &mut found),
+        }
+        Ok(Some(finish(found)))
+    }
+}
