@@ -2,9 +2,9 @@
 
     python benches/compare/run.py [--events 1000000] [--rounds 5] [--input FILE] [--only NAME ...]
 
-Whole processes are measured, from start to exit: wall time, CPU time (user and system), and peak memory. The contestants
-take turns, round by round; the table holds medians. Before anything is timed, the rows that each one writes are
-compared with those of the first; a contestant whose rows differ is named as such in the table. The table goes to
+Whole processes are measured, from start to exit: wall time, CPU time (user and system), and peak memory. The
+contestants take turns, round by round; the table holds medians. Before anything is timed, the rows that each one writes
+are compared with those of the first; a contestant whose rows differ is named as such in the table. The table goes to
 standard output and to benches/out/compare.md, the numbers to benches/out/compare.json.
 """
 
