@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! {layer}/date=2024-12-17/event_type=page_view/{pipeline}-{shard:04}-{epoch:010}-{part:04}.parquet
-//! _penstock/{pipeline}/{shard:04}/terms/{n:010}
-//! _penstock/{pipeline}/{shard:04}/epochs/{n:010}.plan, {n:010}.commit
-//! _penstock/{pipeline}/{shard:04}/snapshots/{n:010}
-//! _penstock/{pipeline}/{shard:04}/state/{n:010}-{term}-{name}.arrow
+//! _penstock/{pipeline}/terms/{n:010}
+//! _penstock/{pipeline}/epochs/{n:010}.plan, {n:010}.commit
+//! _penstock/{pipeline}/snapshots/{n:010}
+//! _penstock/{pipeline}/state/{n:010}-{term}-{name}.arrow
 //! _penstock/{pipeline}/contracts/{digest}.json, _penstock/{pipeline}/pipeline.json
 //! _penstock/trash/…  what was removed, for an hour
 //! _penstock/tmp/…    what is being written, seen by nobody
@@ -146,43 +146,43 @@ pub fn data_file(layer: &str, partition: &Partition, pipeline: &str, shard: u32,
 }
 
 /// The folder of a pipeline's log, with the slash.
-pub fn control(pipeline: &str, shard: u32) -> String {
-    format!("{CONTROL}/{pipeline}/{shard:04}/")
+pub fn control(pipeline: &str) -> String {
+    format!("{CONTROL}/{pipeline}/")
 }
 
 /// The claim of a term.
-pub fn term(pipeline: &str, shard: u32, n: u64) -> String {
-    format!("{}terms/{n:010}", control(pipeline, shard))
+pub fn term(pipeline: &str, n: u64) -> String {
+    format!("{}terms/{n:010}", control(pipeline))
 }
 
 /// The plan of an epoch.
-pub fn plan(pipeline: &str, shard: u32, epoch: u64) -> String {
-    format!("{}epochs/{epoch:010}.plan", control(pipeline, shard))
+pub fn plan(pipeline: &str, epoch: u64) -> String {
+    format!("{}epochs/{epoch:010}.plan", control(pipeline))
 }
 
 /// The commit of an epoch.
-pub fn commit(pipeline: &str, shard: u32, epoch: u64) -> String {
-    format!("{}epochs/{epoch:010}.commit", control(pipeline, shard))
+pub fn commit(pipeline: &str, epoch: u64) -> String {
+    format!("{}epochs/{epoch:010}.commit", control(pipeline))
 }
 
 /// The snapshot of the log at an epoch.
-pub fn snapshot(pipeline: &str, shard: u32, epoch: u64) -> String {
-    format!("{}snapshots/{epoch:010}", control(pipeline, shard))
+pub fn snapshot(pipeline: &str, epoch: u64) -> String {
+    format!("{}snapshots/{epoch:010}", control(pipeline))
 }
 
 /// A part of the state after an epoch, as the holder of a term wrote it.
-pub fn state(pipeline: &str, shard: u32, epoch: u64, term_id: &str, name: &str) -> String {
-    format!("{}state/{epoch:010}-{term_id}-{}.arrow", control(pipeline, shard), name.replace('/', "-"))
+pub fn state(pipeline: &str, epoch: u64, term_id: &str, name: &str) -> String {
+    format!("{}state/{epoch:010}-{term_id}-{}.arrow", control(pipeline), name.replace('/', "."))
 }
 
 /// The text of a contract by its digest.
 pub fn contract(pipeline: &str, digest: &str) -> String {
-    format!("{CONTROL}/{pipeline}/contracts/{digest}.json")
+    format!("{}contracts/{digest}.json", control(pipeline))
 }
 
 /// What was fixed when the pipeline was made.
 pub fn pipeline(pipeline: &str) -> String {
-    format!("{CONTROL}/{pipeline}/pipeline.json")
+    format!("{}pipeline.json", control(pipeline))
 }
 
 /// Where a file goes when it is removed.
@@ -245,10 +245,10 @@ mod tests {
             "bronze/events/date=2024-12-17/event_type=page_view/ecommerce-0000-0000000007-0001.parquet"
         );
         assert_eq!(data_file("x", &Partition::none(), "p", 1, 0, 0), "x/p-0001-0000000000-0000.parquet");
-        assert_eq!(commit("p", 0, 12), "_penstock/p/0000/epochs/0000000012.commit");
-        assert_eq!(number(&commit("p", 0, 12)), Some(12));
-        assert_eq!(number(&state("p", 0, 3, "ab", "dedup/keys")), Some(3));
-        assert_eq!(number("_penstock/p/0000/epochs/notes"), None);
+        assert_eq!(commit("p", 12), "_penstock/p/epochs/0000000012.commit");
+        assert_eq!(number(&commit("p", 12)), Some(12));
+        assert_eq!(number(&state("p", 3, "ab", "dedup/keys")), Some(3));
+        assert_eq!(number("_penstock/p/epochs/notes"), None);
         assert_eq!(number("a/0000000012x"), None);
     }
 

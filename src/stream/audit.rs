@@ -69,7 +69,7 @@ pub fn audit_store(store: &dyn Store, pipeline: &str) -> Result<Audit> {
     let journal = Journal::new(store, pipeline);
     let Some(live) = journal.live()? else {
         return Err(Error::lake(
-            journal.path("epochs"),
+            crate::lake::layout::control(pipeline),
             "nothing was committed yet: there is nothing to audit. Run the pipeline first",
         ));
     };

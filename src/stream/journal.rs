@@ -12,7 +12,7 @@ use super::store::{Clock, Store};
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::hash::HashKey;
-use crate::lake::Put;
+use crate::lake::{Put, layout};
 
 /// How many epochs lie between two snapshots.
 pub const SNAPSHOT_EVERY: u64 = 100;
@@ -20,7 +20,7 @@ pub const SNAPSHOT_EVERY: u64 = 100;
 /// The log of a pipeline.
 pub struct Journal<'a> {
     store: &'a dyn Store,
-    root: String,
+    pipeline: String,
 }
 
 /// Where the log stands.
@@ -35,7 +35,7 @@ pub struct Head {
 impl<'a> Journal<'a> {
     /// The log of `pipeline`.
     pub fn new(store: &'a dyn Store, pipeline: &str) -> Self {
-        Self { store, root: format!("_penstock/{pipeline}") }
+        Self { store, pipeline: pipeline.to_owned() }
     }
 
     /// The store that the log lies in.
@@ -43,17 +43,22 @@ impl<'a> Journal<'a> {
         self.store
     }
 
-    /// The path of an object of this log.
-    pub fn path(&self, name: &str) -> String {
-        format!("{}/{name}", self.root)
+    /// The pipeline's name.
+    pub fn pipeline(&self) -> &str {
+        &self.pipeline
     }
 
     fn plan_path(&self, number: u64) -> String {
-        self.path(&format!("epochs/{number:010}.plan"))
+        layout::plan(&self.pipeline, number)
     }
 
     fn commit_path(&self, number: u64) -> String {
-        self.path(&format!("epochs/{number:010}.commit"))
+        layout::commit(&self.pipeline, number)
+    }
+
+    /// A folder of this log.
+    fn folder(&self, name: &str) -> String {
+        format!("{}{name}/", layout::control(&self.pipeline))
     }
 
     fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
@@ -65,7 +70,7 @@ impl<'a> Journal<'a> {
     /// # Errors
     /// [`Error::Checkpoint`] when it is damaged or too new, [`Error::Lake`] when the lake cannot be used.
     pub fn identity(&self, name: &str, key: impl FnOnce() -> [u8; 16], now: i64) -> Result<Identity> {
-        let path = self.path("pipeline.json");
+        let path = layout::pipeline(&self.pipeline);
         if let Some(identity) = self.get(&path)? {
             return Ok(identity);
         }
@@ -82,7 +87,7 @@ impl<'a> Journal<'a> {
     /// # Errors
     /// [`Error::Checkpoint`] when it is damaged or too new.
     pub fn existing_identity(&self) -> Result<Option<Identity>> {
-        self.get(&self.path("pipeline.json"))
+        self.get(&layout::pipeline(&self.pipeline))
     }
 
     /// Takes the next term: from now on this run owns the pipeline.
@@ -103,7 +108,7 @@ impl<'a> Journal<'a> {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 taken_at: clock.now(),
             };
-            let path = self.path(&format!("terms/{number:010}"));
+            let path = layout::term(&self.pipeline, number);
             match self.store.put_if_absent(&path, render(&term)?)? {
                 Put::Created => {
                     failpoint::pass("term.after")?;
@@ -121,7 +126,7 @@ impl<'a> Journal<'a> {
     }
 
     fn newest_term(&self) -> Result<Option<Term>> {
-        match self.store.list(&self.path("terms/"), None)?.last() {
+        match self.store.list(&self.folder("terms"), None)?.last() {
             Some(object) => self.get(&object.path),
             None => Ok(None),
         }
@@ -132,7 +137,7 @@ impl<'a> Journal<'a> {
     /// # Errors
     /// [`Error::Superseded`] naming its holder.
     pub fn check_term(&self, ours: &Term) -> Result<()> {
-        let next = self.path(&format!("terms/{:010}", ours.number + 1));
+        let next = layout::term(&self.pipeline, ours.number + 1);
         if self.store.get(&next)?.is_none() {
             return Ok(());
         }
@@ -142,7 +147,7 @@ impl<'a> Journal<'a> {
     }
 
     fn snapshot(&self) -> Result<Option<Snapshot>> {
-        match self.store.list(&self.path("snapshots/"), None)?.last() {
+        match self.store.list(&self.folder("snapshots"), None)?.last() {
             Some(object) => self.get(&object.path),
             None => Ok(None),
         }
@@ -152,11 +157,11 @@ impl<'a> Journal<'a> {
     fn numbers(&self, after: Option<u64>) -> Result<(Vec<u64>, Vec<u64>)> {
         let from = after.map(|n| self.plan_path(n));
         let mut numbers = (vec![], vec![]);
-        for object in self.store.list(&self.path("epochs/"), from.as_deref())? {
-            let name = object.path.rsplit('/').next().unwrap_or_default();
-            match name.split_once('.').map(|(n, kind)| (n.parse::<u64>(), kind)) {
-                Some((Ok(n), "commit")) => numbers.0.push(n),
-                Some((Ok(n), "plan")) => numbers.1.push(n),
+        for object in self.store.list(&self.folder("epochs"), from.as_deref())? {
+            let kind = object.path.rsplit('.').next();
+            match (layout::number(&object.path), kind) {
+                (Some(n), Some("commit")) => numbers.0.push(n),
+                (Some(n), Some("plan")) => numbers.1.push(n),
                 _ => return Err(Error::checkpoint(object.path, "is no plan and no commit; take it out of this folder")),
             }
         }
@@ -249,7 +254,7 @@ impl<'a> Journal<'a> {
     /// # Errors
     /// [`Error::Lake`] when it cannot be put.
     pub fn keep_contract(&self, digest: &str, text: &str) -> Result<()> {
-        let path = self.path(&format!("contracts/{digest}.json"));
+        let path = layout::contract(&self.pipeline, digest);
         self.store.put_if_absent(&path, Bytes::copy_from_slice(text.as_bytes())).map(|_| ())
     }
 
@@ -258,7 +263,7 @@ impl<'a> Journal<'a> {
     /// # Errors
     /// [`Error::Checkpoint`] when it is missing or not text.
     pub fn contract(&self, digest: &str) -> Result<String> {
-        let path = self.path(&format!("contracts/{digest}.json"));
+        let path = layout::contract(&self.pipeline, digest);
         let bytes = self.store.get(&path)?.ok_or_else(|| Error::checkpoint(path.clone(), "missing"))?;
         String::from_utf8(bytes.to_vec()).map_err(|_| Error::checkpoint(path, "damaged: not text"))
     }
@@ -307,7 +312,7 @@ impl<'a> Journal<'a> {
         failpoint::pass("snapshot.before")?;
         self.check_term(term)?;
         if let Some(live) = self.live()? {
-            let path = self.path(&format!("snapshots/{:010}", live.last.number));
+            let path = layout::snapshot(&self.pipeline, live.last.number);
             self.store.put_if_absent(&path, render(&live)?)?;
         }
         failpoint::pass("snapshot.after")

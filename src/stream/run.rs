@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::events::RawEvents;
 use crate::failpoint;
 use crate::hash::HashKey;
-use crate::lake::Lake;
+use crate::lake::{Lake, layout};
 use crate::state::to_ipc;
 use crate::sinks::parquet::DataFile;
 use crate::sources::files::{Files, FilesSettings};
@@ -250,7 +250,7 @@ impl<'a> Runner<'a> {
         let wanted = spec.fixed.as_ref().map(|f| parse_key(&f.key)).transpose()?;
         let identity = journal.identity(&spec.name, || wanted.map_or_else(rand::random, |k| k.0), clock.now())?;
         let key = parse_key(&identity.key)
-            .map_err(|e| Error::checkpoint(journal.path("pipeline.json"), format!("damaged: {e}")))?;
+            .map_err(|e| Error::checkpoint(layout::pipeline(journal.pipeline()), format!("damaged: {e}")))?;
         let digest = contract.digest();
         journal.keep_contract(&digest, contract.text())?;
         let term = journal.take_term(clock)?;
@@ -649,8 +649,8 @@ impl<'a> Runner<'a> {
         let objects = parts
             .into_par_iter()
             .map(|(table, rows)| {
-                let name = format!("state/{epoch:010}-{}-{}.arrow", self.term.id, table.replace('/', "."));
-                Ok::<_, Error>((table, self.journal.path(&name), Bytes::from(to_ipc(&rows)?)))
+                let path = layout::state(self.journal.pipeline(), epoch, &self.term.id, &table);
+                Ok::<_, Error>((table, path, Bytes::from(to_ipc(&rows)?)))
             })
             .collect::<Result<Vec<_>>>()?;
         let written = objects
