@@ -153,14 +153,16 @@ pub fn cut(batches: &[RecordBatch], rows: usize) -> Vec<RecordBatch> {
     pieces
 }
 
-/// That all batches have the columns of the first.
+/// That all batches have the columns of the first, by name and type.
 ///
 /// # Errors
 /// [`Error::Data`] that names the batch that differs.
 pub fn same_schema(batches: &[RecordBatch]) -> Result<()> {
     let Some(first) = batches.first() else { return Ok(()) };
     for (i, batch) in batches.iter().enumerate().skip(1) {
-        if batch.schema_ref().fields() != first.schema_ref().fields() {
+        let (ours, theirs) = (batch.schema_ref().fields(), first.schema_ref().fields());
+        let same = ours.iter().zip(theirs).all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type());
+        if ours.len() != theirs.len() || !same {
             return Err(Error::Data(format!(
                 "batch {i} has other columns than batch 0: {} against {}",
                 batch.schema_ref(),

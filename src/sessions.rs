@@ -447,4 +447,6 @@ fn count_types(assigned: &Assigned, types: &[u32], known: usize) -> (Vec<(u32, i
 }
 
 #[cfg(test)]
+mod real_data;
+#[cfg(test)]
 mod tests;

@@ -73,7 +73,7 @@ pub fn deduplicate(
     }
     let kept = pieces
         .par_iter()
-        .zip(&dropped_of)
+        .zip(dropped_of)
         .map(|(piece, dropped)| without(piece, dropped))
         .collect::<Result<Vec<_>>>()?;
     Ok((kept, dropped.iter().map(|d| d.len() as u64).sum()))
@@ -128,10 +128,12 @@ fn repeated_within(
     dropped
 }
 
-fn without(batch: &RecordBatch, dropped: &[u32]) -> Result<RecordBatch> {
+fn without(batch: &RecordBatch, mut dropped: Vec<u32>) -> Result<RecordBatch> {
     if dropped.is_empty() {
         return Ok(batch.clone());
     }
+    // They come from several cores.
+    dropped.sort_unstable();
     let mut dropped = dropped.iter().map(|row| *row as usize).peekable();
     let mask = BooleanBuffer::collect_bool(batch.num_rows(), |row| dropped.next_if_eq(&row).is_none());
     Ok(filter_record_batch(batch, &BooleanArray::new(mask, None))?)

@@ -69,8 +69,6 @@ pub fn sessionize(
     let assigned = assign(&numbers, &times, entities.names().len(), &settings, &positions, |_| None);
     let ids: Vec<[u8; 32]> =
         assigned.sessions.par_iter().map(|s| hex(session_id(entities.names()[s.entity as usize].1, s.start))).collect();
-    let fields: Vec<FieldRef> = schema.fields().iter().cloned().chain(fields().map(Arc::new)).collect();
-    let schema = Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()));
     pieces
         .par_iter()
         .zip(&positions.starts)
@@ -78,7 +76,10 @@ pub fn sessionize(
             let start = *start as usize;
             let mut all = piece.columns().to_vec();
             all.extend(columns(&assigned, &ids, start..start + piece.num_rows())?);
-            Ok(RecordBatch::try_new(schema.clone(), all)?)
+            let fields: Vec<FieldRef> =
+                piece.schema_ref().fields().iter().cloned().chain(fields().map(Arc::new)).collect();
+            let schema = Schema::new_with_metadata(fields, piece.schema_ref().metadata().clone());
+            Ok(RecordBatch::try_new(Arc::new(schema), all)?)
         })
         .collect()
 }
