@@ -170,6 +170,18 @@ impl Builder {
         }
     }
 
+    /// Puts a text that `write` appends to what it is given; when it fails the row has to be taken back.
+    #[inline]
+    pub fn try_text_with<E>(&mut self, row: usize, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
+        self.reach(row);
+        if let Values::Text(offsets, bytes) = &mut self.data {
+            write(bytes)?;
+            offsets.push(bytes.len() as i32);
+            self.len += 1;
+        }
+        Ok(())
+    }
+
     /// Makes the struct of `row` not null; its fields take their values themselves.
     #[inline]
     pub fn present(&mut self, row: usize) {

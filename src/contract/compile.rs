@@ -6,10 +6,13 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use super::columns::{self, Column, Property, Shape};
 use super::fallback::Fallback;
+use super::fast::MOST_TAPS;
 use super::load::Spec;
+use super::program::Program;
 use super::roles::Plan;
 use super::rules::Rules;
 use super::source::File;
+use super::speculate::Glance;
 use crate::error::Result;
 
 /// A contract compiled.
@@ -29,6 +32,8 @@ pub struct Compiled {
     pub schema: SchemaRef,
     /// Whether a personal property is to be hashed.
     pub needs_secret: bool,
+    /// How the event type is found at a glance, where it is a property.
+    pub glance: Option<Glance>,
 }
 
 /// An event type compiled.
@@ -38,6 +43,8 @@ pub struct EventType {
     pub name: String,
     /// Its versions.
     pub versions: Vec<Version>,
+    /// How the version is found at a glance, where it is a property.
+    pub glance: Option<Glance>,
 }
 
 /// A version of an event type compiled.
@@ -55,6 +62,12 @@ pub struct Version {
     pub shape: Shape,
     /// How the roles are read.
     pub plan: Plan,
+    /// The place among the plan's taps of the event time, where it is a date-time.
+    pub time_tap: Option<usize>,
+    /// The place among the versions of all types.
+    pub id: usize,
+    /// The fast path, or why there is none.
+    pub program: Result<Program, String>,
 }
 
 impl Version {
@@ -94,17 +107,31 @@ pub fn compile(spec: &Spec, formats: bool) -> Result<Compiled> {
                 line: Some(line),
                 reason,
             })?;
-            versions.push(Version { name: version.name.clone(), file: file.clone(), rules, fallback, shape, plan });
+            let time_tap = plan.event_time_tap();
+            versions.push(Version {
+                name: version.name.clone(),
+                file: file.clone(),
+                rules,
+                fallback,
+                shape,
+                plan,
+                time_tap,
+                id: 0,
+                program: Err(String::new()),
+            });
         }
-        types.push(EventType { name: kind.name.clone(), versions });
+        let glance = versions.first().and_then(|v| Glance::new(&v.plan, v.plan.version_tap()));
+        types.push(EventType { name: kind.name.clone(), versions, glance });
     }
     // The named ones first: their places are those of `event_types()`.
     types.sort_by_key(|t| t.name == "*");
     let named = types.iter().filter(|t| t.name != "*").count();
     let wildcard = (named < types.len()).then_some(named);
     let columns = merge_columns(spec, &types)?;
-    for version in types.iter_mut().flat_map(|t| &mut t.versions) {
+    for (id, version) in types.iter_mut().flat_map(|t| &mut t.versions).enumerate() {
         version.shape.assign(&columns);
+        version.id = id;
+        version.program = program(version);
     }
     let plan = Plan::new(&spec.roles, None).map_err(|(line, reason)| crate::Error::Contract {
         file: spec.file.to_path_buf(),
@@ -113,7 +140,26 @@ pub fn compile(spec: &Spec, formats: bool) -> Result<Compiled> {
     })?;
     let needs_secret = types.iter().flat_map(|t| &t.versions).any(|v| v.shape.has_hash() || v.plan.has_hash());
     let schema = schema(&columns);
-    Ok(Compiled { types, wildcard, named, plan, columns, schema, needs_secret })
+    let glance = Glance::new(&plan, plan.event_type_tap());
+    Ok(Compiled { types, wildcard, named, plan, columns, schema, needs_secret, glance })
+}
+
+/// The fast path of a version, or why there is none.
+fn program(version: &Version) -> Result<Program, String> {
+    if !version.rules.fallback.is_empty() {
+        return Err("the schema has keywords that the jsonschema crate judges".into());
+    }
+    if version.plan.taps.len() > MOST_TAPS {
+        return Err(format!("the roles read more than {MOST_TAPS} properties"));
+    }
+    let program = Program::new(&version.rules, Some(&version.shape), &version.plan.taps);
+    if program.node(program.root).object.is_none() {
+        return Err(
+            "the schema of the whole event has a $ref beside other keywords, an enum or const, or too many properties"
+                .into(),
+        );
+    }
+    Ok(program)
 }
 
 /// The columns of all versions, in the order in which they first appear in the contract.

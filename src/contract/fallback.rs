@@ -33,12 +33,14 @@ impl Fallback {
         registry: Option<&jsonschema::Registry<'_>>,
     ) -> Result<Self, (String, String)> {
         let options = jsonschema::options()
-            .with_draft(jsonschema::Draft::Draft202012)
-            .should_validate_formats(formats)
             .should_ignore_unknown_formats(true)
             .with_keyword("pattern", pattern_keyword)
             .offline();
-        let options = super::formats::install(options);
+        let mut options = super::formats::install(options);
+        if formats {
+            // Otherwise the dialect decides; that of contracts has formats as annotations.
+            options = options.should_validate_formats(true);
+        }
         let built = match registry {
             Some(registry) => options.with_registry(registry).build(schema),
             None => options.build(schema),

@@ -15,6 +15,7 @@ use super::node::{Doc, Dom, Kind};
 use super::pii::Secret;
 use super::problem::{Found, finish};
 use super::roles::{Message, Plan, Tap, Unreadable};
+use super::speculate::Speculation;
 use super::utf8::Utf8;
 use super::{Contract, Limits};
 use crate::error::{Error, Result};
@@ -126,6 +127,8 @@ pub(super) fn judge(contract: &Contract, events: &RawEvents, rules: &JudgeRules)
         dom: Dom::default(),
         extra: Extra::default(),
     };
+    let limits = contract.limits();
+    let mut fast = Speculation::new(compiled, contract.secret(), limits.max_depth, judge.latest);
     let mut out = Output::new(compiled);
     let mut judged = Judged {
         valid: RecordBatch::new_empty(compiled.schema.clone()),
@@ -141,7 +144,13 @@ pub(super) fn judge(contract: &Contract, events: &RawEvents, rules: &JudgeRules)
             Err(Refusal::of(Code::NotAnObject, "is a tombstone: the message has no value"))
         } else {
             let text = events.values.value(row);
-            judge.row(text, utf8.is_valid(&events.values, row, text), &message, at, &mut out)
+            let utf8 = utf8.is_valid(&events.values, row, text);
+            let quick =
+                if utf8 && text.len() <= limits.max_bytes { fast.row(text, &message, at, &mut out) } else { None };
+            match quick {
+                Some(read) => Ok(read),
+                None => judge.row(text, utf8, &message, at, &mut out),
+            }
         };
         let read = match outcome {
             Ok(read) => {

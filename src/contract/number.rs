@@ -146,6 +146,9 @@ impl<'a> Decimal<'a> {
     /// bits hold.
     pub fn is_multiple_of(&self, of: &Decimal<'_>) -> Option<bool> {
         let divisor = of.mantissa()?;
+        if divisor == 0 {
+            return Some(false);
+        }
         if self.len == 0 {
             return Some(true);
         }
@@ -161,7 +164,7 @@ impl<'a> Decimal<'a> {
         for i in 0..self.len {
             rest = (rest * 10 + u128::from(self.digit(i))) % b;
         }
-        Some(rest * power_of_ten_mod(x.abs_diff(y), b) % b == 0)
+        Some((rest * power_of_ten_mod(x.abs_diff(y), b)).is_multiple_of(b))
     }
 
     /// Whether [`Decimal::is_multiple_of`] can take this as a divisor.
@@ -262,6 +265,45 @@ pub fn small_integer(text: &[u8]) -> Option<i64> {
         value = value * 10 + i64::from(digit);
     }
     Some(if negative { -value } else { value })
+}
+
+/// A number of at most 18 digits without an exponent, as its digits and how many of them stand after the point.
+#[inline]
+pub fn small_decimal(text: &[u8]) -> Option<(i64, u32)> {
+    let (negative, rest) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        _ => (false, text),
+    };
+    if rest.len() > 18 {
+        return None;
+    }
+    let (mut value, mut scale, mut after) = (0i64, 0, 0);
+    for &b in rest {
+        match b.wrapping_sub(b'0') {
+            digit @ 0..=9 => {
+                value = value * 10 + i64::from(digit);
+                scale += after;
+            }
+            _ if b == b'.' => after = 1,
+            _ => return None,
+        }
+    }
+    Some((if negative { -value } else { value }, scale))
+}
+
+/// 10^n, for n up to 38.
+#[inline]
+pub fn power_of_ten(n: u32) -> i128 {
+    const POWERS: [i128; 39] = {
+        let mut powers = [1i128; 39];
+        let mut n = 1;
+        while n < 39 {
+            powers[n] = powers[n - 1] * 10;
+            n += 1;
+        }
+        powers
+    };
+    POWERS[n as usize]
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::iter::Peekable;
 use std::str::Chars;
 use std::sync::Arc;
 
-use regex::{Regex, RegexBuilder};
+use regex::bytes::{Regex, RegexBuilder};
 use serde_json::{Value, json};
 
 /// How often the backtracking engine may go back before it gives up; the text then counts as no match.
@@ -56,8 +56,17 @@ impl Pattern {
     /// Whether there is a match anywhere in the text.
     pub fn is_match(&self, text: &str) -> bool {
         match &self.engine {
-            Engine::Linear(regex) => regex.is_match(text),
+            Engine::Linear(regex) => regex.is_match(text.as_bytes()),
             Engine::Backtracking(validator) => validator.is_valid(&Value::String(text.to_owned())),
+        }
+    }
+
+    /// The same for bytes that are known to be UTF-8.
+    #[inline]
+    pub fn is_match_bytes(&self, text: &[u8]) -> bool {
+        match &self.engine {
+            Engine::Linear(regex) => regex.is_match(text),
+            Engine::Backtracking(_) => std::str::from_utf8(text).is_ok_and(|text| self.is_match(text)),
         }
     }
 }
@@ -236,8 +245,7 @@ fn class(input: &mut Input<'_>, out: &mut String) -> Result<(), String> {
         return Ok(());
     }
     out.push_str(if negated { "[^" } else { "[" });
-    loop {
-        let Some(from) = class_atom(input, out)? else { break };
+    while let Some(from) = class_atom(input, out)? {
         let Some(from) = from else { continue };
         // A range, unless the hyphen is the last of the class.
         let mut ahead = input.clone();

@@ -60,6 +60,8 @@ pub fn hex(bytes: &[u8]) -> String {
 pub fn plain_into(kind: Kind, text: &[u8], out: &mut Vec<u8>) {
     match kind {
         Kind::Escaped => json::unescape_into(text, out),
+        // What is written as a plain integer is its own canonical text.
+        Kind::Integer if text.len() <= 40 && text != b"-0" => out.extend_from_slice(text),
         Kind::Integer | Kind::Number => out.extend_from_slice(Decimal::parse(text).canonical().as_bytes()),
         _ => out.extend_from_slice(text),
     }

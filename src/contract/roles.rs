@@ -325,6 +325,14 @@ impl Plan {
         self.event_type.first().map(|p| p.tap).filter(|t| *t < self.taps.len())
     }
 
+    /// The place in `taps` of the event time, where it is a property with a date-time.
+    pub fn event_time_tap(&self) -> Option<usize> {
+        match self.event_time.first()? {
+            Part { source: Source::Property { unit: None, .. }, tap, .. } => Some(*tap),
+            _ => None,
+        }
+    }
+
     /// The place in `taps` of the schema version, where it is a property.
     pub fn version_tap(&self) -> Option<usize> {
         self.version.as_ref()?.first().map(|p| p.tap).filter(|t| *t < self.taps.len())

@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
 use super::formats::Format;
-use super::number::Decimal;
+use super::number::{Decimal, small_decimal};
 use super::pattern::Pattern;
 use super::problem::{TYPES, push_token, tokens};
 use super::source::{Data, Node};
@@ -78,8 +78,8 @@ pub struct Bound {
     pub keyword: &'static str,
     /// The limit, as JSON text.
     pub limit: String,
-    /// The limit, where it is a whole number of 64 bits.
-    pub whole: Option<i64>,
+    /// The limit as digits and how many of them stand after the point, where it is small.
+    pub small: Option<(i64, u32)>,
 }
 
 /// What a schema says of strings.
@@ -253,6 +253,11 @@ impl<'a> Compiler<'a> {
         self.known.insert(std::ptr::from_ref(at), id);
         self.rules.push(Rule::any());
         let mut rule = Rule::any();
+        if let Some(base) = at.get("$id").filter(|_| !std::ptr::eq(at, self.root)) {
+            // References in it are relative to another base: only the crate can follow them.
+            self.fall_back(pointer, base, "$id inside a schema".into());
+            return Ok(id);
+        }
         match &at.data {
             Data::Bool(true) => {}
             Data::Bool(false) => rule.never = true,
@@ -260,7 +265,7 @@ impl<'a> Compiler<'a> {
                 for (key, value) in entries {
                     let before = pointer.len();
                     push_token(pointer, &key.text);
-                    let done = self.keyword(&mut rule, at, &key.text, value, pointer);
+                    let done = self.keyword(&mut rule, &key.text, value, pointer);
                     pointer.truncate(before);
                     done?;
                 }
@@ -311,14 +316,7 @@ impl<'a> Compiler<'a> {
         self.fallback.push(Reason { pointer: pointer.to_owned(), line: node.line, what });
     }
 
-    fn keyword(
-        &mut self,
-        rule: &mut Rule,
-        schema: &'a Node,
-        key: &str,
-        value: &'a Node,
-        pointer: &mut String,
-    ) -> Compiled<()> {
+    fn keyword(&mut self, rule: &mut Rule, key: &str, value: &'a Node, pointer: &mut String) -> Compiled<()> {
         match key {
             "type" => {
                 let names = value.as_str().into_iter().chain(value.items().iter().filter_map(Node::as_str));
@@ -370,11 +368,7 @@ impl<'a> Compiler<'a> {
             }
             "minItems" => rule.array.get_or_insert_default().min = count(value),
             "maxItems" => rule.array.get_or_insert_default().max = count(value),
-            "uniqueItems" => {
-                if value.data == Data::Bool(true) {
-                    rule.array.get_or_insert_default().unique = true;
-                }
-            }
+            "uniqueItems" if value.data == Data::Bool(true) => rule.array.get_or_insert_default().unique = true,
             "properties" => {
                 for (name, property) in value.entries() {
                     let id = self.below(property, &name.text, pointer)?;
@@ -398,10 +392,9 @@ impl<'a> Compiler<'a> {
             "minProperties" => rule.object.get_or_insert_default().min = count(value),
             "maxProperties" => rule.object.get_or_insert_default().max = count(value),
             "$ref" => return self.reference(rule, value, pointer),
-            "$schema" if !value.as_str().is_some_and(|s| s.trim_end_matches('#') == DIALECT) => {
+            "$schema" if value.as_str().is_none_or(|s| s.trim_end_matches('#') != DIALECT) => {
                 self.fall_back(pointer, value, "$schema of another dialect".into());
             }
-            "$id" if !std::ptr::eq(schema, self.root) => self.fall_back(pointer, value, "$id inside a schema".into()),
             _ if FALLBACK.contains(&key) => self.fall_back(pointer, value, key.to_owned()),
             _ => {}
         }
@@ -431,8 +424,8 @@ impl<'a> Compiler<'a> {
 
     fn bound(&mut self, rule: &mut Rule, keyword: &'static str, value: &Node) {
         if let Data::Number(text) = &value.data {
-            let whole = Decimal::parse(text.as_bytes()).to_i64();
-            rule.number.push(Bound { keyword, limit: text.clone(), whole });
+            let small = small_decimal(text.as_bytes());
+            rule.number.push(Bound { keyword, limit: text.clone(), small });
         }
     }
 }

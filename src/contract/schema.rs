@@ -4,11 +4,14 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::DEEPEST;
 use super::exact;
 use super::fallback::Fallback;
+use super::fast::{Scan, Scratch};
 use super::json::Syntax;
 use super::node::Dom;
 use super::problem::{Found, finish};
+use super::program::Program;
 use super::rules::{Reason, Rules};
 use super::source::{File, Node};
 use crate::error::{Error, Result};
@@ -17,7 +20,7 @@ use crate::verdict::Problem;
 /// A JSON Schema that judges any JSON document, by the exact judge where its keywords allow it, and by the fallback.
 #[derive(Debug)]
 pub struct Validator {
-    rules: Option<Rules>,
+    rules: Option<(Rules, Program)>,
     reasons: Vec<Reason>,
     fallback: Fallback,
 }
@@ -42,7 +45,8 @@ impl Validator {
             Fallback::compile(schema, formats, registry).map_err(|(at, reason)| fail(format!("{at}: {reason}")))?;
         let rules = Rules::compile(&Node::from_value(schema), formats).map_err(|(_, reason)| fail(reason))?;
         let reasons = rules.fallback.clone();
-        Ok(Self { rules: reasons.is_empty().then_some(rules), reasons, fallback })
+        let program = Program::new(&rules, None, &[]);
+        Ok(Self { rules: reasons.is_empty().then_some((rules, program)), reasons, fallback })
     }
 
     /// The same from JSON text, numbers kept as they are written.
@@ -71,9 +75,27 @@ impl Validator {
         let mut found: Vec<Found> = Vec::new();
         match (judge, &self.rules) {
             (Judge::Exact, None) => return Ok(None),
-            (Judge::Exact, Some(rules)) => exact::check(doc, rules, &mut found),
+            (Judge::Exact, Some((rules, _))) => exact::check(doc, rules, &mut found),
             (Judge::Fallback, _) => self.fallback.check(doc, &mut found),
         }
         Ok(Some(finish(found)))
+    }
+
+    /// Whether the fast path accepts a text; when it does not, nothing is said.
+    pub fn accepts(&self, text: &[u8]) -> bool {
+        let Some((rules, program)) = &self.rules else { return false };
+        let mut order = vec![u8::MAX; program.guesses];
+        let mut scratch = Scratch::default();
+        let scan = Scan {
+            text,
+            program,
+            rules,
+            order: &mut order,
+            max_depth: DEEPEST,
+            secret: None,
+            row: 0,
+            scratch: &mut scratch,
+        };
+        std::str::from_utf8(text).is_ok() && { scan }.check().is_ok()
     }
 }
