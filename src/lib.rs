@@ -4,10 +4,12 @@
 //! ([`dedup`], [`watermark`], [`sessions`], [`windows`], [`scd2`]) do no I/O: a record batch and their state in, a record
 //! batch and their state out.
 
+pub mod columns;
 pub mod contract;
 pub mod dedup;
 pub mod error;
 pub mod events;
+pub mod failpoint;
 pub mod generate;
 pub mod hash;
 pub mod lake;
@@ -15,7 +17,9 @@ pub mod scd2;
 pub mod sessions;
 pub mod sinks;
 pub mod sources;
+pub mod state;
 pub mod stream;
+pub mod threads;
 pub mod time;
 pub mod verdict;
 pub mod watermark;

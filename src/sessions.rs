@@ -1,1 +1,452 @@
-//! TODO
+//! Sessions: events are held until the watermark has passed them, then numbered in the order of event time.
+//!
+//! An event opens a new session of its entity when it comes strictly more than `gap` after the one before, or
+//! `max_duration` or more after the session's first. Ties are broken by position. A null entity is an entity of its own,
+//! distinct from ''. A session is over when the watermark is beyond its last event + `gap` (no event that could still
+//! belong to it can come), when the next session of its entity has begun, or when everything is flushed.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray};
+use arrow::buffer::{BooleanBuffer, ScalarBuffer};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Int64Type, Schema, SchemaRef};
+use rayon::prelude::*;
+
+use crate::columns::{index_of, micros, moment, moment_field, moments};
+use crate::error::{Error, Result};
+
+mod batch;
+mod columns;
+mod kernel;
+mod open;
+mod saved;
+
+pub use batch::sessionize;
+use columns::{fields, hex, id_array, session_id};
+use kernel::{Assigned, Entities, Position, Positions, Running, Session, assign};
+use open::{Closed, OpenSessions, Types, add_counts, counts_field};
+
+/// When a session ends, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionSettings {
+    /// An event that comes strictly more than this after the one before opens a new session.
+    pub gap: i64,
+    /// An event that comes this much or more after the session's first opens a new session.
+    pub max_duration: Option<i64>,
+}
+
+impl SessionSettings {
+    fn check(&self) -> Result<()> {
+        if self.gap < 0 {
+            return Err(Error::settings("sessions.gap", "must not be negative"));
+        }
+        if self.max_duration.is_some_and(|max| max <= 0) {
+            return Err(Error::settings("sessions.max_duration", "must be positive; leave it out for no limit"));
+        }
+        Ok(())
+    }
+}
+
+/// What the watermark has let go.
+#[derive(Debug, Clone)]
+pub struct Released {
+    /// Events with `session_id`, `session_start` and `session_seq`, rows in the order in which they were pushed: one
+    /// batch for each pushed batch that has rows in it.
+    pub events: Vec<RecordBatch>,
+    /// Sessions that are over, ordered by (`session_start`, `session_id`).
+    pub sessions: RecordBatch,
+}
+
+/// Holds events until the watermark has passed them, and puts them into sessions.
+pub struct Sessionizer {
+    settings: SessionSettings,
+    input: SchemaRef,
+    output: SchemaRef,
+    /// Where the session columns go in: before `replayed` and the position columns.
+    insert_at: usize,
+    columns: Columns,
+    watermark: Option<i64>,
+    /// How many batches were ever pushed: each keeps its number, so that what is released is cut as it was pushed, however
+    /// often it was saved and loaded on the way.
+    pushes: i64,
+    pending: Vec<Pending>,
+    open: OpenSessions,
+    types: Types,
+    /// Event types known when those that nothing uses were last forgotten.
+    types_kept: usize,
+    /// Everything was flushed since the last delta.
+    flushed: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Columns {
+    entity: usize,
+    event_type: usize,
+    event_time: usize,
+    topic: usize,
+    partition: usize,
+    offset: usize,
+}
+
+struct Pending {
+    number: i64,
+    batch: RecordBatch,
+    times: ScalarBuffer<i64>,
+    oldest: i64,
+    newest: i64,
+    saved: bool,
+}
+
+/// The rows of a pending batch that are let go.
+struct Chosen {
+    pending: Pending,
+    /// Not all of them: which, as mask and as numbers.
+    some: Option<(BooleanArray, Vec<u32>)>,
+}
+
+impl Sessionizer {
+    /// `schema`: a Silver row before the session columns, with `entity`, `event_type`, `event_time`, `_topic`,
+    /// `_partition` and `_offset` among its columns. The session columns are put in before `replayed`, if it is there,
+    /// else before `_topic`.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] for settings out of range, [`Error::Data`] when one of those columns is missing or of another
+    /// type, or a session column is already there.
+    pub fn new(settings: SessionSettings, schema: SchemaRef) -> Result<Self> {
+        settings.check()?;
+        let find = |name: &str, data_type: DataType| {
+            let index = index_of(&schema, name)?;
+            let is = schema.field(index).data_type();
+            if *is != data_type {
+                return Err(Error::Data(format!("column '{name}' is {is}; sessions need {data_type}")));
+            }
+            Ok(index)
+        };
+        let columns = Columns {
+            entity: find("entity", DataType::Utf8)?,
+            event_type: find("event_type", DataType::Utf8)?,
+            event_time: find("event_time", moment())?,
+            topic: find("_topic", DataType::Utf8)?,
+            partition: find("_partition", DataType::Int32)?,
+            offset: find("_offset", DataType::Int64)?,
+        };
+        if let Some(taken) = fields().iter().find(|f| schema.index_of(f.name()).is_ok()) {
+            return Err(Error::Data(format!("there is a column '{}' already", taken.name())));
+        }
+        let insert_at = schema.index_of("replayed").unwrap_or(columns.topic).min(columns.topic);
+        let mut output: Vec<FieldRef> = schema.fields().to_vec();
+        output.splice(insert_at..insert_at, fields().map(Arc::new));
+        let output = Arc::new(Schema::new_with_metadata(output, schema.metadata().clone()));
+        Ok(Self {
+            settings,
+            input: schema,
+            output,
+            insert_at,
+            columns,
+            watermark: None,
+            pushes: 0,
+            pending: Vec::new(),
+            open: OpenSessions::default(),
+            types: Types::default(),
+            types_kept: 0,
+            flushed: false,
+        })
+    }
+
+    /// The columns of what is released.
+    pub fn output_schema(&self) -> SchemaRef {
+        self.output.clone()
+    }
+
+    /// The columns of closed sessions.
+    pub fn sessions_schema() -> SchemaRef {
+        Arc::new(Schema::new(vec![
+            Field::new("session_id", DataType::Utf8, false),
+            Field::new("entity", DataType::Utf8, true),
+            moment_field("session_start", false),
+            moment_field("session_end", false),
+            Field::new("duration_us", DataType::Int64, false),
+            Field::new("events", DataType::Int64, false),
+            counts_field(),
+        ]))
+    }
+
+    /// Holds accepted events. None of them may be late.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for other columns than those given at first; [`Error::Internal`] for an event below the watermark.
+    pub fn push(&mut self, batch: RecordBatch) -> Result<()> {
+        if batch.num_columns() != self.input.fields().len() {
+            return Err(Error::Data(format!(
+                "events for sessions have the columns {}, not {}",
+                batch.schema_ref(),
+                self.input
+            )));
+        }
+        let batch = RecordBatch::try_new(self.input.clone(), batch.columns().to_vec())?;
+        self.pushes += 1;
+        if let Some(pending) = self.hold(self.pushes - 1, batch, false)? {
+            if self.watermark.is_some_and(|w| pending.oldest < w) {
+                return Err(Error::Internal(format!(
+                    "an event at {} was accepted below the watermark {:?}",
+                    pending.oldest, self.watermark
+                )));
+            }
+            self.pending.push(pending);
+        }
+        Ok(())
+    }
+
+    /// Lets go the events strictly below the watermark, and the sessions that are over.
+    ///
+    /// # Errors
+    /// When Arrow cannot hold the result.
+    pub fn advance(&mut self, watermark: i64) -> Result<Released> {
+        let watermark = self.watermark.map_or(watermark, |w| w.max(watermark));
+        self.watermark = Some(watermark);
+        self.release(Some(watermark))
+    }
+
+    /// Lets everything go, and closes every session: the end of bounded input. The watermark moves just past the highest
+    /// event time held.
+    ///
+    /// # Errors
+    /// When Arrow cannot hold the result.
+    pub fn flush_all(&mut self) -> Result<Released> {
+        let newest = self.pending.iter().map(|p| p.newest).max();
+        self.watermark = self.watermark.max(newest.map(|t| t.saturating_add(1)));
+        self.flushed = true;
+        self.release(None)
+    }
+
+    /// How many events are held.
+    pub fn pending(&self) -> usize {
+        self.pending.iter().map(|p| p.batch.num_rows()).sum()
+    }
+
+    /// How many sessions are open.
+    pub fn open_sessions(&self) -> usize {
+        self.open.len()
+    }
+
+    /// The memory that held events take, in bytes.
+    pub fn memory(&self) -> usize {
+        self.pending.iter().map(|p| p.batch.get_array_memory_size()).sum()
+    }
+
+    fn hold(&self, number: i64, batch: RecordBatch, saved: bool) -> Result<Option<Pending>> {
+        let times = micros(batch.column(self.columns.event_time), "event_time")?;
+        let (Some(oldest), Some(newest)) = (times.iter().copied().min(), times.iter().copied().max()) else {
+            return Ok(None);
+        };
+        Ok(Some(Pending { number, batch, times, oldest, newest, saved }))
+    }
+
+    /// Takes out what is below the limit (everything without one); the rest stays held.
+    fn choose(&mut self, limit: Option<i64>) -> Result<Vec<Chosen>> {
+        let mut chosen = Vec::new();
+        for pending in std::mem::take(&mut self.pending) {
+            match limit {
+                Some(limit) if pending.oldest >= limit => self.pending.push(pending),
+                Some(limit) if pending.newest >= limit => {
+                    let mask = BooleanBuffer::collect_bool(pending.times.len(), |row| pending.times[row] < limit);
+                    let rest = filter_record_batch(&pending.batch, &BooleanArray::new(!&mask, None))?;
+                    self.pending.extend(self.hold(pending.number, rest, pending.saved)?);
+                    let rows = mask.set_indices_u32().collect();
+                    chosen.push(Chosen { pending, some: Some((BooleanArray::new(mask, None), rows)) });
+                }
+                _ => chosen.push(Chosen { pending, some: None }),
+            }
+        }
+        Ok(chosen)
+    }
+
+    fn release(&mut self, limit: Option<i64>) -> Result<Released> {
+        let chosen = self.choose(limit)?;
+        let rows: usize = chosen.iter().map(Chosen::rows).sum();
+        let mut entities = Entities::default();
+        let mut numbers: Vec<u32> = Vec::with_capacity(rows);
+        let mut times: Vec<i64> = Vec::with_capacity(rows);
+        let mut types: Vec<u32> = Vec::with_capacity(rows);
+        let mut positions = Positions { starts: Vec::new(), pieces: Vec::new() };
+        for piece in &chosen {
+            positions.starts.push(numbers.len() as u32);
+            positions.pieces.push(Some(piece.position(&self.columns)));
+            let batch = &piece.pending.batch;
+            let names = batch.column(self.columns.entity).as_string::<i32>();
+            let type_names = batch.column(self.columns.event_type).as_string::<i32>();
+            match &piece.some {
+                None => {
+                    times.extend_from_slice(&piece.pending.times);
+                    numbers.extend(names.iter().map(|name| entities.number(name)));
+                    types.extend(type_names.iter().map(|name| self.types.number(name)));
+                }
+                Some((_, rows)) => {
+                    let value = |array: &StringArray, row: u32| (row as usize, array.is_valid(row as usize));
+                    times.extend(rows.iter().map(|row| piece.pending.times[*row as usize]));
+                    for row in rows {
+                        let (row, valid) = value(names, *row);
+                        numbers.push(entities.number(valid.then(|| names.value(row))));
+                        let (row, valid) = value(type_names, row as u32);
+                        types.push(self.types.number(valid.then(|| type_names.value(row))));
+                    }
+                }
+            }
+        }
+        let open_slots: Vec<Option<u32>> =
+            entities.names().iter().map(|(place, name)| self.open.find(*place, *name)).collect();
+        let open = &self.open;
+        let assigned = assign(&numbers, &times, entities.names().len(), &self.settings, &positions, |n| {
+            open_slots[n as usize].and_then(|slot| open.slot(slot).running)
+        });
+        let ids: Vec<[u8; 32]> =
+            assigned.sessions.iter().map(|s| hex(session_id(entities.names()[s.entity as usize].1, s.start))).collect();
+        let events = self.events(&chosen, &positions.starts, &assigned, &ids)?;
+        let sessions = self.close(&entities, &open_slots, &assigned, &ids, &types, limit)?;
+        self.forget_types();
+        Ok(Released { events, sessions })
+    }
+
+    /// The rows let go, with their session columns.
+    fn events(
+        &self,
+        chosen: &[Chosen],
+        starts: &[u32],
+        assigned: &Assigned,
+        ids: &[[u8; 32]],
+    ) -> Result<Vec<RecordBatch>> {
+        chosen
+            .par_iter()
+            .zip(starts)
+            .map(|(piece, start)| {
+                let batch = match &piece.some {
+                    None => piece.pending.batch.clone(),
+                    Some((mask, _)) => filter_record_batch(&piece.pending.batch, mask)?,
+                };
+                let start = *start as usize;
+                let mut all = batch.columns().to_vec();
+                all.splice(
+                    self.insert_at..self.insert_at,
+                    columns::columns(assigned, ids, start..start + batch.num_rows())?,
+                );
+                Ok(RecordBatch::try_new(self.output.clone(), all)?)
+            })
+            .collect()
+    }
+
+    /// Takes the new sessions in; what is over comes out.
+    fn close(
+        &mut self,
+        entities: &Entities<'_>,
+        open_slots: &[Option<u32>],
+        assigned: &Assigned,
+        ids: &[[u8; 32]],
+        types: &[u32],
+        limit: Option<i64>,
+    ) -> Result<RecordBatch> {
+        let (counts, ranges) = count_types(assigned, types, self.types.len());
+        let mut closed: Vec<Closed<'_>> = Vec::new();
+        let settings = self.settings;
+        let over = |last: i64| limit.is_none_or(|watermark| settings.has_passed(last, watermark));
+        for (entity, sessions) in assigned.of_entity.iter().enumerate() {
+            let (place, name) = entities.names()[entity];
+            let mut slot = open_slots[entity];
+            for n in sessions.clone() {
+                let session: &Session = &assigned.sessions[n as usize];
+                let added = &counts[ranges[n as usize].clone()];
+                let running = Running {
+                    start: session.start,
+                    last: session.last,
+                    events: session.before + i64::from(session.added),
+                };
+                let mut all = Cow::Borrowed(added);
+                if let Some(slot) = slot.take() {
+                    if session.before > 0 {
+                        let mut sum = std::mem::take(self.open.counts_mut(slot));
+                        add_counts(&mut sum, added);
+                        all = Cow::Owned(sum);
+                        if n + 1 < sessions.end || over(running.last) {
+                            self.open.remove(slot);
+                        }
+                    } else {
+                        closed.extend(Closed::of(self.open.remove(slot)));
+                    }
+                }
+                if n + 1 == sessions.end && !over(running.last) {
+                    self.open.put(place, name, running, all.into_owned());
+                } else {
+                    closed.push(Closed { id: ids[n as usize], entity: name.map(Cow::Borrowed), running, counts: all });
+                }
+            }
+        }
+        for slot in self.open.which(|running| over(running.last)) {
+            closed.extend(Closed::of(self.open.remove(slot)));
+        }
+        closed.sort_unstable_by_key(|c| (c.running.start, c.id));
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(id_array(closed.iter().map(|c| c.id))?),
+            Arc::new(closed.iter().map(|c| c.entity.as_deref()).collect::<StringArray>()),
+            Arc::new(moments(closed.iter().map(|c| c.running.start).collect::<Vec<_>>())),
+            Arc::new(moments(closed.iter().map(|c| c.running.last).collect::<Vec<_>>())),
+            Arc::new(Int64Array::from_iter_values(closed.iter().map(|c| c.running.last.wrapping_sub(c.running.start)))),
+            Arc::new(Int64Array::from_iter_values(closed.iter().map(|c| c.running.events))),
+            Arc::new(self.types.counts(closed.iter().map(|c| &*c.counts))?),
+        ];
+        Ok(RecordBatch::try_new(Self::sessions_schema(), columns)?)
+    }
+
+    /// Forgets event types that no open session has, when a contract that takes every type has let many in.
+    fn forget_types(&mut self) {
+        if self.types.len() < 1024 || self.types.len() < 2 * self.types_kept {
+            return;
+        }
+        let old = std::mem::take(&mut self.types);
+        self.open.renumber(|n| self.types.number(old.name(n)));
+        self.types_kept = self.types.len();
+    }
+}
+
+impl Chosen {
+    fn rows(&self) -> usize {
+        self.some.as_ref().map_or(self.pending.batch.num_rows(), |(_, rows)| rows.len())
+    }
+
+    fn position(&self, columns: &Columns) -> Position<'_> {
+        let batch = &self.pending.batch;
+        Position {
+            topics: batch.column(columns.topic).as_string::<i32>(),
+            partitions: batch.column(columns.partition).as_primitive::<Int32Type>(),
+            offsets: batch.column(columns.offset).as_primitive::<Int64Type>(),
+            rows: self.some.as_ref().map(|(_, rows)| rows.clone()),
+        }
+    }
+}
+
+/// For each session the events added to it by type, as ranges of one list.
+fn count_types(assigned: &Assigned, types: &[u32], known: usize) -> (Vec<(u32, i64)>, Vec<std::ops::Range<usize>>) {
+    let mut counts = Vec::new();
+    let mut ranges = Vec::with_capacity(assigned.sessions.len());
+    let mut sums = vec![0i64; known];
+    let mut seen: Vec<u32> = Vec::new();
+    let mut rows = assigned.order.iter();
+    for session in &assigned.sessions {
+        for row in rows.by_ref().take(session.added as usize) {
+            let n = types[*row as usize];
+            if sums[n as usize] == 0 {
+                seen.push(n);
+            }
+            sums[n as usize] += 1;
+        }
+        let from = counts.len();
+        counts.extend(seen.drain(..).map(|n| (n, std::mem::take(&mut sums[n as usize]))));
+        ranges.push(from..counts.len());
+    }
+    (counts, ranges)
+}
+
+#[cfg(test)]
+mod real_data;
+#[cfg(test)]
+mod tests;

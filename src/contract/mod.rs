@@ -1,1 +1,183 @@
-//! TODO
+//! Contracts: what a valid event is, and the columns that valid events come to.
+//!
+//! A contract names the roles of an event and gives each event type and version a JSON Schema (draft 2020-12). Valid
+//! events go from bytes to column builders in one pass; everything else is judged exactly, problem by problem.
+
+pub mod append;
+pub mod builders;
+pub mod columns;
+pub mod compile;
+pub mod exact;
+pub mod extra;
+pub mod fallback;
+pub mod fast;
+pub mod formats;
+pub mod json;
+pub mod judge;
+#[cfg(test)]
+mod judge_tests;
+pub mod load;
+pub mod nearest;
+pub mod node;
+pub mod number;
+pub mod pattern;
+pub mod pii;
+pub mod problem;
+pub mod program;
+pub mod roles;
+pub mod rules;
+pub mod schema;
+pub mod source;
+pub mod speculate;
+mod utf8;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use sha2::{Digest, Sha256};
+
+pub use judge::{JudgeRules, Judged, Rejected, events_of};
+
+use crate::error::{Error, Result};
+use crate::events::RawEvents;
+use compile::Compiled;
+use load::Spec;
+use pii::Secret;
+
+/// What an event may measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The most bytes of one event.
+    pub max_bytes: usize,
+    /// The deepest nesting; the event itself is 1.
+    pub max_depth: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_bytes: 1 << 20, max_depth: 64 }
+    }
+}
+
+/// The deepest nesting that can be allowed.
+const DEEPEST: usize = 512;
+
+/// What a valid event is. Cheap to clone; judging needs no more than `&self`.
+#[derive(Debug, Clone)]
+pub struct Contract {
+    spec: Arc<Spec>,
+    compiled: Arc<Compiled>,
+    limits: Limits,
+    secret: Option<Secret>,
+}
+
+impl Contract {
+    /// Loads a contract file, and the schema files that it names.
+    ///
+    /// # Errors
+    /// [`Error::Contract`] with file, line and reason.
+    pub fn load(path: &Path) -> Result<Self> {
+        Self::of(Spec::load(path)?)
+    }
+
+    /// Reads a contract from YAML or JSON text; schema paths are relative to the folder of `origin`.
+    ///
+    /// # Errors
+    /// As [`Contract::load`].
+    pub fn from_text(text: &str, origin: &Path) -> Result<Self> {
+        Self::of(Spec::parse(text, origin)?)
+    }
+
+    fn of(spec: Spec) -> Result<Self> {
+        let compiled = compile::compile(&spec, true)?;
+        Ok(Self { spec: Arc::new(spec), compiled: Arc::new(compiled), limits: Limits::default(), secret: None })
+    }
+
+    /// The same contract with other limits.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] for limits that make no sense.
+    pub fn with_limits(mut self, limits: Limits) -> Result<Self> {
+        if !(1..=DEEPEST).contains(&limits.max_depth) {
+            return Err(Error::settings("contract.max_depth", format!("has to be 1 to {DEEPEST}")));
+        }
+        if !(1..=MOST_BYTES).contains(&limits.max_bytes) {
+            return Err(Error::settings("contract.max_bytes", format!("has to be 1 to {MOST_BYTES}")));
+        }
+        self.limits = limits;
+        Ok(self)
+    }
+
+    /// The same contract with `format` asserted (as by default) or as annotation only.
+    ///
+    /// # Errors
+    /// As [`Contract::load`].
+    pub fn with_format_assertion(mut self, assert: bool) -> Result<Self> {
+        self.compiled = Arc::new(compile::compile(&self.spec, assert)?);
+        Ok(self)
+    }
+
+    /// The same contract with the secret that personal properties are hashed with.
+    pub fn with_secret(mut self, secret: Option<&[u8]>) -> Self {
+        self.secret = secret.map(Secret::new);
+        self
+    }
+
+    /// Whether judging needs a secret.
+    pub fn needs_secret(&self) -> bool {
+        self.compiled.needs_secret
+    }
+
+    /// The contract's name.
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// The whole contract as one JSON text, schemas inlined: read again, it is the same contract.
+    pub fn text(&self) -> &str {
+        &self.spec.text
+    }
+
+    /// The SHA-256 of [`Contract::text`], in hexadecimal digits.
+    pub fn digest(&self) -> String {
+        pii::hex(&Sha256::digest(self.spec.text.as_bytes()))
+    }
+
+    /// The columns of valid events: the roles, the typed columns, `_extra`.
+    pub fn schema(&self) -> SchemaRef {
+        self.compiled.schema.clone()
+    }
+
+    /// The event types that are named (without `*`).
+    pub fn event_types(&self) -> Vec<&str> {
+        self.compiled.types[..self.compiled.named].iter().map(|t| t.name.as_str()).collect()
+    }
+
+    /// Judges a piece of events, in order, on this thread.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] when a secret is needed and not there, [`Error::Data`] for more than 1 GiB at once.
+    pub fn judge(&self, events: &RawEvents, rules: &JudgeRules) -> Result<Judged> {
+        judge::judge(self, events, rules)
+    }
+
+    pub(crate) fn compiled(&self) -> &Compiled {
+        &self.compiled
+    }
+
+    pub(crate) fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn secret(&self) -> Option<&Secret> {
+        self.secret.as_ref()
+    }
+}
+
+/// The largest event that can be allowed.
+const MOST_BYTES: usize = 1 << 30;

@@ -1,8 +1,45 @@
-//! The bindings.
+//! The bindings: what Python sees of the engine. They convert, and nothing more; every call goes through [`gate`].
+
+mod contract;
+mod dedup;
+mod errors;
+mod gate;
+mod generate;
+mod lake;
+mod scd2;
+mod sessions;
+mod stream;
+mod table;
+mod windows;
+
 use pyo3::prelude::*;
 
-/// The engine of Penstock.
+/// The engine of Penstock. The public package is `penstock`; this module may change at any time.
 #[pymodule]
-fn _core(_m: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+mod _core {
+    #[pymodule_export]
+    use super::contract::{Contract, validate};
+    #[pymodule_export]
+    use super::dedup::deduplicate;
+    #[pymodule_export]
+    use super::generate::generate;
+    #[pymodule_export]
+    use super::lake::{read_lake, write_parquet};
+    #[pymodule_export]
+    use super::scd2::{History, Merge, scd2_merge, scd2_point};
+    #[pymodule_export]
+    use super::sessions::sessionize;
+    #[pymodule_export]
+    use super::stream::{audit, failpoints, inspect, lake_log, run_pipeline};
+    #[pymodule_export]
+    use super::table::Table;
+    #[pymodule_export]
+    use super::windows::aggregate_windows;
+
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
 }

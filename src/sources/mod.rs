@@ -1,1 +1,155 @@
-//! TODO
+//! Where events come from. A source hands out pieces of its partitions and can read any range of them again.
+
+pub mod files;
+pub mod lines;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::events::RawEvents;
+
+/// A stretch of one partition, half-open: offsets, or bytes of the decompressed text of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    /// The topic, or the path of a file.
+    pub topic: String,
+    /// The partition of the topic; 0 for a file.
+    pub partition: i32,
+    /// The first position.
+    pub from: i64,
+    /// The position after the last.
+    pub to: i64,
+}
+
+/// What a commit keeps of a partition, so that a later run goes on from there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionState {
+    /// The topic, or the path of a file.
+    pub topic: String,
+    /// The partition of the topic; 0 for a file.
+    pub partition: i32,
+    /// Where reading goes on.
+    pub position: i64,
+    /// Whether it was read to its end in a bounded run, so that it holds no watermark back.
+    pub finished: bool,
+    /// For a file: how it is known again.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub file: Option<files::FileState>,
+}
+
+/// Where a partition stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Known, and nothing of it was read yet.
+    Waiting,
+    /// Being read.
+    Open,
+    /// Read to its present end; more may come.
+    CaughtUp,
+    /// Read to its end in a bounded run.
+    Finished,
+}
+
+/// A partition as it stands now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionStatus {
+    /// The topic, or the path of a file.
+    pub topic: String,
+    /// The partition of the topic; 0 for a file.
+    pub partition: i32,
+    /// How far it was read.
+    pub progress: Progress,
+    /// When its newest message came, by the broker's clock (a file: when it was last written), in microseconds.
+    pub newest: Option<i64>,
+}
+
+/// Bytes at the end of a file that are no event yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unread {
+    /// The path of the file.
+    pub topic: String,
+    /// Where they begin.
+    pub from: i64,
+    /// How many there are.
+    pub bytes: i64,
+}
+
+/// What was read in one go: consecutive pieces of one partition.
+#[derive(Debug, Clone)]
+pub struct Chunk {
+    /// What was read. It may hold no events (blank lines), and be empty when a partition just ended.
+    pub range: Range,
+    /// The events in it, in pieces of about 2 MiB that can be judged side by side. Where they are cut follows from the
+    /// range alone.
+    pub pieces: Vec<RawEvents>,
+    /// Whether the partition is now finished.
+    pub finished: bool,
+}
+
+/// How much is to be read in one go.
+#[derive(Debug, Clone, Copy)]
+pub struct Want {
+    /// About so many bytes of text at most; at least one line is read.
+    pub bytes: usize,
+    /// So many events at most.
+    pub events: usize,
+    /// The time that the events get as their arrival.
+    pub arrival: i64,
+}
+
+/// The watermark of each partition, as far as it is known; a source reads the lowest first.
+pub trait PartitionTimes {
+    /// The highest event time seen in a partition; none when there was none yet.
+    fn time(&self, topic: &str, partition: i32) -> Option<i64>;
+}
+
+impl<F: Fn(&str, i32) -> Option<i64>> PartitionTimes for F {
+    fn time(&self, topic: &str, partition: i32) -> Option<i64> {
+        self(topic, partition)
+    }
+}
+
+/// A place that events are read from. It holds no business rules: it knows positions, not what the events mean.
+///
+/// All methods take the source exclusively, so that reading can be moved to a thread beside the judging of what was
+/// read before.
+pub trait Source: Send {
+    /// Takes up the positions of the last commit. Called at the start, and again after a plan was run again with
+    /// [`Source::read_range`].
+    ///
+    /// # Errors
+    /// When a partition is not what it was: it shrank, its head changed, it is gone.
+    fn restore(&mut self, states: &[PartitionState]) -> Result<()>;
+
+    /// Looks for partitions that are new and for what was added to those known. Nothing beyond what was seen here is
+    /// read until the next call, so that a bounded run ends.
+    ///
+    /// # Errors
+    /// As [`Source::restore`].
+    fn refresh(&mut self) -> Result<()>;
+
+    /// Reads on, in the partition whose watermark is lowest; those not yet begun come first. None when all that was
+    /// seen is read.
+    ///
+    /// # Errors
+    /// When it cannot be read, naming the place.
+    fn next(&mut self, times: &dyn PartitionTimes, want: &Want) -> Result<Option<Chunk>>;
+
+    /// Reads exactly this range again, piece by piece, cut as it was the first time. Positions do not move.
+    ///
+    /// # Errors
+    /// When it cannot be read, naming the place, or from `each`.
+    fn read_range(&mut self, range: &Range, arrival: i64, each: &mut dyn FnMut(RawEvents) -> Result<()>) -> Result<()>;
+
+    /// Every partition that is known, sorted.
+    fn partitions(&self) -> Vec<PartitionStatus>;
+
+    /// What a commit has to keep of the partitions that moved since this was last asked (or since the restore).
+    fn changes(&mut self) -> Vec<PartitionState>;
+
+    /// What a snapshot has to keep: every partition, sorted.
+    fn snapshot(&self) -> Vec<PartitionState>;
+
+    /// What was left unread at the end of partitions, for the ledger.
+    fn unread(&self) -> Vec<Unread>;
+}

@@ -1,1 +1,23 @@
-//! TODO
+//! The stream: events from a source through contract and operators into the lake, exactly once.
+//!
+//! An epoch is planned, run and committed by objects that are put if absent ([`journal`]); its files are a function of
+//! its plan, so that whoever runs it again after a crash writes the same bytes. The loop ([`run`]) knows its source, the
+//! store and the clock by trait.
+
+pub mod audit;
+mod epoch;
+pub mod inspect;
+pub mod journal;
+pub mod ledger;
+pub mod log;
+mod operators;
+pub mod run;
+pub mod spec;
+pub mod state;
+pub mod store;
+#[cfg(test)]
+mod tests;
+
+pub use epoch::silver_schema;
+pub use run::{Event, Observer, Report, RunOptions, Unwatched, run};
+pub use spec::PipelineSpec;

@@ -1,0 +1,111 @@
+# `make` alone lists the targets. `make demo` and `make test` set up all that they need, on a machine that has Rust
+# (https://rustup.rs) and Python 3.10 or newer: an environment in .venv, the locked packages, the engine.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV    := .venv
+BIN     := $(VENV)/bin
+# The stamps lie in the environment: whoever removes it removes them too.
+DEPS    := $(VENV)/.stamp-deps
+CORE    := $(VENV)/.stamp-core
+# How the engine is built for the environment: `fast` skips link-time optimisation; `make bench PROFILE=release` does not.
+PROFILE ?= fast
+EVENTS  ?= 100000
+JOBS    ?= 2
+
+# The newest Python at hand that is new enough (an environment made before keeps the one that it has).
+PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11 python3.10 python,\
+  $(shell $(p) -c 'import sys; print("$(p)") if sys.version_info >= (3, 10) else sys.exit(1)' 2>/dev/null)))
+# uv, where it is there and works; else one of our own, put beside the environment.
+UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .uv/bin/uv)
+
+# No Python of uv's own: the environment is that of the Python found above.
+export UV_PYTHON_DOWNLOADS := never
+export UV_PROJECT_ENVIRONMENT := $(VENV)
+# One interpreter for every build of the bindings, so that cargo does not build them again.
+export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
+
+##@ See it work
+.PHONY: demo
+demo: $(CORE) ## Events with flaws → lake, warehouse, marts, checks, and a ledger for every event (EVENTS=100000)
+	$(BIN)/penstock demo ecommerce --dir demo --events $(EVENTS)
+
+##@ Work on it
+.PHONY: setup
+setup: $(CORE) ## Make the environment in .venv and build the engine into it (the other targets do this themselves)
+
+.PHONY: test
+test: test-rust test-python ## All tests: the engine's own, then those of the package
+
+.PHONY: test-rust
+test-rust: $(DEPS) ## The engine's tests alone
+	cargo test --locked
+
+.PHONY: test-python
+test-python: $(CORE) ## The package's tests alone (ARGS="-k cli" picks some)
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: soak
+soak: $(DEPS) ## Kill the run thousands of times (about an hour; KILLS=5000)
+	PENSTOCK_KILLS=$${KILLS:-5000} cargo test --locked --profile fast --test kill -- --nocapture
+
+.PHONY: bench
+bench: $(CORE) ## Measure: each kernel, and whole runs side by side with Polars and DuckDB
+	cargo bench --locked
+	$(BIN)/python benches/compare.py $(ARGS)
+
+.PHONY: lint
+lint: $(CORE) ## Check format, lints and types of Rust and Python
+	cargo fmt --check
+	cargo clippy --locked --all-targets --features python -- -D warnings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	MYPYPATH=python $(BIN)/python -m mypy.stubtest penstock._core --ignore-disjoint-bases
+
+.PHONY: format
+format: $(DEPS) ## Format Rust and Python, and mend what the linter can mend
+	cargo fmt
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: docs
+docs: $(CORE) ## Build the documentation into site/ (a warning is an error)
+	$(BIN)/mkdocs build --strict
+
+.PHONY: wheel
+wheel: $(DEPS) ## Build the wheel that is released, into dist/
+	$(BIN)/maturin build --release --locked --out dist
+
+.PHONY: clean
+clean: ## Remove what was built and made: environment, targets, demo, site
+	rm -rf $(VENV) .uv target dist site build demo benches/out .mypy_cache .pytest_cache .ruff_cache
+	rm -f python/penstock/_core*.so python/penstock/_core*.pyd
+
+.PHONY: help
+help:
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@ / {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- set-up: runs when the lock or a source file is newer than the stamp, else not at all -----------------------------
+
+.uv/bin/uv:
+	@test -n "$(PYTHON)" || { echo "Python 3.10 or newer is needed and was not found on PATH" >&2; exit 1; }
+	$(PYTHON) -m venv .uv || { rm -rf .uv; \
+	  echo "Python's venv module is missing: install it (Debian, Ubuntu: apt-get install python3-venv), or uv" >&2; exit 1; }
+	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+$(DEPS): uv.lock pyproject.toml | $(if $(filter .uv/bin/uv,$(UV)),.uv/bin/uv)
+	@test -n "$(PYTHON)" || { echo "Python 3.10 or newer is needed and was not found on PATH" >&2; exit 1; }
+	@cargo --version >/dev/null 2>&1 || { echo "Rust is needed and was not found: see https://rustup.rs" >&2; exit 1; }
+	test -x $(BIN)/python || $(UV) venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
+	$(UV) sync --quiet --locked --inexact
+	@touch $@
+
+$(CORE): $(DEPS) Cargo.toml Cargo.lock $(shell find src -name '*.rs' 2>/dev/null)
+	PATH="$(CURDIR)/$(BIN):$(dir $(abspath $(UV))):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" \
+	  maturin develop --uv --locked --profile $(PROFILE)
+	@touch $@

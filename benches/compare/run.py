@@ -1,0 +1,226 @@
+"""One job, side by side: a million events of JSON lines, validated, deduplicated, sessionised, written as Parquet.
+
+    python benches/compare/run.py [--events 1000000] [--rounds 5] [--input FILE] [--only NAME ...]
+
+Whole processes are measured, from start to exit: wall time, CPU time (user and system), and peak memory. The
+contestants take turns, round by round; the table holds medians. Before anything is timed, the rows that each one writes
+are compared with those of the first; a contestant whose rows differ is named as such in the table. The table goes to
+standard output and to benches/out/compare.md, the numbers to benches/out/compare.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+import polars as pl
+
+HERE = Path(__file__).resolve().parent
+OUT = HERE.parent / "out"
+CONTRACT = str(files("penstock") / "pipelines" / "ecommerce" / "contract.yaml")
+
+# What is compared, row by row. Session ids are each tool's own; the same start means the same session.
+COLUMNS = [
+    "idempotency_key", "event_type", "user_id", "event_timestamp", "session_start", "session_seq", "device_type", "os",
+    "browser", "country", "ip_address", "page", "referrer", "load_time_ms", "user_agent", "order_id", "product_id",
+    "product_category", "quantity", "amount", "currency", "payment_method", "failure_reason", "attempt", "plan_type",
+    "signup_channel", "language", "marketing_consent",
+]  # fmt: skip
+
+
+@dataclass
+class Contestant:
+    """A way to do the job."""
+
+    name: str
+    command: list[str]
+    glob: str
+    same_rows: bool = True
+    rows: int = 0
+    differs: str = ""
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+
+
+def contestants(source: Path, out: Path) -> list[Contestant]:
+    """All of them; each writes below `out`, and finds that folder empty."""
+    python = sys.executable
+
+    def job(name: str, script: str, *options: str) -> Contestant:
+        target = out / "out.parquet"
+        same = not options
+        return Contestant(
+            name, [python, str(HERE / script), str(source), str(target), *options], str(target), same_rows=same
+        )
+
+    def run(name: str, **settings: object) -> Contestant:
+        settings = {"contract": CONTRACT, "source.files.paths": [str(source)], "lake": str(out / "lake")} | settings
+        options = [
+            x for k, v in settings.items() for x in ("--set", f"{k}={v if isinstance(v, str) else json.dumps(v)}")
+        ]
+        command = [
+            python,
+            "-m",
+            "penstock",
+            "run",
+            str(HERE / "pipeline.yaml"),
+            "--until-caught-up",
+            "--json",
+            *options,
+        ]
+        return Contestant(name, command, str(out / "lake" / "silver" / "events" / "**" / "*.parquet"))
+
+    api = [python, str(HERE / "penstock_api.py"), CONTRACT, str(source), str(out)]
+    return [
+        Contestant("penstock, Python API", api, str(out / "silver" / "**" / "*.parquet")),
+        run("penstock run, layers [silver], durability process", layers=["silver"], durability="process"),
+        run("penstock run, defaults"),
+        job("polars", "polars_job.py"),
+        job("polars, its own typing", "polars_job.py", "--tool-typing"),
+        job("duckdb", "duckdb_job.py"),
+        job("duckdb, its own typing", "duckdb_job.py", "--tool-typing"),
+    ]
+
+
+def measure(command: list[str], log: Path) -> tuple[float, float, float]:
+    """Runs a process to its end: seconds of wall time, seconds of CPU, peak MiB of it and its children."""
+    with log.open("wb") as output:
+        start = time.perf_counter()
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(child.pid, 0)
+        wall = time.perf_counter() - start
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        sys.exit(f"{' '.join(command)}\nended with {child.returncode}:\n{log.read_text(errors='replace')[-4000:]}")
+    unit = 1024 if sys.platform != "darwin" else 1024**2  # ru_maxrss is in KiB on Linux, in bytes on macOS
+    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit
+
+
+def empty(folder: Path) -> None:
+    """Makes the folder, and makes it empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def rows_of(contestant: Contestant) -> pl.DataFrame:
+    """What it wrote, by key."""
+    rows = pl.scan_parquet(contestant.glob, hive_partitioning=False).select(COLUMNS)
+    times = pl.col("event_timestamp", "session_start").cast(pl.Datetime("us", "UTC"))
+    return rows.with_columns(times, pl.col("session_seq").cast(pl.Int64)).sort("idempotency_key").collect()
+
+
+def check(all_of_them: list[Contestant], out: Path, log: Path) -> None:
+    """Runs each once, and compares its rows with those of the first."""
+    reference: pl.DataFrame | None = None
+    for contestant in all_of_them:
+        empty(out)
+        measure(contestant.command, log)
+        rows = rows_of(contestant)
+        contestant.rows = rows.height
+        if reference is None:
+            reference = rows
+        elif not rows.equals(reference):
+            ours = reference.join(rows, on=COLUMNS, how="anti", nulls_equal=True).height
+            theirs = rows.join(reference, on=COLUMNS, how="anti", nulls_equal=True).height
+            contestant.differs = f"{theirs:,} rows that should not be so, {ours:,} missing"
+            if contestant.same_rows:
+                sys.exit(f"{contestant.name}: {contestant.differs}. Nothing was timed.")
+        print(f"  {contestant.name}: {rows.height:,} rows {contestant.differs or '(the same)'}", file=sys.stderr)
+
+
+def machine() -> dict[str, str]:
+    """What the numbers were measured on."""
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        cpu = models[0] if models else cpu
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
+    return {
+        "cpu": cpu,
+        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "memory": f"{memory:.1f} GiB",
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("penstock", "polars", "duckdb")},
+    }
+
+
+def table(all_of_them: list[Contestant]) -> str:
+    """The medians as markdown."""
+    polars = next((statistics.median(c.wall) for c in all_of_them if c.name == "polars"), None)
+    lines = [
+        "| job | wall | against polars | CPU | peak memory | rows |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for c in all_of_them:
+        wall = statistics.median(c.wall)
+        ratio = f"{wall / polars:.2f}" if polars else ""
+        lines.append(
+            f"| {c.name} | {wall:.2f} s | {ratio} | {statistics.median(c.cpu):.2f} s "
+            f"| {statistics.median(c.memory):,.0f} MiB | {c.rows:,}{'*' if c.differs else ''} |"
+        )
+    notes = [f"\\* {c.name}: {c.differs}" for c in all_of_them if c.differs]
+    return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def main() -> None:
+    """Generates, compares, measures, prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--input", type=Path, help="events to use instead of generated ones")
+    parser.add_argument("--only", nargs="+", default=[""], help="contestants whose name begins so")
+    options = parser.parse_args()
+
+    with tempfile.TemporaryDirectory(prefix="penstock-bench-") as name:
+        folder = Path(name)
+        source, out, log = options.input, folder / "out", folder / "log"
+        if source is None:
+            source = folder / "events.jsonl"
+            print(f"generating {options.events:,} events", file=sys.stderr)
+            produce = ["produce", "ecommerce", "--total-events", str(options.events), "--bad-data-rate", "0.01"]
+            measure([sys.executable, "-m", "penstock", *produce, "--seed", "42", "--to", str(source)], log)
+        all_of_them = [c for c in contestants(source, out) if any(c.name.startswith(o) for o in options.only)]
+        print("comparing rows", file=sys.stderr)
+        check(all_of_them, out, log)
+        for number in range(options.rounds):
+            print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
+            for contestant in all_of_them:
+                empty(out)
+                wall, cpu, memory = measure(contestant.command, log)
+                contestant.wall.append(wall)
+                contestant.cpu.append(cpu)
+                contestant.memory.append(memory)
+        with source.open("rb") as file:
+            events, size = sum(1 for _ in file), source.stat().st_size
+    where = machine()
+    text = (
+        f"{events:,} events, {size / 1e6:,.0f} MB of JSON lines; medians of {options.rounds}; whole processes.\n"
+        f"{where['cpu']}, {where['cores']} cores, {where['memory']}, {where['system']}; "
+        f"Python {where['python']}, penstock {where['penstock']}, polars {where['polars']}, "
+        f"duckdb {where['duckdb']}.\n\n"
+        f"{table(all_of_them)}\n"
+    )
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "compare.md").write_text(text)
+    numbers = {"machine": where, "events": events, "bytes": size, "jobs": [asdict(c) for c in all_of_them]}
+    (OUT / "compare.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

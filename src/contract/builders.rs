@@ -1,0 +1,358 @@
+//! Column builders whose rows can be taken back: what a row has put in goes again when the row turns out to be no good.
+//! A column that a row says nothing of is not touched; the nulls are filled in when something comes, or at the end.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int64Array, ListArray, StringArray, StructArray,
+    TimestampMicrosecondArray,
+};
+use arrow::buffer::{BooleanBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::datatypes::Field;
+
+use super::columns::{ColumnType, fields};
+use crate::error::{Error, Result};
+
+/// A column that is being built.
+#[derive(Debug)]
+pub struct Builder {
+    len: usize,
+    /// Runs of nulls: first row, and the row after the last.
+    nulls: Vec<(usize, usize)>,
+    /// The values.
+    pub data: Values,
+}
+
+/// The values of a column that is being built.
+#[derive(Debug)]
+pub enum Values {
+    /// Booleans.
+    Boolean(Vec<bool>),
+    /// Integers.
+    Int64(Vec<i64>),
+    /// Floats.
+    Float64(Vec<f64>),
+    /// Decimals.
+    Decimal(Vec<i128>, u8, u8),
+    /// Microseconds.
+    Timestamp(Vec<i64>),
+    /// Text, and JSON text.
+    Text(Vec<i32>, Vec<u8>),
+    /// Fields, which have the rows of their struct.
+    Struct(Vec<Builder>, ColumnType),
+    /// Where the items of each row end, and the items, which have rows of their own.
+    List(Vec<i32>, Box<Builder>, ColumnType),
+}
+
+impl Builder {
+    /// An empty column.
+    pub fn new(kind: &ColumnType) -> Self {
+        let data = match kind {
+            ColumnType::Boolean => Values::Boolean(Vec::new()),
+            ColumnType::Int64 => Values::Int64(Vec::new()),
+            ColumnType::Float64 => Values::Float64(Vec::new()),
+            ColumnType::Decimal(precision, scale) => Values::Decimal(Vec::new(), *precision, *scale),
+            ColumnType::Text | ColumnType::Json => Values::Text(vec![0], Vec::new()),
+            ColumnType::Timestamp => Values::Timestamp(Vec::new()),
+            ColumnType::Struct(columns) => {
+                Values::Struct(columns.iter().map(|c| Builder::new(&c.kind)).collect(), kind.clone())
+            }
+            ColumnType::List(item) => Values::List(vec![0], Box::new(Builder::new(item)), kind.clone()),
+        };
+        Self { len: 0, nulls: Vec::new(), data }
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Fills up with nulls, so that the next value is that of `row`.
+    #[inline(always)]
+    pub fn reach(&mut self, row: usize) {
+        if self.len < row {
+            self.fill(row);
+        }
+    }
+
+    #[inline(never)]
+    fn fill(&mut self, row: usize) {
+        let from = self.len;
+        match self.nulls.last_mut() {
+            Some(run) if run.1 == from => run.1 = row,
+            _ => self.nulls.push((from, row)),
+        }
+        self.len = row;
+        match &mut self.data {
+            Values::Boolean(v) => v.resize(row, false),
+            Values::Int64(v) | Values::Timestamp(v) => v.resize(row, 0),
+            Values::Float64(v) => v.resize(row, 0.0),
+            Values::Decimal(v, ..) => v.resize(row, 0),
+            Values::Text(offsets, _) | Values::List(offsets, ..) => {
+                let last = offsets.last().copied().unwrap_or(0);
+                offsets.resize(row + 1, last);
+            }
+            Values::Struct(..) => {}
+        }
+    }
+
+    /// Makes `row` null.
+    #[inline]
+    pub fn null(&mut self, row: usize) {
+        self.reach(row + 1);
+    }
+
+    /// Puts an integer, or microseconds.
+    #[inline]
+    pub fn int(&mut self, row: usize, value: i64) {
+        self.reach(row);
+        if let Values::Int64(v) | Values::Timestamp(v) = &mut self.data {
+            v.push(value);
+            self.len += 1;
+        }
+    }
+
+    /// Puts a float.
+    #[inline]
+    pub fn float(&mut self, row: usize, value: f64) {
+        self.reach(row);
+        if let Values::Float64(v) = &mut self.data {
+            v.push(value);
+            self.len += 1;
+        }
+    }
+
+    /// Puts a decimal.
+    #[inline]
+    pub fn decimal(&mut self, row: usize, value: i128) {
+        self.reach(row);
+        if let Values::Decimal(v, ..) = &mut self.data {
+            v.push(value);
+            self.len += 1;
+        }
+    }
+
+    /// Puts a boolean.
+    #[inline]
+    pub fn boolean(&mut self, row: usize, value: bool) {
+        self.reach(row);
+        if let Values::Boolean(v) = &mut self.data {
+            v.push(value);
+            self.len += 1;
+        }
+    }
+
+    /// Puts a text.
+    #[inline]
+    pub fn text(&mut self, row: usize, value: &[u8]) {
+        self.reach(row);
+        if let Values::Text(offsets, bytes) = &mut self.data {
+            bytes.extend_from_slice(value);
+            // Whoever calls keeps what goes in below 2 GiB; `finish` checks it.
+            offsets.push(bytes.len() as i32);
+            self.len += 1;
+        }
+    }
+
+    /// Puts a text that `write` appends to what it is given.
+    #[inline]
+    pub fn text_with(&mut self, row: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        self.reach(row);
+        if let Values::Text(offsets, bytes) = &mut self.data {
+            write(bytes);
+            offsets.push(bytes.len() as i32);
+            self.len += 1;
+        }
+    }
+
+    /// Puts a text that `write` appends to what it is given; when it fails the row has to be taken back.
+    #[inline]
+    pub fn try_text_with<E>(&mut self, row: usize, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
+        self.reach(row);
+        if let Values::Text(offsets, bytes) = &mut self.data {
+            write(bytes)?;
+            offsets.push(bytes.len() as i32);
+            self.len += 1;
+        }
+        Ok(())
+    }
+
+    /// Makes the struct of `row` not null; its fields take their values themselves.
+    #[inline]
+    pub fn present(&mut self, row: usize) {
+        self.reach(row);
+        self.len += 1;
+    }
+
+    /// Ends the list of `row` after the items put into the items' builder.
+    #[inline]
+    pub fn end_list(&mut self, row: usize) {
+        self.reach(row);
+        if let Values::List(offsets, items, _) = &mut self.data {
+            offsets.push(items.len() as i32);
+            self.len += 1;
+        }
+    }
+
+    /// Takes back everything from `row` on.
+    pub fn truncate(&mut self, row: usize) {
+        if self.len > row {
+            self.len = row;
+            while let Some(run) = self.nulls.last_mut() {
+                if run.1 <= row {
+                    break;
+                }
+                run.1 = row;
+                if run.0 >= row {
+                    self.nulls.pop();
+                }
+            }
+        }
+        match &mut self.data {
+            Values::Boolean(v) => v.truncate(row),
+            Values::Int64(v) | Values::Timestamp(v) => v.truncate(row),
+            Values::Float64(v) => v.truncate(row),
+            Values::Decimal(v, ..) => v.truncate(row),
+            Values::Text(offsets, bytes) => {
+                offsets.truncate(row + 1);
+                bytes.truncate(offsets.last().map_or(0, |end| *end as usize));
+            }
+            Values::Struct(fields, _) => fields.iter_mut().for_each(|f| f.truncate(row)),
+            Values::List(offsets, items, _) => {
+                offsets.truncate(row + 1);
+                items.truncate(offsets.last().map_or(0, |end| *end as usize));
+            }
+        }
+    }
+
+    /// The finished column of `rows` rows.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when its text comes to more than 2 GiB.
+    pub fn finish(mut self, rows: usize) -> Result<ArrayRef> {
+        self.reach(rows);
+        let nulls = null_buffer(&self.nulls, rows);
+        Ok(match self.data {
+            Values::Boolean(v) => Arc::new(BooleanArray::new(BooleanBuffer::from(v), nulls)),
+            Values::Int64(v) => Arc::new(Int64Array::try_new(ScalarBuffer::from(v), nulls)?),
+            Values::Float64(v) => Arc::new(Float64Array::try_new(ScalarBuffer::from(v), nulls)?),
+            Values::Timestamp(v) => {
+                Arc::new(TimestampMicrosecondArray::try_new(ScalarBuffer::from(v), nulls)?.with_timezone("UTC"))
+            }
+            Values::Decimal(v, precision, scale) => {
+                let array = Decimal128Array::try_new(ScalarBuffer::from(v), nulls)?;
+                Arc::new(array.with_precision_and_scale(precision, scale as i8)?)
+            }
+            Values::Text(offsets, bytes) => {
+                too_long(bytes.len())?;
+                let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
+                Arc::new(StringArray::try_new(offsets, bytes.into(), nulls)?)
+            }
+            Values::Struct(builders, kind) => {
+                let ColumnType::Struct(columns) = &kind else { return Err(Error::Internal("no struct".into())) };
+                let arrays: Vec<ArrayRef> = builders.into_iter().map(|b| b.finish(rows)).collect::<Result<_>>()?;
+                Arc::new(StructArray::try_new(fields(columns), arrays, nulls)?)
+            }
+            Values::List(offsets, items, kind) => {
+                let ColumnType::List(item) = &kind else { return Err(Error::Internal("no list".into())) };
+                let count = items.len();
+                too_long(count)?;
+                let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
+                let field = Arc::new(Field::new("item", item.arrow(), true));
+                Arc::new(ListArray::try_new(field, offsets, items.finish(count)?, nulls)?)
+            }
+        })
+    }
+}
+
+fn too_long(length: usize) -> Result<()> {
+    if length > i32::MAX as usize {
+        return Err(Error::Data("a column of one piece comes to more than 2 GiB; hand in fewer events at once".into()));
+    }
+    Ok(())
+}
+
+fn null_buffer(runs: &[(usize, usize)], rows: usize) -> Option<NullBuffer> {
+    if runs.is_empty() {
+        return None;
+    }
+    let mut bits = vec![0xffu8; rows.div_ceil(8)];
+    for &(from, to) in runs {
+        let mut at = from;
+        while at < to {
+            if at % 8 == 0 && to - at >= 8 {
+                let bytes = (to - at) / 8;
+                bits[at / 8..at / 8 + bytes].fill(0);
+                at += bytes * 8;
+            } else {
+                bits[at / 8] &= !(1 << (at % 8));
+                at += 1;
+            }
+        }
+    }
+    Some(NullBuffer::new(BooleanBuffer::new(bits.into(), 0, rows)))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Array, AsArray};
+    use arrow::datatypes::Int64Type;
+
+    use super::super::columns::Column;
+    use super::*;
+
+    #[test]
+    fn rows_can_be_taken_back() {
+        let inner = ColumnType::Struct(vec![
+            Column { name: "a".into(), kind: ColumnType::Int64 },
+            Column { name: "b".into(), kind: ColumnType::Text },
+        ]);
+        let mut list = Builder::new(&ColumnType::List(Box::new(inner)));
+        let put = |list: &mut Builder, row: usize, values: &[i64]| {
+            list.reach(row);
+            if let Values::List(_, items, _) = &mut list.data {
+                for value in values {
+                    let at = items.len();
+                    items.present(at);
+                    if let Values::Struct(fields, _) = &mut items.data {
+                        fields[0].int(at, *value);
+                        if value % 2 == 0 {
+                            fields[1].text(at, value.to_string().as_bytes());
+                        }
+                    }
+                }
+            }
+            list.end_list(row);
+        };
+        put(&mut list, 0, &[1, 2]);
+        put(&mut list, 3, &[4]);
+        put(&mut list, 4, &[5, 6, 7]);
+        list.truncate(4);
+        list.truncate(2);
+        put(&mut list, 2, &[8]);
+        let array = list.finish(5).unwrap();
+        let array = array.as_list::<i32>();
+        assert_eq!((0..5).map(|i| array.is_null(i)).collect::<Vec<_>>(), [false, true, false, true, true]);
+        let items = array.values().as_struct();
+        assert_eq!(items.column(0).as_primitive::<Int64Type>().values(), &[1, 2, 8]);
+        assert_eq!(items.column(1).as_string::<i32>().value(2), "8");
+        assert!(items.column(1).is_null(0));
+    }
+
+    #[test]
+    fn long_runs_of_nulls_are_null() {
+        let mut column = Builder::new(&ColumnType::Int64);
+        column.int(3, 1);
+        column.int(40, 2);
+        column.null(41);
+        let array = column.finish(43).unwrap();
+        for row in 0..43 {
+            assert_eq!(array.is_valid(row), row == 3 || row == 40, "{row}");
+        }
+    }
+}

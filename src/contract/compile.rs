@@ -1,0 +1,205 @@
+//! From a contract as it is written to one that judges: rules, columns, and how the roles are read.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+
+use super::columns::{self, Column, Property, Shape};
+use super::fallback::Fallback;
+use super::fast::MOST_TAPS;
+use super::load::Spec;
+use super::program::Program;
+use super::roles::Plan;
+use super::rules::Rules;
+use super::source::File;
+use super::speculate::Glance;
+use crate::error::Result;
+
+/// A contract compiled.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The event types; the first ones are those that are named, in the order of the contract.
+    pub types: Vec<EventType>,
+    /// The place of `*` among the types.
+    pub wildcard: Option<usize>,
+    /// How many types are named.
+    pub named: usize,
+    /// How the roles are read before the event type is known.
+    pub plan: Plan,
+    /// The typed columns.
+    pub columns: Vec<Column>,
+    /// The columns of a judged batch.
+    pub schema: SchemaRef,
+    /// Whether a personal property is to be hashed.
+    pub needs_secret: bool,
+    /// How the event type is found at a glance, where it is a property.
+    pub glance: Option<Glance>,
+}
+
+/// An event type compiled.
+#[derive(Debug)]
+pub struct EventType {
+    /// Its name.
+    pub name: String,
+    /// Its versions.
+    pub versions: Vec<Version>,
+    /// How the version is found at a glance, where it is a property.
+    pub glance: Option<Glance>,
+}
+
+/// A version of an event type compiled.
+#[derive(Debug)]
+pub struct Version {
+    /// Its name.
+    pub name: String,
+    /// The schema's file.
+    pub file: File,
+    /// The schema as rules.
+    pub rules: Rules,
+    /// The schema for the `jsonschema` crate, when it needs it.
+    pub fallback: Option<Fallback>,
+    /// How an event goes into the columns.
+    pub shape: Shape,
+    /// How the roles are read.
+    pub plan: Plan,
+    /// The place among the plan's taps of the event time, where it is a date-time.
+    pub time_tap: Option<usize>,
+    /// The place among the versions of all types.
+    pub id: usize,
+    /// The fast path, or why there is none.
+    pub program: Result<Program, String>,
+}
+
+impl Version {
+    /// The declared top-level properties.
+    pub fn properties(&self) -> &[Property] {
+        match &self.shape {
+            Shape::Struct(properties) => properties,
+            _ => &[],
+        }
+    }
+}
+
+/// Compiles a contract; with `formats`, `format` is asserted.
+pub fn compile(spec: &Spec, formats: bool) -> Result<Compiled> {
+    let mut types = Vec::new();
+    for kind in &spec.types {
+        let mut versions = Vec::new();
+        for version in &kind.versions {
+            let file = &version.schema;
+            let fault = |(line, reason): (usize, String)| file.error(line, reason);
+            let rules = Rules::compile(&file.root, formats).map_err(fault)?;
+            let root = rules.get(rules.root);
+            if root.never || root.types & 64 == 0 {
+                return Err(file.error(file.root.line, "takes no object, so no event could be valid"));
+            }
+            let fallback = if rules.fallback.is_empty() {
+                None
+            } else {
+                let built = Fallback::compile(&file.root.to_value(), formats, None);
+                Some(built.map_err(|(at, reason)| {
+                    file.error(file.root.line_of(&at), format!("is no JSON Schema: {reason}"))
+                })?)
+            };
+            let shape = columns::derive(&file.root, &|name| kind.roles.is_own_property(name)).map_err(fault)?;
+            let plan = Plan::new(&kind.roles, Some(&shape)).map_err(|(line, reason)| crate::Error::Contract {
+                file: spec.file.to_path_buf(),
+                line: Some(line),
+                reason,
+            })?;
+            let time_tap = plan.event_time_tap();
+            versions.push(Version {
+                name: version.name.clone(),
+                file: file.clone(),
+                rules,
+                fallback,
+                shape,
+                plan,
+                time_tap,
+                id: 0,
+                program: Err(String::new()),
+            });
+        }
+        let glance = versions.first().and_then(|v| Glance::new(&v.plan, v.plan.version_tap()));
+        types.push(EventType { name: kind.name.clone(), versions, glance });
+    }
+    // The named ones first: their places are those of `event_types()`.
+    types.sort_by_key(|t| t.name == "*");
+    let named = types.iter().filter(|t| t.name != "*").count();
+    let wildcard = (named < types.len()).then_some(named);
+    let columns = merge_columns(spec, &types)?;
+    for (id, version) in types.iter_mut().flat_map(|t| &mut t.versions).enumerate() {
+        version.shape.assign(&columns);
+        version.id = id;
+        version.program = program(version);
+    }
+    let plan = Plan::new(&spec.roles, None).map_err(|(line, reason)| crate::Error::Contract {
+        file: spec.file.to_path_buf(),
+        line: Some(line),
+        reason,
+    })?;
+    let needs_secret = types.iter().flat_map(|t| &t.versions).any(|v| v.shape.has_hash() || v.plan.has_hash());
+    let schema = schema(&columns);
+    let glance = Glance::new(&plan, plan.event_type_tap());
+    Ok(Compiled { types, wildcard, named, plan, columns, schema, needs_secret, glance })
+}
+
+/// The fast path of a version, or why there is none.
+fn program(version: &Version) -> Result<Program, String> {
+    if !version.rules.fallback.is_empty() {
+        return Err("the schema has keywords that the jsonschema crate judges".into());
+    }
+    if version.plan.taps.len() > MOST_TAPS {
+        return Err(format!("the roles read more than {MOST_TAPS} properties"));
+    }
+    let program = Program::new(&version.rules, Some(&version.shape), &version.plan.taps);
+    if program.node(program.root).object.is_none() {
+        return Err(
+            "the schema of the whole event has a $ref beside other keywords, an enum or const, or too many properties"
+                .into(),
+        );
+    }
+    Ok(program)
+}
+
+/// The columns of all versions, in the order in which they first appear in the contract.
+fn merge_columns(spec: &Spec, types: &[EventType]) -> Result<Vec<Column>> {
+    let mut columns: Vec<Column> = Vec::new();
+    let mut owners: Vec<(String, String)> = Vec::new();
+    for kind in &spec.types {
+        let Some(compiled) = types.iter().find(|t| t.name == kind.name) else { continue };
+        for version in &compiled.versions {
+            let here = format!("{} {}", kind.name, version.name);
+            for property in version.properties() {
+                let Some(column) = property.shape.column_type() else { continue };
+                let column = Column { name: property.column.clone(), kind: column };
+                if let Err((path, before, now)) = columns::merge(&mut columns, std::slice::from_ref(&column)) {
+                    let owner = owners.iter().find(|(name, _)| *name == column.name).map_or("another type", |(_, o)| o);
+                    let reason = format!(
+                        "column '{path}' is {before} in {owner} and {now} in {here}: give both one type, or rename one with \
+                         x-penstock-column"
+                    );
+                    return Err(version.file.error(property.line, reason));
+                }
+                if !owners.iter().any(|(name, _)| *name == column.name) {
+                    owners.push((column.name, here.clone()));
+                }
+            }
+        }
+    }
+    Ok(columns)
+}
+
+fn schema(columns: &[Column]) -> SchemaRef {
+    let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    let mut fields = vec![
+        Field::new("event_type", DataType::Utf8, false),
+        Field::new("event_time", time, false),
+        Field::new("idempotency_key", DataType::Utf8, false),
+        Field::new("entity", DataType::Utf8, true),
+        Field::new("schema_version", DataType::Utf8, true),
+    ];
+    fields.extend(columns.iter().map(|c| Field::new(&c.name, c.kind.arrow(), true)));
+    fields.push(Field::new("_extra", DataType::Utf8, true));
+    Arc::new(Schema::new(fields))
+}

@@ -1,0 +1,223 @@
+//! Which way an event goes on the fast path is guessed from a glance at its text, and found true or false at the end.
+
+use memchr::memmem::Finder;
+
+use super::compile::{Compiled, Version};
+use super::fast::{MOST_TAPS, Scan, Scratch};
+use super::json;
+use super::judge::{Output, Read, find_type};
+use super::node::Kind;
+use super::pii::Secret;
+use super::roles::{Message, Plan, Tap};
+
+/// Finds a property by its name in quotes, at the first place where the text has it.
+#[derive(Debug)]
+pub struct Glance {
+    quoted: Vec<u8>,
+    finder: Finder<'static>,
+}
+
+impl Glance {
+    /// For the property at this place of a plan's taps.
+    pub fn new(plan: &Plan, tap: Option<usize>) -> Option<Self> {
+        let name = plan.taps.get(tap?)?.last()?;
+        let quoted = format!("\"{name}\"").into_bytes();
+        let finder = Finder::new(&quoted).into_owned();
+        Some(Self { quoted, finder })
+    }
+
+    /// The text of the scalar (of strings what stands between the quotes); `at` is where the property was the last time.
+    #[inline]
+    fn look<'t>(&self, text: &'t [u8], at: &mut usize) -> Option<&'t [u8]> {
+        if !text.get(*at..).is_some_and(|rest| rest.starts_with(&self.quoted)) {
+            *at = self.finder.find(text)?;
+        }
+        let mut pos = json::skip_space(text, *at + self.quoted.len());
+        if text.get(pos) != Some(&b':') {
+            return None;
+        }
+        pos = json::skip_space(text, pos + 1);
+        match text.get(pos)? {
+            b'"' => json::string(text, pos + 1).ok().map(|(end, _)| &text[pos + 1..end]),
+            _ => json::number(text, pos).ok().map(|(end, _)| &text[pos..end]),
+        }
+    }
+}
+
+/// The fast path over the rows of one piece.
+pub struct Speculation<'a> {
+    compiled: &'a Compiled,
+    secret: Option<&'a Secret>,
+    max_depth: usize,
+    latest: Option<i64>,
+    scratch: Scratch,
+    orders: Vec<Vec<u8>>,
+    type_at: usize,
+    version_at: usize,
+    last: usize,
+    name: Vec<u8>,
+}
+
+impl<'a> Speculation<'a> {
+    /// Begins a piece.
+    pub fn new(compiled: &'a Compiled, secret: Option<&'a Secret>, max_depth: usize, latest: Option<i64>) -> Self {
+        let versions = compiled.types.iter().flat_map(|t| &t.versions);
+        let orders = versions.map(|v| vec![u8::MAX; v.program.as_ref().map_or(0, |p| p.guesses)]).collect();
+        Self {
+            compiled,
+            secret,
+            max_depth,
+            latest,
+            scratch: Scratch::default(),
+            orders,
+            type_at: 0,
+            version_at: 0,
+            last: 0,
+            name: Vec::new(),
+        }
+    }
+
+    /// Reads an event into row `row`. When it cannot, nothing of it is left there.
+    #[inline]
+    pub(super) fn row(&mut self, text: &[u8], message: &Message<'_>, row: usize, out: &mut Output) -> Option<Read> {
+        let mut kind = self.glance_type(text, message)?;
+        let mut version = self.glance_version(text, message, kind)?;
+        for _ in 0..2 {
+            let chosen = self.compiled.types.get(kind)?.versions.get(version)?;
+            match self.accept(text, message, row, out, kind, chosen) {
+                Ok(read) => return Some(read),
+                Err(told) => {
+                    out.truncate(row);
+                    match told {
+                        // The glance fell on something else: now that the event has been read, it is known.
+                        Some(truth) if truth != (kind, version) => (kind, version) = truth,
+                        _ => return None,
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    #[inline]
+    fn glance_type(&mut self, text: &[u8], message: &Message<'_>) -> Option<usize> {
+        let compiled = self.compiled;
+        let name = match &compiled.glance {
+            Some(glance) => glance.look(text, &mut self.type_at)?,
+            None => {
+                self.name.clear();
+                compiled.plan.event_type(&[], message, &mut self.name).ok()?;
+                self.name.as_slice()
+            }
+        };
+        if compiled.types[self.last].name.as_bytes() == name {
+            return Some(self.last);
+        }
+        self.last = find_type(compiled, std::str::from_utf8(name).ok()?)?.0;
+        Some(self.last)
+    }
+
+    #[inline]
+    fn glance_version(&mut self, text: &[u8], message: &Message<'_>, kind: usize) -> Option<usize> {
+        let kind = self.compiled.types.get(kind)?;
+        if kind.versions.len() == 1 {
+            return Some(0);
+        }
+        let name = match &kind.glance {
+            Some(glance) => glance.look(text, &mut self.version_at)?,
+            None => {
+                self.name.clear();
+                kind.versions[0].plan.version(&[], message, &mut self.name).ok()?;
+                self.name.as_slice()
+            }
+        };
+        kind.versions.iter().position(|v| v.name.as_bytes() == name)
+    }
+
+    /// Reads the event as if it were of this type and version. The error says what it is, where that came out.
+    fn accept(
+        &mut self,
+        text: &[u8],
+        message: &Message<'_>,
+        row: usize,
+        out: &mut Output,
+        kind: usize,
+        version: &Version,
+    ) -> Result<Read, Option<(usize, usize)>> {
+        let program = version.program.as_ref().map_err(|_| None)?;
+        let mut order = std::mem::take(&mut self.orders[version.id]);
+        let scanned = Scan {
+            text,
+            program,
+            rules: &version.rules,
+            order: &mut order,
+            max_depth: self.max_depth,
+            secret: self.secret,
+            row,
+            scratch: &mut self.scratch,
+        }
+        .event(&mut out.columns);
+        self.orders[version.id] = order;
+        let mut taps: [Tap<'_>; MOST_TAPS] = [None; MOST_TAPS];
+        for (tap, place) in taps.iter_mut().zip(&self.scratch.taps) {
+            *tap = place.map(|(kind, from, to)| (kind, &text[from as usize..to as usize]));
+        }
+        if scanned.is_err() {
+            return Err(None);
+        }
+        let taps = &taps[..version.plan.taps.len()];
+        self.roles(taps, message, row, out, kind, version)
+    }
+
+    #[inline]
+    fn roles(
+        &mut self,
+        taps: &[Tap<'_>],
+        message: &Message<'_>,
+        row: usize,
+        out: &mut Output,
+        kind: usize,
+        version: &Version,
+    ) -> Result<Read, Option<(usize, usize)>> {
+        let (plan, compiled, name) = (&version.plan, self.compiled, &mut self.name);
+        let told = |_| None;
+        name.clear();
+        plan.event_type(taps, message, name).map_err(told)?;
+        let expected = &compiled.types[kind];
+        if expected.name.as_bytes() != name.as_slice() {
+            let (truth, found) = std::str::from_utf8(name).ok().and_then(|n| find_type(compiled, n)).ok_or(None)?;
+            if truth != kind {
+                return Err((found.versions.len() == 1).then_some((truth, 0)));
+            }
+        }
+        out.event_type.text(row, name);
+        name.clear();
+        match plan.version(taps, message, name).map_err(told)? {
+            true if version.name.as_bytes() != name.as_slice() => {
+                let truth = expected.versions.iter().position(|v| v.name.as_bytes() == name.as_slice());
+                return Err(truth.map(|version| (kind, version)));
+            }
+            _ => out.version.text(row, version.name.as_bytes()),
+        }
+        let time = match version.time_tap.and_then(|tap| self.scratch.taps[tap]) {
+            // It was read as a date-time a moment ago.
+            Some((Kind::String, from, _)) if from == self.scratch.time.0 => self.scratch.time.1,
+            _ => plan.event_time(taps, message).map_err(told)?,
+        };
+        if self.latest.is_some_and(|latest| time > latest) {
+            return Err(None);
+        }
+        out.event_time.int(row, time);
+        let secret = self.secret;
+        out.key.try_text_with(row, |key| plan.key(taps, message, secret, key)).map_err(told)?;
+        if plan.has_entity() {
+            let entity = |entity: &mut Vec<u8>| plan.entity(taps, message, secret, entity).map(|_| ());
+            out.entity.try_text_with(row, entity).map_err(told)?;
+        }
+        if let Some(extra) = self.scratch.extra.end() {
+            out.extra.text(row, extra);
+        }
+        let event_type = if kind < compiled.named { kind as u16 } else { u16::MAX };
+        Ok(Read { event_type, event_time: Some(time) })
+    }
+}

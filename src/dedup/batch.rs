@@ -1,0 +1,160 @@
+//! Deduplication of a whole input at once.
+
+use std::hash::{BuildHasher, RandomState};
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, GenericStringArray, OffsetSizeTrait, RecordBatch};
+use arrow::buffer::{BooleanBuffer, ScalarBuffer};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::DataType;
+use arrow::row::{RowConverter, SortField};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use rayon::prelude::*;
+
+use super::Key;
+use crate::columns::{cut, index_of, micros, same_schema};
+use crate::error::{Error, Result};
+use crate::hash::HashKey;
+
+/// Rows that one core takes at a time.
+const PIECE: usize = 1 << 16;
+
+/// Drops every row whose key (these columns; nulls are equal, and equal to nothing else) stood in a row before it, and
+/// tells how many were dropped. The rest keeps its order. Exact over the whole input.
+///
+/// With a `horizon` (microseconds; needs the time column `at`), a key counts from the row that was kept until `horizon`
+/// of event time later: a row further on is kept, and counts from there. In a stream this is what is found at the
+/// latest; there, a key may be remembered longer by the lateness and the length of an epoch.
+///
+/// # Errors
+/// [`Error::Data`] when a column is missing or of a type that cannot be a key or a time; [`Error::Settings`] for a
+/// horizon without `at`, or no key.
+pub fn deduplicate(
+    batches: &[RecordBatch],
+    key: &[&str],
+    at: Option<&str>,
+    horizon: Option<i64>,
+) -> Result<(Vec<RecordBatch>, u64)> {
+    if key.is_empty() {
+        return Err(Error::settings("key", "name at least one column"));
+    }
+    if horizon.is_some_and(|h| h < 0) {
+        return Err(Error::settings("horizon", "must not be negative"));
+    }
+    same_schema(batches)?;
+    let Some(first) = batches.first() else { return Ok((Vec::new(), 0)) };
+    let columns: Vec<usize> = key.iter().map(|name| index_of(first.schema_ref(), name)).collect::<Result<_>>()?;
+    let time_column = at.map(|at| index_of(first.schema_ref(), at).map(|i| (i, at))).transpose()?;
+    let horizon = match (horizon, time_column) {
+        (Some(horizon), Some(at)) => Some((horizon, at)),
+        (Some(_), None) => return Err(Error::settings("horizon", "needs the column of event times: give 'at' too")),
+        (None, _) => None,
+    };
+    let pieces = cut(batches, PIECE);
+    // A secret of this run: nobody can prepare keys that collide. What is kept does not depend on it.
+    let mut secret = [0; 16];
+    secret[..8].copy_from_slice(&RandomState::new().hash_one(1).to_le_bytes());
+    secret[8..].copy_from_slice(&RandomState::new().hash_one(2).to_le_bytes());
+    let secret = HashKey(secret);
+    let hashes: Vec<Vec<u128>> = pieces.par_iter().map(|p| hash_keys(p, &columns, &secret)).collect::<Result<_>>()?;
+    let times: Option<Vec<ScalarBuffer<i64>>> =
+        horizon.map(|(_, (i, at))| pieces.par_iter().map(|p| micros(p.column(i), at)).collect()).transpose()?;
+    let parts = rayon::current_num_threads().next_power_of_two().min(64);
+    let dropped: Vec<Vec<(u32, u32)>> = (0..parts)
+        .into_par_iter()
+        .map(|part| match (&times, horizon) {
+            (Some(times), Some((horizon, _))) => repeated_within(&hashes, times, horizon, part, parts),
+            _ => repeated(&hashes, part, parts),
+        })
+        .collect();
+    let mut dropped_of: Vec<Vec<u32>> = vec![Vec::new(); pieces.len()];
+    for (piece, row) in dropped.iter().flatten() {
+        dropped_of[*piece as usize].push(*row);
+    }
+    let kept = pieces
+        .par_iter()
+        .zip(dropped_of)
+        .map(|(piece, dropped)| without(piece, dropped))
+        .collect::<Result<Vec<_>>>()?;
+    Ok((kept, dropped.iter().map(|d| d.len() as u64).sum()))
+}
+
+/// The part of the keys that one core looks after.
+fn part_of(hash: u128, parts: usize) -> usize {
+    (hash >> 122) as usize & (parts - 1)
+}
+
+fn repeated(hashes: &[Vec<u128>], part: usize, parts: usize) -> Vec<(u32, u32)> {
+    let rows: usize = hashes.iter().map(Vec::len).sum();
+    let mut seen: HashTable<[u64; 2]> = HashTable::with_capacity(rows / parts + rows / 64);
+    let mut dropped = Vec::new();
+    for (piece, hashes) in hashes.iter().enumerate() {
+        for (row, hash) in hashes.iter().enumerate().filter(|(_, h)| part_of(**h, parts) == part) {
+            let key = [*hash as u64, (*hash >> 64) as u64];
+            match seen.entry(key[0], |k| *k == key, |k| k[0]) {
+                Entry::Occupied(_) => dropped.push((piece as u32, row as u32)),
+                Entry::Vacant(place) => {
+                    place.insert(key);
+                }
+            }
+        }
+    }
+    dropped
+}
+
+fn repeated_within(
+    hashes: &[Vec<u128>],
+    times: &[ScalarBuffer<i64>],
+    horizon: i64,
+    part: usize,
+    parts: usize,
+) -> Vec<(u32, u32)> {
+    let mut seen: HashTable<Key> = HashTable::new();
+    let mut dropped = Vec::new();
+    for (piece, (hashes, times)) in hashes.iter().zip(times).enumerate() {
+        for (row, hash) in hashes.iter().enumerate().filter(|(_, h)| part_of(**h, parts) == part) {
+            let key = Key::new(*hash, times[row]);
+            match seen.entry(key.place(), |k| k.is(&key), Key::place) {
+                Entry::Occupied(known) if key.time.saturating_sub(horizon) <= known.get().time => {
+                    dropped.push((piece as u32, row as u32));
+                }
+                Entry::Occupied(mut expired) => expired.get_mut().time = key.time,
+                Entry::Vacant(place) => {
+                    place.insert(key);
+                }
+            }
+        }
+    }
+    dropped
+}
+
+fn without(batch: &RecordBatch, mut dropped: Vec<u32>) -> Result<RecordBatch> {
+    if dropped.is_empty() {
+        return Ok(batch.clone());
+    }
+    // They come from several cores.
+    dropped.sort_unstable();
+    let mut dropped = dropped.iter().map(|row| *row as usize).peekable();
+    let mask = BooleanBuffer::collect_bool(batch.num_rows(), |row| dropped.next_if_eq(&row).is_none());
+    Ok(filter_record_batch(batch, &BooleanArray::new(mask, None))?)
+}
+
+fn hash_keys(batch: &RecordBatch, columns: &[usize], secret: &HashKey) -> Result<Vec<u128>> {
+    if let [one] = columns {
+        match batch.column(*one).data_type() {
+            DataType::Utf8 => return Ok(hash_text(batch.column(*one).as_string::<i32>(), secret)),
+            DataType::LargeUtf8 => return Ok(hash_text(batch.column(*one).as_string::<i64>(), secret)),
+            _ => {}
+        }
+    }
+    let columns: Vec<ArrayRef> = columns.iter().map(|i| batch.column(*i).clone()).collect();
+    let fields = columns.iter().map(|c| SortField::new(c.data_type().clone())).collect();
+    let rows = RowConverter::new(fields)?.convert_columns(&columns)?;
+    Ok(rows.iter().map(|row| secret.hash(row.as_ref())).collect())
+}
+
+fn hash_text<O: OffsetSizeTrait>(keys: &GenericStringArray<O>, secret: &HashKey) -> Vec<u128> {
+    // No text holds the byte 0xFF.
+    let null = secret.hash(&[0xFF]);
+    keys.iter().map(|key| key.map_or(null, |key| secret.hash(key.as_bytes()))).collect()
+}

@@ -1,0 +1,115 @@
+//! Failures on purpose, at named places of the epoch protocol.
+//!
+//! `PENSTOCK_FAILPOINT=name[@n]=error|panic|kill[,…]` makes the n-th passage (the first unless told) of a place fail: with an
+//! error, a panic, or the end of the process by SIGKILL, as if the machine had lost power. They are compiled into every
+//! build, so that people can drill their own pipeline with the very binary that they run; without the variable a
+//! passage costs one comparison.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, OnceLock};
+
+use crate::error::{Error, Result};
+
+/// The places that can fail, in the order in which an epoch passes them.
+pub const PLACES: &[&str] = &[
+    "term.before",
+    "term.after",
+    "read.before",
+    "read.after",
+    "plan.before",
+    "plan.after",
+    "files.before",
+    "files.between",
+    "files.after",
+    "state.before",
+    "state.between",
+    "state.after",
+    "commit.before",
+    "commit.after",
+    "snapshot.before",
+    "snapshot.after",
+];
+
+#[derive(Clone, Copy)]
+enum Action {
+    Error,
+    Panic,
+    Kill,
+    Stop,
+}
+
+struct Armed {
+    action: Action,
+    left: u64,
+}
+
+fn armed() -> &'static Option<Mutex<HashMap<String, Armed>>> {
+    static ARMED: OnceLock<Option<Mutex<HashMap<String, Armed>>>> = OnceLock::new();
+    ARMED.get_or_init(|| std::env::var("PENSTOCK_FAILPOINT").ok().map(|text| Mutex::new(parse(&text))))
+}
+
+fn parse(text: &str) -> HashMap<String, Armed> {
+    let mut armed = HashMap::new();
+    for part in text.split(',').filter(|p| !p.trim().is_empty()) {
+        let (place, action) = part.trim().split_once('=').unwrap_or((part.trim(), "error"));
+        let (name, nth) = place.split_once('@').unwrap_or((place, "1"));
+        let action = match action {
+            "panic" => Action::Panic,
+            "kill" => Action::Kill,
+            "stop" => Action::Stop,
+            _ => Action::Error,
+        };
+        armed.insert(name.to_owned(), Armed { action, left: nth.parse().unwrap_or(1) });
+    }
+    armed
+}
+
+/// Passes the place `name`, and fails there if that was asked for.
+///
+/// # Errors
+/// [`Error::Internal`] naming the place, when it is armed with `error`.
+pub fn pass(name: &'static str) -> Result<()> {
+    let Some(armed) = armed() else { return Ok(()) };
+    debug_assert!(PLACES.contains(&name), "{name} is not in PLACES");
+    let action = {
+        let mut places = armed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some(place) = places.get_mut(name) else { return Ok(()) };
+        place.left = place.left.saturating_sub(1);
+        if place.left > 0 {
+            return Ok(());
+        }
+        let action = place.action;
+        places.remove(name);
+        action
+    };
+    eprintln!("failpoint {name}");
+    match action {
+        Action::Error => Err(Error::Internal(format!("failpoint {name}"))),
+        Action::Panic => panic!("failpoint {name}"),
+        Action::Kill => signal("KILL"),
+        Action::Stop => signal("STOP"),
+    }
+}
+
+/// Sends this process a signal by way of `kill`, and waits for it to work.
+fn signal(name: &str) -> Result<()> {
+    let sent = std::process::Command::new("kill").args([format!("-{name}"), std::process::id().to_string()]).status();
+    match sent {
+        Ok(status) if status.success() => Ok(()),
+        other => Err(Error::Internal(format!("failpoint: kill -{name} did not work: {other:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nth_passage_fails() {
+        let armed = parse("plan.after@3=kill, commit.before=panic,read.before");
+        assert_eq!(armed["plan.after"].left, 3);
+        assert!(matches!(armed["plan.after"].action, Action::Kill));
+        assert!(matches!(armed["commit.before"].action, Action::Panic));
+        assert!(matches!(armed["read.before"].action, Action::Error));
+    }
+}

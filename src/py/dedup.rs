@@ -1,0 +1,28 @@
+//! Deduplication in Python.
+
+use pyo3::prelude::*;
+use pyo3_arrow::input::AnyRecordBatch;
+
+use super::gate::{OnInterrupt, enter};
+use super::table::{Table, batches};
+use crate::dedup;
+
+/// Keeps the first of equal keys; gives the rows kept and how many were left out.
+#[pyfunction]
+#[pyo3(signature = (events, *, key, at, horizon_us))]
+pub fn deduplicate(
+    py: Python<'_>,
+    events: AnyRecordBatch,
+    key: Vec<String>,
+    at: Option<String>,
+    horizon_us: Option<i64>,
+) -> PyResult<(Table, u64)> {
+    let (schema, rows) = batches(events)?;
+    enter(py, OnInterrupt::Abandon, move |_| {
+        let (kept, duplicates) = {
+            let key: Vec<&str> = key.iter().map(String::as_str).collect();
+            dedup::deduplicate(&rows, &key, at.as_deref(), horizon_us)?
+        };
+        Ok((Table::new(schema, kept), duplicates))
+    })
+}

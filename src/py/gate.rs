@@ -1,0 +1,90 @@
+//! The one gate between Python and the engine: it lets go of the GIL, answers Ctrl-C, turns errors into exceptions.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pyo3::prelude::*;
+
+use super::errors::to_python;
+use crate::{Error, Result, threads};
+
+/// How long Python's signal handlers may have to wait.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Says whether Python was asked to stop.
+#[derive(Clone, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Whether to stop at the next good moment.
+    pub fn asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// [`Error::Interrupted`] when asked to stop.
+    pub fn check(&self) -> Result<()> {
+        if self.asked() { Err(Error::Interrupted) } else { Ok(()) }
+    }
+}
+
+/// What becomes of the work when Python is interrupted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum OnInterrupt {
+    /// It has nothing but its result: leave it behind.
+    Abandon,
+    /// It writes: wait until it has stopped by itself.
+    Wait,
+}
+
+/// Runs `work` on the engine's threads without the GIL, while this thread lets Python's signal handlers run.
+pub fn enter<T: Send + 'static>(
+    py: Python<'_>,
+    on_interrupt: OnInterrupt,
+    work: impl FnOnce(&Stop) -> Result<T> + Send + 'static,
+) -> PyResult<T> {
+    let stop = Stop::default();
+    let theirs = stop.clone();
+    let (send, receive) = channel();
+    let receive = Mutex::new(receive);
+    let worker = std::thread::Builder::new().name("penstock-call".into()).spawn(move || {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| threads::run(|| work(&theirs))));
+        // The caller may have gone.
+        let _ = send.send(result.unwrap_or_else(|panic| Err(Error::Internal(panic_text(panic.as_ref())))));
+    });
+    let worker = worker.map_err(|e| to_python(py, Error::Internal(format!("cannot start a thread: {e}"))))?;
+    let mut interrupt: Option<PyErr> = None;
+    loop {
+        match wait(py, &receive) {
+            Ok(result) => {
+                let _ = worker.join();
+                return match (interrupt, result) {
+                    (Some(interrupt), Err(Error::Interrupted)) => Err(interrupt),
+                    (_, Ok(value)) => Ok(value),
+                    (_, Err(error)) => Err(to_python(py, error)),
+                };
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(to_python(py, Error::Internal("the engine's thread ended without an answer".into())));
+            }
+        }
+        if let Err(error) = py.check_signals() {
+            stop.0.store(true, Ordering::Relaxed);
+            if on_interrupt == OnInterrupt::Abandon {
+                return Err(error);
+            }
+            interrupt = Some(error);
+        }
+    }
+}
+
+fn wait<T: Send>(py: Python<'_>, receive: &Mutex<Receiver<T>>) -> std::result::Result<T, RecvTimeoutError> {
+    py.detach(|| receive.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(TICK))
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic".to_owned())
+}

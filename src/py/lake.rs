@@ -1,0 +1,52 @@
+//! Parquet and lakes in Python.
+
+use std::path::PathBuf;
+
+use pyo3::prelude::*;
+use pyo3_arrow::input::AnyRecordBatch;
+
+use super::errors::to_python;
+use super::gate::{OnInterrupt, enter};
+use crate::Error;
+use crate::sinks::parquet::{Existing, ExportOptions, write_parquet as export};
+use crate::stream::inspect::live_files;
+
+/// Writes rows as Parquet files; gives the files' paths below the folder and their rows.
+#[pyfunction]
+#[pyo3(signature = (rows, path, *, partition_by, name=None, replace=false))]
+pub fn write_parquet(
+    py: Python<'_>,
+    rows: AnyRecordBatch,
+    path: PathBuf,
+    partition_by: Vec<String>,
+    name: Option<String>,
+    replace: bool,
+) -> PyResult<Vec<(String, u64)>> {
+    let reader = rows.into_reader()?;
+    let Some(folder) = path.to_str().map(str::to_owned) else {
+        return Err(to_python(py, Error::lake(path.display().to_string(), "is not UTF-8; choose another name")));
+    };
+    enter(py, OnInterrupt::Wait, move |stop| {
+        let mut options = ExportOptions { partition_by, ..ExportOptions::default() };
+        options.existing = if replace { Existing::Replace } else { Existing::Refuse };
+        if let Some(name) = name {
+            options.name = name;
+        }
+        let schema = reader.schema();
+        let batches = reader.map(|batch| {
+            stop.check()?;
+            Ok(batch?)
+        });
+        export(&schema, batches, &folder, options)
+    })
+}
+
+/// The data files of a layer that the log counts, as JSON.
+#[pyfunction]
+#[pyo3(signature = (lake, layer, *, pipeline=None))]
+pub fn read_lake(py: Python<'_>, lake: String, layer: String, pipeline: Option<String>) -> PyResult<String> {
+    enter(py, OnInterrupt::Abandon, move |_| {
+        let files = live_files(&lake, &layer, pipeline.as_deref())?;
+        serde_json::to_string(&files).map_err(|e| Error::Internal(e.to_string()))
+    })
+}

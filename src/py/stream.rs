@@ -1,0 +1,87 @@
+//! Pipelines in Python: run, audit, inspect, and the log for loads.
+
+use pyo3::prelude::*;
+use serde::Serialize;
+
+use super::errors::to_python;
+use super::gate::{OnInterrupt, Stop, enter};
+use crate::stream::{self, Event, Observer, PipelineSpec, RunOptions, audit as auditing, inspect as inspecting};
+use crate::{Error, Result};
+
+struct Watcher {
+    callback: Option<Py<PyAny>>,
+    stop: Stop,
+}
+
+impl Observer for Watcher {
+    fn event(&self, event: &Event) {
+        let Some(callback) = &self.callback else { return };
+        let Ok(text) = serde_json::to_string(event) else { return };
+        Python::attach(|py| {
+            // A broken progress bar must not stop the pipeline; Python prints what went wrong.
+            if let Err(error) = callback.call1(py, (text,)) {
+                error.write_unraisable(py, None);
+            }
+        });
+    }
+
+    fn should_stop(&self) -> bool {
+        self.stop.asked()
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::Internal(e.to_string()))
+}
+
+fn spec(py: Python<'_>, text: &str) -> PyResult<PipelineSpec> {
+    PipelineSpec::from_json(text).map_err(|e| to_python(py, e))
+}
+
+/// Runs a pipeline; gives its ledger as JSON.
+#[pyfunction]
+#[pyo3(signature = (spec_json, *, until_caught_up, max_epochs=None, secret=None, on_event=None))]
+pub fn run_pipeline(
+    py: Python<'_>,
+    spec_json: &str,
+    until_caught_up: bool,
+    max_epochs: Option<u64>,
+    secret: Option<Vec<u8>>,
+    on_event: Option<Py<PyAny>>,
+) -> PyResult<String> {
+    let spec = spec(py, spec_json)?;
+    enter(py, OnInterrupt::Wait, move |stop| {
+        let watcher = Watcher { callback: on_event, stop: stop.clone() };
+        json(&stream::run(&spec, &RunOptions { until_caught_up, max_epochs }, secret.as_deref(), &watcher)?)
+    })
+}
+
+/// Counts a pipeline's ledger again from its files; gives JSON.
+#[pyfunction]
+pub fn audit(py: Python<'_>, spec_json: &str) -> PyResult<String> {
+    let spec = spec(py, spec_json)?;
+    enter(py, OnInterrupt::Abandon, move |_| json(&auditing::audit(&spec)?))
+}
+
+/// Looks at a pipeline from outside; gives JSON.
+#[pyfunction]
+#[pyo3(signature = (spec_json, *, epochs=10))]
+pub fn inspect(py: Python<'_>, spec_json: &str, epochs: usize) -> PyResult<String> {
+    let spec = spec(py, spec_json)?;
+    enter(py, OnInterrupt::Abandon, move |_| json(&inspecting::inspect(&spec, epochs)?))
+}
+
+/// The log entries after one (all after -1), oldest first; gives JSON.
+#[pyfunction]
+#[pyo3(signature = (spec_json, since))]
+pub fn lake_log(py: Python<'_>, spec_json: &str, since: i64) -> PyResult<String> {
+    let spec = spec(py, spec_json)?;
+    let since = u64::try_from(since).ok();
+    enter(py, OnInterrupt::Abandon, move |_| json(&inspecting::entries(&spec, since)?))
+}
+
+/// The places where a failure can be made on purpose.
+#[pyfunction]
+pub fn failpoints() -> Vec<&'static str> {
+    crate::failpoint::PLACES.to_vec()
+}

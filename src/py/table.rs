@@ -1,0 +1,102 @@
+//! Rows on their way to and from Python, by the Arrow PyCapsule interface.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StructArray};
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::record_batch::RecordBatchReader;
+use pyo3::prelude::*;
+use pyo3::types::{PyCapsule, PyTuple};
+use pyo3_arrow::ffi::{ArrayIterator, to_schema_pycapsule, to_stream_pycapsule};
+use pyo3_arrow::input::AnyRecordBatch;
+
+use super::errors::to_python;
+use crate::Error;
+
+/// Rows made by the engine. Any Arrow library takes them as they are: `pyarrow.table(t)`, `polars.from_arrow(t)`,
+/// `duckdb.from_arrow(t)`.
+#[pyclass(module = "penstock._core", frozen)]
+pub struct Table {
+    /// The rows.
+    pub batches: Vec<RecordBatch>,
+    /// Their columns.
+    pub schema: SchemaRef,
+}
+
+impl Table {
+    /// A table of batches of one schema.
+    pub fn new(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
+        Self { batches, schema }
+    }
+
+    /// A table of at least one batch.
+    pub fn of(batches: Vec<RecordBatch>) -> Self {
+        let schema = batches.first().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
+        Self { batches, schema }
+    }
+}
+
+/// At least one batch, so that the columns are known when there are no rows.
+pub fn some(schema: SchemaRef, batches: Vec<RecordBatch>) -> Vec<RecordBatch> {
+    if batches.is_empty() { vec![RecordBatch::new_empty(schema)] } else { batches }
+}
+
+#[pymethods]
+impl Table {
+    #[pyo3(signature = (requested_schema=None))]
+    fn __arrow_c_stream__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<Bound<'py, PyCapsule>>,
+    ) -> PyResult<Bound<'py, PyCapsule>> {
+        let field = Arc::new(
+            Field::new_struct("", self.schema.fields().clone(), false).with_metadata(self.schema.metadata().clone()),
+        );
+        let arrays: Vec<_> = self
+            .batches
+            .iter()
+            .map(|b| Ok(Arc::new(StructArray::from(b.clone())) as ArrayRef))
+            .collect();
+        let reader = Box::new(ArrayIterator::new(arrays, field));
+        Ok(to_stream_pycapsule(py, reader, requested_schema)?)
+    }
+
+    fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
+        Ok(to_schema_pycapsule(py, self.schema.as_ref())?)
+    }
+
+    fn __len__(&self) -> usize {
+        self.num_rows()
+    }
+
+    /// How many rows there are.
+    #[getter]
+    fn num_rows(&self) -> usize {
+        self.batches.iter().map(RecordBatch::num_rows).sum()
+    }
+
+    /// The columns' names.
+    #[getter]
+    fn column_names<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.schema.fields().iter().map(|f| f.name()))
+    }
+
+    /// Name and type of each column.
+    fn columns(&self) -> Vec<(String, String)> {
+        self.schema.fields().iter().map(|f| (f.name().clone(), f.data_type().to_string())).collect()
+    }
+
+    fn __repr__(&self) -> String {
+        let columns: Vec<_> = self.schema.fields().iter().map(|f| format!("{}: {}", f.name(), f.data_type())).collect();
+        format!("penstock.Table({} rows; {})", self.num_rows(), columns.join(", "))
+    }
+}
+
+/// Reads all rows that a Python object hands over.
+pub fn batches(rows: AnyRecordBatch) -> PyResult<(SchemaRef, Vec<RecordBatch>)> {
+    let reader = rows.into_reader()?;
+    let schema = reader.schema();
+    let batches = reader.collect::<Result<Vec<_>, _>>();
+    let batches = batches.map_err(|e| Python::attach(|py| to_python(py, Error::Data(e.to_string()))))?;
+    Ok((schema, batches))
+}

@@ -1,0 +1,61 @@
+//! The columns that sessions add to events.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, StringArray};
+use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
+use arrow::datatypes::{DataType, Field};
+
+use super::kernel::{Assigned, Session, bytes_of};
+use crate::columns::{moment_field, moments};
+use crate::error::{Error, Result};
+use crate::hash::entity_at;
+
+/// The columns, as they stand in a row.
+pub(super) fn fields() -> [Field; 3] {
+    [
+        Field::new("session_id", DataType::Utf8, false),
+        moment_field("session_start", false),
+        Field::new("session_seq", DataType::Int64, false),
+    ]
+}
+
+/// The identity of a session.
+pub(super) fn session_id(entity: Option<&str>, start: i64) -> u128 {
+    entity_at(bytes_of(entity), start)
+}
+
+/// 32 lower-case hexadecimal digits.
+pub(super) fn hex(id: u128) -> [u8; 32] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0; 32];
+    for (pair, byte) in text.chunks_exact_mut(2).zip(id.to_be_bytes()) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+    text
+}
+
+/// Text of 32 bytes a row.
+pub(super) fn id_array(ids: impl ExactSizeIterator<Item = [u8; 32]>) -> Result<StringArray> {
+    let rows = ids.len();
+    let end =
+        i32::try_from(rows * 32).map_err(|_| Error::Data(format!("{rows} session ids do not fit into one batch")))?;
+    let mut text = Vec::with_capacity(rows * 32);
+    ids.for_each(|id| text.extend_from_slice(&id));
+    let offsets = OffsetBuffer::new((0..=end).step_by(32).collect::<ScalarBuffer<i32>>());
+    Ok(StringArray::try_new(offsets, Buffer::from_vec(text), None)?)
+}
+
+/// The three columns of the rows `rows` of `assigned`.
+pub(super) fn columns(assigned: &Assigned, ids: &[[u8; 32]], rows: std::ops::Range<usize>) -> Result<[ArrayRef; 3]> {
+    let rows = &assigned.rows[rows];
+    let session = |n: u32| -> &Session { &assigned.sessions[n as usize] };
+    let starts: Vec<i64> = rows.iter().map(|(n, _)| session(*n).start).collect();
+    let numbers: Vec<i64> = rows.iter().map(|(n, added)| session(*n).before + i64::from(*added)).collect();
+    Ok([
+        Arc::new(id_array(rows.iter().map(|(n, _)| ids[*n as usize]))?),
+        Arc::new(moments(starts)),
+        Arc::new(Int64Array::from(numbers)),
+    ])
+}

@@ -1,0 +1,285 @@
+//! The sessions that are open, by entity.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
+};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType, Field, Fields, Int64Type};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
+use super::columns::{hex, session_id};
+use super::kernel::{Running, place_of};
+use crate::columns::{moment_field, moments};
+use crate::error::{Error, Result};
+use crate::state::{self, typed};
+
+pub(super) const OPEN: &str = "sessions/open";
+
+/// Events by number of their type.
+pub(super) type Counts = Vec<(u32, i64)>;
+
+/// Open sessions in slots that are used again.
+#[derive(Default)]
+pub(super) struct OpenSessions {
+    table: HashTable<u32>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// Slots that changed since the last delta.
+    unsaved: Vec<u32>,
+}
+
+/// One entity and its open session.
+#[derive(Default)]
+pub(super) struct Slot {
+    place: u64,
+    pub entity: Option<Box<str>>,
+    pub running: Option<Running>,
+    pub counts: Counts,
+    unsaved: bool,
+}
+
+impl OpenSessions {
+    /// The slot of an entity.
+    pub fn find(&self, place: u64, entity: Option<&str>) -> Option<u32> {
+        self.table.find(place, |n| self.slots[*n as usize].entity.as_deref() == entity).copied()
+    }
+
+    /// What a slot holds.
+    pub fn slot(&self, n: u32) -> &Slot {
+        &self.slots[n as usize]
+    }
+
+    /// The counts of a slot.
+    pub fn counts_mut(&mut self, n: u32) -> &mut Counts {
+        &mut self.slots[n as usize].counts
+    }
+
+    /// Opens a session, or replaces what an entity has open.
+    pub fn put(&mut self, place: u64, entity: Option<&str>, running: Running, counts: Counts) {
+        let slots = &mut self.slots;
+        let n = match self.table.entry(
+            place,
+            |n| slots[*n as usize].entity.as_deref() == entity,
+            |n| slots[*n as usize].place,
+        ) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(vacant) => {
+                // `slots` cannot be grown while the entry borrows it to hash: the number is known beforehand.
+                let n = self.free.last().copied().unwrap_or(slots.len() as u32);
+                vacant.insert(n);
+                n
+            }
+        };
+        if self.free.last() == Some(&n) {
+            self.free.pop();
+        }
+        if n as usize == self.slots.len() {
+            self.slots.push(Slot::default());
+        }
+        let slot = &mut self.slots[n as usize];
+        if slot.running.is_none() {
+            slot.place = place;
+            slot.entity = entity.map(Box::from);
+        }
+        slot.running = Some(running);
+        slot.counts = counts;
+        if !slot.unsaved {
+            slot.unsaved = true;
+            self.unsaved.push(n);
+        }
+    }
+
+    /// Takes a session out.
+    pub fn remove(&mut self, n: u32) -> Slot {
+        let slot = std::mem::take(&mut self.slots[n as usize]);
+        if let Ok(entry) = self.table.find_entry(slot.place, |other| *other == n) {
+            entry.remove();
+        }
+        self.free.push(n);
+        slot
+    }
+
+    /// The slots whose session satisfies a condition.
+    pub fn which(&self, condition: impl Fn(&Running) -> bool) -> Vec<u32> {
+        let used = self.slots.iter().enumerate();
+        used.filter(|(_, slot)| slot.running.as_ref().is_some_and(&condition)).map(|(n, _)| n as u32).collect()
+    }
+
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Forgets what is still to be saved.
+    pub fn take_unsaved(&mut self) -> Vec<u32> {
+        let mut unsaved = std::mem::take(&mut self.unsaved);
+        // A slot may have been emptied, or be here twice because it was emptied and used again.
+        unsaved.retain(|n| {
+            let slot = &mut self.slots[*n as usize];
+            std::mem::take(&mut slot.unsaved) && slot.running.is_some()
+        });
+        unsaved
+    }
+
+    /// Gives each count of every session the number `change` makes of its type's.
+    pub fn renumber(&mut self, mut change: impl FnMut(u32) -> u32) {
+        for count in self.slots.iter_mut().flat_map(|slot| slot.counts.iter_mut()) {
+            count.0 = change(count.0);
+        }
+    }
+
+    /// These slots (all used ones when none are named) as a table, ordered by entity.
+    pub fn table(&self, which: Option<Vec<u32>>, types: &Types) -> Result<(String, RecordBatch)> {
+        let mut order = which.unwrap_or_else(|| self.which(|_| true));
+        order.sort_unstable_by(|a, b| self.slot(*a).entity.cmp(&self.slot(*b).entity));
+        let running: Vec<(&Slot, &Running)> =
+            order.iter().filter_map(|n| Some((self.slot(*n), self.slot(*n).running.as_ref()?))).collect();
+        let schema = state::schema(
+            vec![
+                Field::new("entity", DataType::Utf8, true),
+                moment_field("session_start", false),
+                moment_field("last_event_time", false),
+                Field::new("events", DataType::Int64, false),
+                counts_field(),
+            ],
+            "entity",
+            &["entity"],
+        );
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(running.iter().map(|(slot, _)| slot.entity.as_deref()).collect::<StringArray>()),
+            Arc::new(moments(running.iter().map(|(_, r)| r.start).collect::<Vec<_>>())),
+            Arc::new(moments(running.iter().map(|(_, r)| r.last).collect::<Vec<_>>())),
+            Arc::new(Int64Array::from_iter_values(running.iter().map(|(_, r)| r.events))),
+            Arc::new(types.counts(running.iter().map(|(slot, _)| slot.counts.as_slice()))?),
+        ];
+        Ok((OPEN.to_string(), RecordBatch::try_new(schema, columns)?))
+    }
+
+    /// Takes a saved table in.
+    pub fn load(&mut self, batch: &RecordBatch, types: &mut Types) -> Result<()> {
+        let entities: &StringArray = typed(OPEN, batch, "entity")?;
+        let starts: &TimestampMicrosecondArray = typed(OPEN, batch, "session_start")?;
+        let lasts: &TimestampMicrosecondArray = typed(OPEN, batch, "last_event_time")?;
+        let events: &Int64Array = typed(OPEN, batch, "events")?;
+        let counts: &ListArray = typed(OPEN, batch, "counts")?;
+        let damaged = || Error::checkpoint(OPEN, "the counts of the saved state are not what this version reads");
+        for row in 0..batch.num_rows() {
+            let items = counts.value(row);
+            let items = items.as_struct_opt().ok_or_else(damaged)?;
+            let names =
+                items.column_by_name("event_type").and_then(|c| c.as_string_opt::<i32>()).ok_or_else(damaged)?;
+            let numbers =
+                items.column_by_name("events").and_then(|c| c.as_primitive_opt::<Int64Type>()).ok_or_else(damaged)?;
+            let counts = names.iter().zip(numbers.values()).map(|(name, n)| (types.number(name), *n)).collect();
+            let entity = entities.is_valid(row).then(|| entities.value(row));
+            let running = Running { start: starts.value(row), last: lasts.value(row), events: events.value(row) };
+            self.put(place_of(entity), entity, running, counts);
+        }
+        self.take_unsaved();
+        Ok(())
+    }
+}
+
+/// Event types by number. There are few, unless a contract takes every type that comes.
+#[derive(Default)]
+pub(super) struct Types {
+    table: HashTable<u32>,
+    names: Vec<Option<Box<str>>>,
+}
+
+impl Types {
+    pub fn number(&mut self, name: Option<&str>) -> u32 {
+        let names = &mut self.names;
+        let place = place_of(name);
+        let entry = self.table.entry(
+            place,
+            |n| names[*n as usize].as_deref() == name,
+            |n| place_of(names[*n as usize].as_deref()),
+        );
+        if let Entry::Occupied(known) = &entry {
+            return *known.get();
+        }
+        let n = names.len() as u32;
+        entry.insert(n);
+        self.names.push(name.map(Box::from));
+        n
+    }
+
+    pub fn name(&self, n: u32) -> Option<&str> {
+        self.names[n as usize].as_deref()
+    }
+
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// The list column of counts, each sorted by the name of the type.
+    pub fn counts<'a>(&self, rows: impl Iterator<Item = &'a [(u32, i64)]>) -> Result<ListArray> {
+        let mut by_name: Vec<u32> = (0..self.names.len() as u32).collect();
+        by_name.sort_unstable_by(|a, b| self.name(*a).cmp(&self.name(*b)));
+        let mut rank = vec![0u32; by_name.len()];
+        by_name.iter().enumerate().for_each(|(r, n)| rank[*n as usize] = r as u32);
+        let mut lengths = Vec::new();
+        let mut flat: Vec<(u32, i64)> = Vec::new();
+        for counts in rows {
+            let from = flat.len();
+            flat.extend(counts.iter().map(|(n, events)| (rank[*n as usize], *events)));
+            flat[from..].sort_unstable();
+            lengths.push(counts.len());
+        }
+        let DataType::List(item) = counts_field().data_type().clone() else {
+            return Err(Error::Internal("counts are a list".to_string()));
+        };
+        let names: StringArray = flat.iter().map(|(rank, _)| self.name(by_name[*rank as usize])).collect();
+        let events = Int64Array::from_iter_values(flat.iter().map(|(_, events)| *events));
+        let items = StructArray::try_new(count_fields(), vec![Arc::new(names), Arc::new(events)], None)?;
+        Ok(ListArray::try_new(item, OffsetBuffer::from_lengths(lengths), Arc::new(items), None)?)
+    }
+}
+
+fn count_fields() -> Fields {
+    vec![Field::new("event_type", DataType::Utf8, true), Field::new("events", DataType::Int64, false)].into()
+}
+
+/// `counts`: events by type.
+pub(super) fn counts_field() -> Field {
+    Field::new("counts", DataType::List(Arc::new(Field::new("item", DataType::Struct(count_fields()), false))), false)
+}
+
+/// A session that is over.
+pub(super) struct Closed<'a> {
+    pub id: [u8; 32],
+    pub entity: Option<Cow<'a, str>>,
+    pub running: Running,
+    pub counts: Cow<'a, [(u32, i64)]>,
+}
+
+impl Closed<'_> {
+    /// The session of a slot that was taken out.
+    pub fn of(slot: Slot) -> Option<Self> {
+        let running = slot.running?;
+        Some(Self {
+            id: hex(session_id(slot.entity.as_deref(), running.start)),
+            entity: slot.entity.map(|entity| Cow::Owned(entity.into())),
+            running,
+            counts: Cow::Owned(slot.counts),
+        })
+    }
+}
+
+/// The counts of one session with those that came.
+pub(super) fn add_counts(to: &mut Counts, more: &[(u32, i64)]) {
+    for (n, events) in more {
+        match to.iter_mut().find(|(known, _)| known == n) {
+            Some((_, sum)) => *sum += events,
+            None => to.push((*n, *events)),
+        }
+    }
+}

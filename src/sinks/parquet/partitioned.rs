@@ -1,0 +1,256 @@
+//! Rows to the files of their partitions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
+use arrow::compute::{max, min, take_record_batch};
+use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
+use bytes::Bytes;
+use rayon::prelude::*;
+
+use super::{Encoder, ParquetSettings};
+use crate::error::{Error, Result};
+use crate::lake::layout::Partition;
+use crate::time::DAY;
+
+/// A partition with fewer rows waits with encoding: thousands of small ones must not hold an encoder each.
+const PATIENCE: usize = 16 << 10;
+
+/// A file that is ready to be put.
+#[derive(Debug, Clone)]
+pub struct DataFile {
+    /// Its path.
+    pub path: String,
+    /// Its partition.
+    pub partition: Partition,
+    /// Its content.
+    pub bytes: Bytes,
+    /// Its rows.
+    pub rows: u64,
+    /// The lowest event time in it.
+    pub min_time: Option<i64>,
+    /// The highest event time in it.
+    pub max_time: Option<i64>,
+}
+
+/// Writes a table: rows come with their partitions, files come out at the end.
+pub struct PartitionedWriter {
+    schema: SchemaRef,
+    settings: ParquetSettings,
+    time: Option<usize>,
+    partitions: BTreeMap<Partition, Slot>,
+}
+
+/// What one partition has.
+#[derive(Default)]
+struct Slot {
+    waiting: Vec<RecordBatch>,
+    waiting_rows: usize,
+    encoder: Option<Encoder>,
+    times: Times,
+    full: Vec<(Bytes, u64, Times)>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Times {
+    min: Option<i64>,
+    max: Option<i64>,
+}
+
+impl PartitionedWriter {
+    /// A table with these columns (those of the partition are not among them).
+    pub fn new(schema: &SchemaRef, settings: &ParquetSettings) -> Self {
+        let time = schema.index_of(&settings.time_column).ok();
+        let time = time.filter(|&i| *schema.field(i).data_type() == timestamp());
+        Self { schema: Arc::clone(schema), settings: settings.clone(), time, partitions: BTreeMap::new() }
+    }
+
+    /// Whether nothing was written.
+    pub fn is_empty(&self) -> bool {
+        self.partitions.is_empty()
+    }
+
+    /// About how many bytes are encoded so far.
+    pub fn bytes(&self) -> usize {
+        self.partitions.values().map(Slot::bytes).sum()
+    }
+
+    /// Adds rows to one partition.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when they cannot be encoded.
+    pub fn write(&mut self, partition: &Partition, batch: &RecordBatch) -> Result<()> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        if !self.partitions.contains_key(partition) {
+            self.partitions.insert(partition.clone(), Slot::default());
+        }
+        let Some(slot) = self.partitions.get_mut(partition) else { return Ok(()) };
+        if let Some(time) = self.time {
+            let times = batch.column(time).as_primitive::<TimestampMicrosecondType>();
+            slot.times = slot.times.with(min(times), max(times));
+        }
+        slot.waiting_rows += batch.num_rows();
+        slot.waiting.push(batch.clone());
+        if slot.waiting_rows >= PATIENCE || slot.encoder.is_some() {
+            slot.encode(&self.schema, &self.settings)?;
+        }
+        Ok(())
+    }
+
+    /// Adds rows to the partitions that `groups` names: for each row an index into `partitions`.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when they cannot be encoded.
+    pub fn write_grouped(&mut self, batch: &RecordBatch, groups: &[u32], partitions: &[Partition]) -> Result<()> {
+        if groups.len() != batch.num_rows() {
+            return Err(Error::Internal(format!("{} groups for {} rows", groups.len(), batch.num_rows())));
+        }
+        let Some(first) = groups.first() else { return Ok(()) };
+        if groups.iter().all(|g| g == first) {
+            return self.write(&partitions[*first as usize], batch);
+        }
+        let mut rows: Vec<Vec<u32>> = vec![Vec::new(); partitions.len()];
+        for (row, group) in groups.iter().enumerate() {
+            rows[*group as usize].push(row as u32);
+        }
+        for (rows, partition) in rows.into_iter().zip(partitions).filter(|(rows, _)| !rows.is_empty()) {
+            self.write(partition, &select(batch, rows)?)?;
+        }
+        Ok(())
+    }
+
+    /// Adds rows to the partition `date=…` of a timestamp column.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when there is no such column without nulls, or the rows cannot be encoded.
+    pub fn write_by_date(&mut self, batch: &RecordBatch, column: &str) -> Result<()> {
+        let times = batch.column_by_name(column).filter(|c| *c.data_type() == timestamp() && c.null_count() == 0);
+        let Some(times) = times.map(|c| c.as_primitive::<TimestampMicrosecondType>()) else {
+            return Err(Error::Internal(format!("no column {column} of times to partition by")));
+        };
+        let (Some(first), Some(last)) = (min(times), max(times)) else { return Ok(()) };
+        let (first, last) = (first.div_euclid(DAY), last.div_euclid(DAY));
+        if first == last {
+            return self.write(&Partition::day(first), batch);
+        }
+        let days: Vec<i64> = times.values().iter().map(|t| t.div_euclid(DAY)).collect();
+        let mut distinct = days.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let partitions: Vec<_> = distinct.iter().map(|day| Partition::day(*day)).collect();
+        let groups: Vec<u32> = days.iter().map(|day| distinct.partition_point(|d| d < day) as u32).collect();
+        self.write_grouped(batch, &groups, &partitions)
+    }
+
+    /// Closes every file.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when they cannot be encoded.
+    pub fn close_all(&mut self) -> Result<()> {
+        let (schema, settings) = (&self.schema, &self.settings);
+        let mut slots: Vec<_> = self.partitions.values_mut().collect();
+        slots.par_iter_mut().with_max_len(1).try_for_each(|slot| slot.close(schema, settings))
+    }
+
+    /// The files that are full already; those of a long table need not be kept till the end.
+    pub fn take_full(&mut self) -> Vec<(Partition, Bytes, u64)> {
+        let slots = self.partitions.iter_mut();
+        slots.flat_map(|(p, slot)| slot.full.drain(..).map(|(bytes, rows, _)| (p.clone(), bytes, rows))).collect()
+    }
+
+    /// Closes the file that has grown largest, to make room.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when it cannot be encoded.
+    pub fn close_largest(&mut self) -> Result<()> {
+        match self.partitions.values_mut().max_by_key(|slot| slot.bytes()) {
+            Some(slot) => slot.close(&self.schema, &self.settings),
+            None => Ok(()),
+        }
+    }
+
+    /// The files, sorted by partition and part. `name` gives the path of a part of a partition.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when they cannot be encoded.
+    pub fn finish(mut self, name: &dyn Fn(&Partition, u32) -> String) -> Result<Vec<DataFile>> {
+        self.close_all()?;
+        let parts = self.partitions.into_iter().flat_map(|(partition, slot)| {
+            let files = slot.full.into_iter().zip(0..);
+            files.map(move |(file, part)| (partition.clone(), part, file))
+        });
+        let files = parts.map(|(partition, part, (bytes, rows, times))| DataFile {
+            path: name(&partition, part),
+            partition,
+            bytes,
+            rows,
+            min_time: times.min,
+            max_time: times.max,
+        });
+        Ok(files.collect())
+    }
+}
+
+impl Slot {
+    fn encode(&mut self, schema: &SchemaRef, settings: &ParquetSettings) -> Result<()> {
+        for batch in std::mem::take(&mut self.waiting) {
+            let mut from = 0;
+            while from < batch.num_rows() {
+                let encoder = match &mut self.encoder {
+                    Some(encoder) => encoder,
+                    none => none.insert(Encoder::new(schema, settings)?),
+                };
+                let rows = (batch.num_rows() - from).min(settings.file_rows.max(1) - encoder.rows());
+                encoder.write(&batch.slice(from, rows))?;
+                from += rows;
+                if encoder.rows() >= settings.file_rows || encoder.bytes() >= settings.file_bytes {
+                    self.finish_file()?;
+                }
+            }
+        }
+        self.waiting_rows = 0;
+        Ok(())
+    }
+
+    fn close(&mut self, schema: &SchemaRef, settings: &ParquetSettings) -> Result<()> {
+        self.encode(schema, settings)?;
+        self.finish_file()
+    }
+
+    fn finish_file(&mut self) -> Result<()> {
+        if let Some(encoder) = self.encoder.take() {
+            let rows = encoder.rows() as u64;
+            self.full.push((encoder.finish()?, rows, self.times));
+        }
+        Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        let full: usize = self.full.iter().map(|(bytes, ..)| bytes.len()).sum();
+        full + self.encoder.as_ref().map_or(0, Encoder::bytes)
+    }
+}
+
+impl Times {
+    fn with(self, min: Option<i64>, max: Option<i64>) -> Self {
+        let lower = self.min.into_iter().chain(min).min();
+        Self { min: lower, max: self.max.max(max) }
+    }
+}
+
+fn timestamp() -> arrow::datatypes::DataType {
+    use arrow::datatypes::{DataType, TimeUnit};
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
+
+/// These rows of a batch, in this order.
+fn select(batch: &RecordBatch, rows: Vec<u32>) -> Result<RecordBatch> {
+    let consecutive = rows.windows(2).all(|w| w[1] == w[0] + 1);
+    match rows.first() {
+        Some(first) if consecutive => Ok(batch.slice(*first as usize, rows.len())),
+        _ => Ok(take_record_batch(batch, &UInt32Array::from(rows))?),
+    }
+}

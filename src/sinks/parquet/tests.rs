@@ -1,0 +1,150 @@
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use bytes::Bytes;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use proptest::prelude::*;
+
+use super::*;
+use crate::lake::layout::Partition;
+use crate::time::DAY;
+
+fn table() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("event_time", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), false),
+        Field::new("n", DataType::Int64, true),
+        Field::new("text", DataType::Utf8, true),
+    ]))
+}
+
+fn rows(from: i64, count: i64) -> RecordBatch {
+    let times =
+        TimestampMicrosecondArray::from_iter_values((from..from + count).map(|i| i * DAY / 4)).with_timezone("UTC");
+    let numbers: Int64Array = (from..from + count).map(|i| (i % 5 != 0).then_some(i)).collect();
+    let texts: StringArray = (from..from + count).map(|i| (i % 7 != 0).then(|| format!("text {}", i % 100))).collect();
+    RecordBatch::try_new(table(), vec![Arc::new(times) as ArrayRef, Arc::new(numbers), Arc::new(texts)]).unwrap()
+}
+
+fn read(bytes: &Bytes) -> RecordBatch {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes.clone()).unwrap();
+    let schema = Arc::clone(reader.schema());
+    let batches: Vec<_> = reader.build().unwrap().map(Result::unwrap).collect();
+    concat_batches(&schema, &batches).unwrap()
+}
+
+fn name(partition: &Partition, part: u32) -> String {
+    format!("{}/{part:04}", partition.path())
+}
+
+#[test]
+fn rows_come_back() {
+    let settings = ParquetSettings { row_group_rows: 1000, ..ParquetSettings::default() };
+    let mut encoder = Encoder::new(&table(), &settings).unwrap();
+    for i in 0..10 {
+        encoder.write(&rows(i * 777, 777)).unwrap();
+    }
+    let bytes = encoder.finish().unwrap();
+    assert_eq!(read(&bytes), rows(0, 7770));
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap();
+    let groups: Vec<_> = reader.metadata().row_groups().iter().map(|g| g.num_rows()).collect();
+    assert_eq!(groups, [1000, 1000, 1000, 1000, 1000, 1000, 1000, 770]);
+    assert!(
+        reader.metadata().offset_index().is_some()
+            || reader.metadata().row_groups()[0].column(0).offset_index_offset().is_some()
+    );
+    assert!(reader.metadata().file_metadata().key_value_metadata().is_none());
+}
+
+#[test]
+fn days_become_partitions_and_large_files_parts() {
+    let settings = ParquetSettings { file_rows: 3, ..ParquetSettings::default() };
+    let mut writer = PartitionedWriter::new(&table(), &settings);
+    assert!(writer.is_empty());
+    writer.write_by_date(&rows(0, 10), "event_time").unwrap();
+    writer.write_by_date(&rows(0, 0), "event_time").unwrap();
+    assert!(writer.write_by_date(&rows(0, 3), "n").is_err());
+    let files = writer.finish(&name).unwrap();
+    let found: Vec<_> = files.iter().map(|f| (f.path.as_str(), f.rows)).collect();
+    assert_eq!(
+        found,
+        [
+            ("date=1970-01-01/0000", 3),
+            ("date=1970-01-01/0001", 1),
+            ("date=1970-01-02/0000", 3),
+            ("date=1970-01-02/0001", 1),
+            ("date=1970-01-03/0000", 2)
+        ]
+    );
+    assert_eq!((files[4].min_time, files[4].max_time), (Some(2 * DAY), Some(2 * DAY + DAY / 4)));
+    assert_eq!(read(&files[4].bytes), rows(8, 2));
+}
+
+#[test]
+fn an_export_is_in_hives_layout() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t").to_str().unwrap().to_owned();
+    let options = ExportOptions { partition_by: vec!["text".into(), "n".into()], ..ExportOptions::default() };
+    let write = |options: &ExportOptions, count| write_parquet(&table(), [Ok(rows(0, count))], &path, options.clone());
+    let files = write(&options, 3).unwrap();
+    let null = crate::lake::layout::NULL_PARTITION;
+    let expected = [
+        (format!("text={null}/n={null}/part-0000.parquet"), 1),
+        ("text=text%201/n=1/part-0000.parquet".to_owned(), 1),
+        ("text=text%202/n=2/part-0000.parquet".to_owned(), 1),
+    ];
+    assert_eq!(files, expected);
+    let bytes: Bytes = std::fs::read(folder.path().join("t").join(&files[1].0)).unwrap().into();
+    assert_eq!(read(&bytes), rows(1, 1).project(&[0]).unwrap());
+
+    assert!(write(&options, 3).unwrap_err().to_string().contains("is there already"));
+    let replace = ExportOptions { existing: Existing::Replace, ..options.clone() };
+    std::fs::write(folder.path().join("t/text=text%201/n=1/part-0001.parquet"), "old").unwrap();
+    assert_eq!(write(&replace, 3).unwrap(), expected);
+    assert!(!folder.path().join("t/text=text%201/n=1/part-0001.parquet").exists());
+
+    let by = |columns: &[&str]| ExportOptions {
+        partition_by: columns.iter().map(|c| (*c).to_owned()).collect(),
+        ..options.clone()
+    };
+    assert!(write(&by(&["tex"]), 1).unwrap_err().to_string().contains("there are event_time, n, text"));
+    assert!(write(&by(&["event_time"]), 1).unwrap_err().to_string().contains("partition by text"));
+    assert!(write(&by(&["n", "n"]), 1).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// What is written comes back, in order, however it is cut and grouped; and the same cuts give the same bytes.
+    #[test]
+    fn any_cut_gives_the_rows(cuts in prop::collection::vec(0i64..400, 1..8), file_rows in 50usize..500, threads in 1usize..4) {
+        let settings = ParquetSettings { row_group_rows: 128, file_rows, ..ParquetSettings::default() };
+        let write = || {
+            let mut writer = PartitionedWriter::new(&table(), &settings);
+            let mut from = 0;
+            for count in &cuts {
+                let batch = rows(from, *count);
+                let groups: Vec<u32> = (from..from + count).map(|i| (i % 3) as u32).collect();
+                let partitions: Vec<_> = (0..3).map(Partition::day).collect();
+                writer.write_grouped(&batch, &groups, &partitions).unwrap();
+                from += count;
+            }
+            writer.finish(&name).unwrap()
+        };
+        let files = write();
+        let total: i64 = cuts.iter().sum();
+        for day in 0..3i64 {
+            let partition = Partition::day(day);
+            let batches: Vec<_> = files.iter().filter(|f| f.partition == partition).map(|f| read(&f.bytes)).collect();
+            let numbers: Vec<i64> = (0..total).filter(|i| i % 3 == day).collect();
+            let got = concat_batches(&table(), &batches).unwrap();
+            let times = got["event_time"].as_any().downcast_ref::<TimestampMicrosecondArray>().unwrap();
+            prop_assert_eq!(times.values().to_vec(), numbers.iter().map(|i| i * DAY / 4).collect::<Vec<_>>());
+        }
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let again = pool.install(write);
+        prop_assert!(files.iter().zip(&again).all(|(a, b)| a.path == b.path && a.bytes == b.bytes));
+        prop_assert_eq!(files.len(), again.len());
+    }
+}

@@ -1,0 +1,388 @@
+//! One epoch: pieces of the source go through contract and operators into files that are encoded as the pieces come.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use rayon::prelude::*;
+
+use super::ledger::Counts;
+use super::operators::{Operators, event_schema};
+use super::spec::{Layer, Shape};
+use crate::contract::{Contract, JudgeRules, Judged};
+use crate::error::{Error, Result};
+use crate::events::RawEvents;
+use crate::hash::HashKey;
+use crate::lake::layout::{Partition, data_file};
+use crate::sinks::parquet::{DataFile, ParquetSettings, PartitionedWriter};
+use crate::sinks::dead_letters::{self, Letter};
+use crate::sinks::bronze;
+use crate::sessions::Sessionizer;
+use crate::verdict::{Problem, Verdict};
+
+/// A piece of the source with what the contract says of it.
+pub struct Judgment {
+    piece: RawEvents,
+    judged: Judged,
+    hashes: Vec<u128>,
+}
+
+impl Judgment {
+    /// Where the piece came from.
+    pub fn topic(&self) -> &str {
+        &self.piece.topic
+    }
+
+    /// The partition that the piece came from.
+    pub fn partition(&self) -> i32 {
+        self.piece.partition
+    }
+
+    /// The highest event time among the valid events.
+    pub fn highest(&self) -> Option<i64> {
+        self.judged.valid.column_by_name("event_time").and_then(|c| {
+            c.as_any().downcast_ref::<TimestampMicrosecondArray>().and_then(|t| t.values().iter().copied().max())
+        })
+    }
+}
+
+/// Judges pieces on all cores.
+///
+/// # Errors
+/// Whatever [`Contract::judge`] answers.
+pub fn judge_all(
+    contract: &Contract,
+    rules: &JudgeRules,
+    key: HashKey,
+    pieces: Vec<RawEvents>,
+) -> Result<Vec<Judgment>> {
+    pieces
+        .into_par_iter()
+        .map(|piece| {
+            let judged = contract.judge(&piece, rules)?;
+            let keys = text(&judged.valid, "idempotency_key")?;
+            let hashes = keys.iter().map(|k| key.hash(k.unwrap_or_default().as_bytes())).collect();
+            Ok(Judgment { piece, judged, hashes })
+        })
+        .collect()
+}
+
+/// The files of an epoch as they grow, and the count of what went into them.
+pub struct Epoch {
+    number: u64,
+    layers: Layers,
+    late_below: Option<i64>,
+    pending_before: i64,
+    event_types: Vec<String>,
+    contract_version: String,
+    bronze: Table,
+    silver: Table,
+    sessions: Table,
+    dead_letters: Table,
+    gold: Vec<Table>,
+    silver_schema: SchemaRef,
+    events: SchemaRef,
+    verdicts: Vec<Verdict>,
+    counts: Counts,
+}
+
+/// A table of the lake while its files grow.
+struct Table {
+    layer: String,
+    writer: PartitionedWriter,
+}
+
+#[derive(Clone, Copy)]
+struct Layers {
+    bronze: bool,
+    silver: bool,
+}
+
+/// What came out of an epoch.
+pub struct Outcome {
+    /// The data files, encoded, with the layers that they belong to.
+    pub files: Vec<(String, DataFile)>,
+    /// What became of the events.
+    pub counts: Counts,
+    /// The watermark after it.
+    pub watermark: Option<i64>,
+}
+
+/// The columns of `silver/events`.
+pub fn silver_schema(contract: &Schema) -> SchemaRef {
+    let mut fields: Vec<_> = contract.fields().iter().cloned().collect();
+    let start = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    fields.push(Arc::new(Field::new("session_id", DataType::Utf8, true)));
+    fields.push(Arc::new(Field::new("session_start", start, true)));
+    fields.push(Arc::new(Field::new("session_seq", DataType::Int64, true)));
+    fields.push(Arc::new(Field::new("replayed", DataType::Boolean, false)));
+    fields.push(Arc::new(Field::new("_topic", DataType::Utf8, false)));
+    fields.push(Arc::new(Field::new("_partition", DataType::Int32, false)));
+    fields.push(Arc::new(Field::new("_offset", DataType::Int64, false)));
+    Arc::new(Schema::new(fields))
+}
+
+impl Epoch {
+    /// An epoch that nothing has gone into yet.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when a schema cannot be written as Parquet.
+    pub fn new(number: u64, contract: &Contract, shape: &Shape, operators: &Operators) -> Result<Self> {
+        let silver_schema = silver_schema(&contract.schema());
+        let writer = |layer: &str, schema: SchemaRef, time: &str| {
+            let settings = ParquetSettings { time_column: time.to_owned(), ..ParquetSettings::default() };
+            Table { layer: layer.to_owned(), writer: PartitionedWriter::new(&schema, &settings) }
+        };
+        let gold = operators
+            .windows
+            .iter()
+            .map(|(name, windows)| writer(&format!("gold/{name}"), windows.schema(), "window_start"))
+            .collect();
+        Ok(Self {
+            number,
+            layers: Layers {
+                bronze: shape.layers.contains(&Layer::Bronze),
+                silver: shape.layers.contains(&Layer::Silver),
+            },
+            late_below: operators.watermark.current(),
+            pending_before: operators.pending(),
+            event_types: contract.event_types().into_iter().map(str::to_owned).collect(),
+            contract_version: contract.digest(),
+            bronze: writer("bronze/events", bronze::schema(), "event_time"),
+            silver: writer("silver/events", silver_schema.clone(), "event_time"),
+            sessions: writer("silver/sessions", Sessionizer::sessions_schema(), "session_start"),
+            dead_letters: writer("dead_letters", dead_letters::schema(), "event_time"),
+            gold,
+            silver_schema,
+            events: event_schema(&contract.schema()),
+            verdicts: vec![],
+            counts: Counts::default(),
+        })
+    }
+
+    /// Its number.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Takes the next judged piece through the operators.
+    ///
+    /// # Errors
+    /// Whatever an operator or an encoder answers.
+    pub fn take(&mut self, operators: &mut Operators, judgment: &Judgment) -> Result<()> {
+        let Judgment { piece, judged, hashes } = judgment;
+        let times = time(&judged.valid, "event_time")?;
+        self.verdicts.clear();
+        operators.dedup.judge(hashes, times.values(), self.late_below, &mut self.verdicts);
+
+        let accepted: BooleanArray = self.verdicts.iter().map(|v| Some(*v == Verdict::Accepted)).collect();
+        let late: Vec<usize> = positions(&self.verdicts, Verdict::Late);
+        let duplicates = self.verdicts.iter().filter(|v| **v == Verdict::Duplicate).count();
+        self.counts.consumed += piece.len() as i64;
+        self.counts.rejected += judged.rejected.len() as i64;
+        self.counts.duplicate += duplicates as i64;
+        self.counts.late += late.len() as i64;
+        for rejected in &judged.rejected {
+            let code = rejected.problems.first().map(|p| p.code).ok_or_else(|| {
+                Error::Internal(format!("an event was rejected without a problem: {} {}", piece.topic, rejected.row))
+            })?;
+            *self.counts.rejected_by_code.entry(code).or_default() += 1;
+        }
+
+        if self.layers.bronze {
+            let names: Vec<&str> = self.event_types.iter().map(String::as_str).collect();
+            let rows = bronze::batch(piece, &judged.event_time)?;
+            let (groups, partitions) = bronze::partitions(piece, &judged.event_type, &names);
+            self.counts.bronze += rows.num_rows() as i64;
+            self.bronze.writer.write_grouped(&rows, &groups, &partitions)?;
+        }
+        if !judged.rejected.is_empty() || !late.is_empty() {
+            self.bury(piece, judged, &late)?;
+        }
+        self.accept(operators, piece, judged, &accepted)
+    }
+
+    /// Writes dead letters: what the contract does not accept, and what came too late.
+    fn bury(&mut self, piece: &RawEvents, judged: &Judged, late: &[usize]) -> Result<()> {
+        let times = time(&judged.valid, "event_time")?;
+        let below = self.late_below.unwrap_or(i64::MIN);
+        let problems: Vec<[Problem; 1]> = late.iter().map(|i| [dead_letters::late(times.value(*i), below)]).collect();
+        let [kinds, versions, keys, entities] =
+            ["event_type", "schema_version", "idempotency_key", "entity"].map(|name| text(&judged.valid, name));
+        let (kinds, versions, keys, entities) = (kinds?, versions?, keys?, entities?);
+        let at = |column: &'_ StringArray, i: usize| column.is_valid(i).then(|| column.value(i).to_owned());
+        let late_texts: Vec<_> =
+            late.iter().map(|&i| (at(kinds, i), at(versions, i), at(keys, i), at(entities, i))).collect();
+        let mut letters: Vec<Letter<'_>> = judged
+            .rejected
+            .iter()
+            .map(|r| Letter {
+                row: r.row,
+                problems: &r.problems,
+                event_type: r.event_type.as_deref(),
+                schema_version: r.schema_version.as_deref(),
+                idempotency_key: r.idempotency_key.as_deref(),
+                entity: r.entity.as_deref(),
+                event_time: judged.event_time.get(r.row as usize).copied().flatten(),
+            })
+            .collect();
+        letters.extend(late.iter().zip(&problems).zip(&late_texts).map(|((&i, problems), (kind, version, key, entity))| {
+            Letter {
+                row: judged.rows[i],
+                problems,
+                event_type: kind.as_deref(),
+                schema_version: version.as_deref(),
+                idempotency_key: key.as_deref(),
+                entity: entity.as_deref(),
+                event_time: Some(times.value(i)),
+            }
+        }));
+        letters.sort_by_key(|l| l.row);
+        let rows = dead_letters::batch(piece, &letters, &self.contract_version, self.number)?;
+        self.counts.dead_letters += rows.num_rows() as i64;
+        self.dead_letters.writer.write_by_date(&rows, "ingested_at")
+    }
+
+    fn accept(
+        &mut self,
+        operators: &mut Operators,
+        piece: &RawEvents,
+        judged: &Judged,
+        accepted: &BooleanArray,
+    ) -> Result<()> {
+        let all = accepted.true_count() == accepted.len();
+        let rows = if all { judged.valid.clone() } else { filter_record_batch(&judged.valid, accepted)? };
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let offsets: Int64Array = judged
+            .rows
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| accepted.value(*i))
+            .map(|(_, row)| piece.offsets.value(*row as usize))
+            .collect();
+        let mut columns = rows.columns().to_vec();
+        columns.push(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(piece.topic.as_ref(), offsets.len()))));
+        columns.push(Arc::new(Int32Array::from_value(piece.partition, offsets.len())));
+        columns.push(Arc::new(offsets));
+        let rows = RecordBatch::try_new(self.events.clone(), columns)?;
+        for (_, windows) in &mut operators.windows {
+            windows.push(&rows)?;
+        }
+        match &mut operators.sessions {
+            Some(sessions) if self.layers.silver => sessions.push(rows),
+            _ => self.write_silver(&rows),
+        }
+    }
+
+    /// Writes accepted rows to Silver; they have their session columns already, or never get any.
+    fn write_silver(&mut self, rows: &RecordBatch) -> Result<()> {
+        self.counts.silver += rows.num_rows() as i64;
+        if !self.layers.silver || rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let columns = self
+            .silver_schema
+            .fields()
+            .iter()
+            .map(|field| match rows.column_by_name(field.name()) {
+                Some(column) => column.clone(),
+                None if field.name() == "replayed" => Arc::new(BooleanArray::from(vec![false; rows.num_rows()])) as ArrayRef,
+                None => arrow::array::new_null_array(field.data_type(), rows.num_rows()),
+            })
+            .collect();
+        let rows = RecordBatch::try_new(self.silver_schema.clone(), columns)?;
+        let date = if time(&rows, "session_start")?.null_count() == 0 { "session_start" } else { "event_time" };
+        self.silver.writer.write_by_date(&rows, date)
+    }
+
+    /// Ends the epoch: the watermark moves, held events and windows come out, files are finished.
+    ///
+    /// # Errors
+    /// Whatever an operator or an encoder answers.
+    pub fn close(
+        mut self,
+        operators: &mut Operators,
+        flush: bool,
+        idle_watermark: Option<i64>,
+        names: &Names,
+    ) -> Result<Outcome> {
+        let mut watermark = operators.watermark.advance();
+        if let Some(to) = idle_watermark {
+            operators.watermark.advance_to(to);
+            watermark = operators.watermark.current();
+        }
+        if flush {
+            if let Some(highest) = operators.watermark.highest() {
+                operators.watermark.advance_to(highest.saturating_add(1));
+                watermark = operators.watermark.current();
+            }
+        }
+        if let Some(watermark) = watermark {
+            operators.dedup.advance(watermark);
+        }
+        if let Some(sessions) = &mut operators.sessions {
+            let released = match watermark {
+                _ if flush => Some(sessions.flush_all()?),
+                Some(watermark) => Some(sessions.advance(watermark)?),
+                None => None,
+            };
+            if let Some(released) = released {
+                for rows in &released.events {
+                    self.write_silver(rows)?;
+                }
+                self.counts.sessions += released.sessions.num_rows() as i64;
+                self.sessions.writer.write_by_date(&released.sessions, "session_start")?;
+            }
+        }
+        for ((_, windows), table) in operators.windows.iter_mut().zip(&mut self.gold) {
+            let done = match watermark {
+                _ if flush => Some(windows.flush_all()?),
+                Some(watermark) => Some(windows.advance(watermark)?),
+                None => None,
+            };
+            if let Some(rows) = done {
+                table.writer.write_by_date(&rows, "window_start")?;
+            }
+        }
+        self.counts.pending = operators.pending() - self.pending_before;
+        let mut files = vec![];
+        let tables = [self.bronze, self.silver, self.sessions, self.dead_letters];
+        for Table { layer, writer } in tables.into_iter().chain(self.gold) {
+            let finished = writer.finish(&|partition, part| names.data(self.number, &layer, partition, part))?;
+            files.extend(finished.into_iter().map(|file| (layer.clone(), file)));
+        }
+        Ok(Outcome { files, counts: self.counts, watermark })
+    }
+}
+
+/// Names of data files: a function of pipeline, shard, epoch and part.
+pub struct Names {
+    /// The pipeline's name.
+    pub pipeline: String,
+}
+
+impl Names {
+    /// The path of a data file below the lake's root.
+    pub fn data(&self, epoch: u64, layer: &str, partition: &Partition, part: u32) -> String {
+        data_file(layer, partition, &self.pipeline, 0, epoch, part)
+    }
+}
+
+fn positions(verdicts: &[Verdict], of: Verdict) -> Vec<usize> {
+    verdicts.iter().enumerate().filter(|(_, v)| **v == of).map(|(i, _)| i).collect()
+}
+
+fn text<'a>(rows: &'a RecordBatch, column: &str) -> Result<&'a StringArray> {
+    let found = rows.column_by_name(column).and_then(|c| c.as_any().downcast_ref());
+    found.ok_or_else(|| Error::Internal(format!("column {column} is missing or no text")))
+}
+
+fn time<'a>(rows: &'a RecordBatch, column: &str) -> Result<&'a TimestampMicrosecondArray> {
+    let found = rows.column_by_name(column).and_then(|c| c.as_any().downcast_ref());
+    found.ok_or_else(|| Error::Internal(format!("column {column} is missing or no timestamp")))
+}

@@ -1,0 +1,221 @@
+//! What stands in the log of a pipeline: terms, plans, commits and snapshots, as JSON.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::ledger::{Counts, Ledger};
+use super::spec::Shape;
+use crate::error::{Error, Result};
+use crate::sources::{PartitionState, Range, Unread};
+
+/// The version of the log's format. A lake with a higher one was made by a newer Penstock.
+pub const FORMAT: u32 = 1;
+
+/// Who runs a pipeline. The newest term owns it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Term {
+    /// Version of the format.
+    pub format: u32,
+    /// Counted from 1.
+    pub number: u64,
+    /// Random: tells our own put from another's when a reply was lost.
+    pub id: String,
+    /// The machine.
+    pub host: String,
+    /// The process.
+    pub process: u32,
+    /// Penstock's version.
+    pub version: String,
+    /// When it was taken, in microseconds since the Unix epoch.
+    pub taken_at: i64,
+}
+
+impl Term {
+    /// Host, process and version, for people.
+    pub fn holder(&self) -> String {
+        format!("process {} on {} (penstock {})", self.process, self.host, self.version)
+    }
+}
+
+/// What a pipeline keeps for ever.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Identity {
+    /// Version of the format.
+    pub format: u32,
+    /// The pipeline's name.
+    pub name: String,
+    /// The key of the deduplication's hash, as 32 hex digits.
+    pub key: String,
+    /// When the pipeline was made.
+    pub created_at: i64,
+}
+
+/// One tick of an epoch: what had just come, and when.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tick {
+    /// When it was read, in microseconds since the Unix epoch.
+    pub arrival: i64,
+    /// What was read: one stretch of one partition.
+    pub range: Range,
+    /// How many events are in it.
+    pub events: u64,
+    /// How many bytes of values.
+    pub bytes: u64,
+}
+
+/// What an epoch is going to do, put before its first durable write.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Plan {
+    /// Version of the format.
+    pub format: u32,
+    /// The epoch.
+    pub number: u64,
+    /// The term that planned it.
+    pub term: u64,
+    /// The term's random id.
+    pub term_id: String,
+    /// What is read, tick by tick.
+    pub ticks: Vec<Tick>,
+    /// The source's partitions as they stand after the epoch.
+    pub partitions: Vec<PartitionState>,
+    /// Whether the input ends here: sessions close and nothing stays pending.
+    pub flush: bool,
+    /// The partitions that were quiet for longer than `idle_timeout`: they do not hold the watermark.
+    #[serde(default)]
+    pub idle: Vec<(String, i32)>,
+    /// Where the watermark moves to though nothing came, when every partition is quiet.
+    #[serde(default)]
+    pub idle_watermark: Option<i64>,
+    /// The contract, by the digest of its text.
+    pub contract: String,
+    /// The settings that shape rows.
+    pub shape: Shape,
+    /// Lines that were left unread because they have no end yet.
+    #[serde(default)]
+    pub unread: Vec<Unread>,
+}
+
+/// A data file of the lake.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Its path below the lake's root.
+    pub path: String,
+    /// `bronze/events`, `silver/events`, …
+    pub layer: String,
+    /// How many rows it has.
+    pub rows: u64,
+    /// How many bytes it has.
+    pub bytes: u64,
+    /// The lowest event time in it, in microseconds since the Unix epoch.
+    pub min_event_time: Option<i64>,
+    /// The highest event time in it.
+    pub max_event_time: Option<i64>,
+}
+
+/// A file of state that counts: the first of a table is whole, the others are changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StateFile {
+    /// The table (`dedup/keys`).
+    pub table: String,
+    /// Its path below the lake's root.
+    pub path: String,
+    /// The epoch that wrote it.
+    pub epoch: u64,
+    /// How many bytes it has.
+    pub bytes: u64,
+}
+
+/// What a log entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// An epoch of the stream.
+    Run,
+}
+
+/// What an epoch did. With this put, it counts.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Commit {
+    /// Version of the format.
+    pub format: u32,
+    /// The epoch.
+    pub number: u64,
+    /// What kind of entry this is.
+    pub kind: Kind,
+    /// The term that committed it.
+    pub term: u64,
+    /// The term's random id.
+    pub term_id: String,
+    /// What became of this epoch's events.
+    pub counts: Counts,
+    /// The sums since the pipeline began.
+    pub ledger: Ledger,
+    /// The watermark after it.
+    pub watermark: Option<i64>,
+    /// The data files that came.
+    pub files: Vec<FileEntry>,
+    /// The data files that went.
+    #[serde(default)]
+    pub removed: Vec<FileEntry>,
+    /// The state that counts now, file after file.
+    pub state: Vec<StateFile>,
+    /// The source's partitions.
+    pub partitions: Vec<PartitionState>,
+    /// The contract, by digest.
+    pub contract: String,
+    /// When it was committed, in microseconds since the Unix epoch.
+    pub committed_at: i64,
+    /// Lines left unread.
+    #[serde(default)]
+    pub unread: Vec<Unread>,
+}
+
+/// All that a start or a reader needs of the entries up to one number.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Version of the format.
+    pub format: u32,
+    /// The last commit in it.
+    pub last: Commit,
+    /// The data files that count after it, by path.
+    pub files: BTreeMap<String, FileEntry>,
+}
+
+/// Parses an object of the log, and says clearly when it is damaged or too new.
+///
+/// # Errors
+/// [`Error::Checkpoint`] naming the object.
+pub fn parse<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T> {
+    #[derive(Deserialize)]
+    struct Header {
+        format: u32,
+    }
+    let damaged = |e: serde_json::Error| {
+        Error::checkpoint(
+            path,
+            format!("damaged ({e}). Nothing was changed; bring the object back from a backup or a replica of the lake"),
+        )
+    };
+    let header: Header = serde_json::from_slice(bytes).map_err(damaged)?;
+    if header.format > FORMAT {
+        return Err(Error::checkpoint(
+            path,
+            format!(
+                "made by a newer Penstock (format {}, this one knows up to {FORMAT}); upgrade this one, nothing was changed",
+                header.format
+            ),
+        ));
+    }
+    serde_json::from_slice(bytes).map_err(damaged)
+}
+
+/// Writes an object of the log.
+///
+/// # Errors
+/// [`Error::Internal`] when it cannot be written as JSON, which cannot happen for the types of this module.
+pub fn render<T: Serialize>(value: &T) -> Result<bytes::Bytes> {
+    let mut text = serde_json::to_vec(value).map_err(|e| Error::Internal(e.to_string()))?;
+    text.push(b'\n');
+    Ok(text.into())
+}

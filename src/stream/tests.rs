@@ -1,0 +1,205 @@
+//! The log against a store that races, loses replies and forgets nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+
+use super::journal::Journal;
+use super::ledger::{Counts, Ledger};
+use super::log::{Commit, FORMAT, FileEntry, Kind, Plan, Tick};
+use super::spec::{DeduplicateSpec, Layer, Shape, WatermarkSpec};
+use super::store::{Clock, FixedClock, Store};
+use crate::error::{Error, Result};
+use crate::lake::{ObjectMeta, Put};
+use crate::sources::Range;
+
+/// A store in memory. It can lose the reply of a put: the put is done, and the caller told that it was there before.
+#[derive(Default)]
+struct Memory {
+    objects: Mutex<BTreeMap<String, Bytes>>,
+    lose_replies: AtomicU32,
+}
+
+impl Store for Memory {
+    fn put_if_absent(&self, path: &str, bytes: Bytes) -> Result<Put> {
+        let mut objects = self.objects.lock().unwrap();
+        if objects.contains_key(path) {
+            return Ok(Put::Exists);
+        }
+        objects.insert(path.to_owned(), bytes);
+        let lost = self.lose_replies.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
+        // A client that retries after a lost reply meets its own object.
+        Ok(if lost { Put::Exists } else { Put::Created })
+    }
+
+    fn put_many(&self, objects: Vec<(String, Bytes)>) -> Result<()> {
+        self.objects.lock().unwrap().extend(objects);
+        Ok(())
+    }
+
+    fn get(&self, path: &str) -> Result<Option<Bytes>> {
+        Ok(self.objects.lock().unwrap().get(path).cloned())
+    }
+
+    fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<ObjectMeta>> {
+        let objects = self.objects.lock().unwrap();
+        let below = objects.iter().filter(|(path, _)| path.starts_with(prefix) && after.is_none_or(|a| path.as_str() > a));
+        Ok(below.map(|(path, b)| ObjectMeta { path: path.clone(), size: b.len() as u64, modified_us: 0 }).collect())
+    }
+
+    fn delete(&self, path: &str) -> Result<()> {
+        self.objects.lock().unwrap().remove(path);
+        Ok(())
+    }
+}
+
+const CLOCK: FixedClock = FixedClock(1_000);
+
+fn shape() -> Shape {
+    Shape {
+        output_version: 1,
+        layers: vec![Layer::Silver],
+        watermark: WatermarkSpec { lateness_us: 0, idle_timeout_us: 0, max_future_skew_us: 0 },
+        deduplicate: DeduplicateSpec { horizon_us: 0 },
+        sessions: None,
+        windows: vec![],
+        max_event_bytes: None,
+        max_event_depth: None,
+        assert_formats: None,
+    }
+}
+
+fn plan(number: u64, term: &super::log::Term) -> Plan {
+    let range = Range { topic: "in".into(), partition: 0, from: number as i64, to: number as i64 + 1 };
+    Plan {
+        format: FORMAT,
+        number,
+        term: term.number,
+        term_id: term.id.clone(),
+        ticks: vec![Tick { arrival: CLOCK.now(), range, events: 1, bytes: 1 }],
+        partitions: vec![],
+        flush: false,
+        idle: vec![],
+        idle_watermark: None,
+        contract: "c".into(),
+        shape: shape(),
+        unread: vec![],
+    }
+}
+
+fn commit(number: u64, term: &super::log::Term) -> Commit {
+    let file = FileEntry {
+        path: format!("silver/events/{number}"),
+        layer: "silver/events".into(),
+        rows: 1,
+        bytes: 1,
+        min_event_time: None,
+        max_event_time: None,
+    };
+    Commit {
+        format: FORMAT,
+        number,
+        kind: Kind::Run,
+        term: term.number,
+        term_id: term.id.clone(),
+        counts: Counts::default(),
+        ledger: Ledger { counts: Counts::default(), epochs: number + 1 },
+        watermark: None,
+        files: vec![file],
+        removed: vec![],
+        state: vec![],
+        partitions: vec![],
+        contract: "c".into(),
+        committed_at: 0,
+        unread: vec![],
+    }
+}
+
+#[test]
+fn the_newest_term_owns_the_pipeline() {
+    let store = Memory::default();
+    let journal = Journal::new(&store, "p");
+    let older = journal.take_term(&CLOCK).unwrap();
+    journal.check_term(&older).unwrap();
+    let newer = journal.take_term(&CLOCK).unwrap();
+    assert_eq!((older.number, newer.number), (1, 2));
+    let refused = journal.put_plan(&older, &plan(0, &older)).unwrap_err();
+    assert!(matches!(&refused, Error::Superseded { ours: 1, theirs: 2, .. }), "{refused}");
+    assert!(refused.to_string().contains(&format!("process {}", std::process::id())), "{refused}");
+    assert_eq!(journal.put_plan(&newer, &plan(0, &newer)).unwrap().map(|p| p.number), None);
+    journal.check_term(&newer).unwrap();
+}
+
+#[test]
+fn a_put_whose_reply_was_lost_is_known_as_ones_own() {
+    let store = Memory::default();
+    let journal = Journal::new(&store, "p");
+    store.lose_replies.store(1, Ordering::SeqCst);
+    let term = journal.take_term(&CLOCK).unwrap();
+    assert_eq!(term.number, 1, "the term is not taken twice");
+    store.lose_replies.store(2, Ordering::SeqCst);
+    assert!(journal.put_plan(&term, &plan(0, &term)).unwrap().is_none());
+    assert!(journal.put_commit(&term, &commit(0, &term)).unwrap().is_none());
+}
+
+#[test]
+fn anothers_plan_and_commit_stand() {
+    let store = Memory::default();
+    let journal = Journal::new(&store, "p");
+    let older = journal.take_term(&CLOCK).unwrap();
+    assert!(journal.put_plan(&older, &plan(0, &older)).unwrap().is_none());
+    let newer = journal.take_term(&CLOCK).unwrap();
+    let standing = journal.put_plan(&newer, &plan(0, &newer)).unwrap().unwrap();
+    assert_eq!(standing.term, older.number);
+    assert_eq!(journal.head().unwrap().plan.map(|p| p.term), Some(older.number));
+    assert!(journal.put_commit(&newer, &commit(0, &newer)).unwrap().is_none());
+    assert!(journal.head().unwrap().plan.is_none());
+}
+
+#[test]
+fn snapshots_shorten_what_is_listed_and_change_nothing() {
+    let store = Memory::default();
+    let journal = Journal::new(&store, "p");
+    let term = journal.take_term(&CLOCK).unwrap();
+    for number in 0..250 {
+        journal.put_plan(&term, &plan(number, &term)).unwrap();
+        let commit = commit(number, &term);
+        journal.put_commit(&term, &commit).unwrap();
+        journal.maybe_snapshot(&term, &commit).unwrap();
+    }
+    assert_eq!(store.list("_penstock/p/snapshots/", None).unwrap().len(), 2);
+    assert_eq!(journal.head().unwrap().commit.map(|c| c.number), Some(249));
+    assert_eq!(journal.live().unwrap().map(|s| s.files.len()), Some(250));
+    // What lies before the newest snapshot is no longer needed to start or to read.
+    for number in 0..200 {
+        store.delete(&format!("_penstock/p/epochs/{number:010}.plan")).unwrap();
+        store.delete(&format!("_penstock/p/epochs/{number:010}.commit")).unwrap();
+    }
+    assert_eq!(journal.head().unwrap().commit.map(|c| c.number), Some(249));
+    assert_eq!(journal.live().unwrap().map(|s| s.files.len()), Some(250));
+}
+
+#[test]
+fn a_log_with_a_hole_is_refused() {
+    let store = Memory::default();
+    let journal = Journal::new(&store, "p");
+    let term = journal.take_term(&CLOCK).unwrap();
+    for number in 0..3 {
+        journal.put_plan(&term, &plan(number, &term)).unwrap();
+        journal.put_commit(&term, &commit(number, &term)).unwrap();
+    }
+    store.delete("_penstock/p/epochs/0000000001.commit").unwrap();
+    let refused = journal.head().unwrap_err();
+    assert!(refused.to_string().contains("0000000001.commit"), "{refused}");
+}
+
+#[test]
+fn a_newer_format_is_refused_by_name() {
+    let store = Memory::default();
+    let journal = Journal::new(&store, "p");
+    store.put_many(vec![("_penstock/p/epochs/0000000000.commit".into(), Bytes::from_static(b"{\"format\": 99}"))]).unwrap();
+    let refused = journal.head().unwrap_err().to_string();
+    assert!(refused.contains("newer Penstock") && refused.contains("0000000000.commit"), "{refused}");
+}

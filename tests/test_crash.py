@@ -1,0 +1,144 @@
+"""Whatever is killed, and when: every event ends up in one place, once, and the ledger says which."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from penstock import _core
+
+import crash
+
+EVENTS = 12_000
+KILLS = int(os.environ.get("PENSTOCK_KILLS", "50"))
+SEED = int(os.environ.get("PENSTOCK_KILL_SEED", "7"))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Events with flaws, in two files."""
+    folder = tmp_path_factory.mktemp("input")
+    whole = folder / "whole.jsonl"
+    _core.generate("ecommerce", f'{{"total": {EVENTS}, "seed": 11, "bad_rate": 0.05, "duplicate_rate": 0.05}}', str(whole))
+    lines = whole.read_bytes().splitlines(keepends=True)
+    whole.unlink()
+    first, second = folder / "a.jsonl", folder / "b.jsonl"
+    first.write_bytes(b"".join(lines[::2]))
+    second.write_bytes(b"".join(lines[1::2]))
+    return [first, second]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, inputs: list[Path]) -> crash.Pipeline:
+    """A run that nothing happened to."""
+    pipeline = crash.make(tmp_path_factory.mktemp("undisturbed") / "p", inputs)
+    done = pipeline.run()
+    assert done.returncode == 0, done.stderr
+    counts = pipeline.ledger()
+    assert counts["consumed"] == crash.newest_commit(pipeline.lake)["ledger"]["consumed"]
+    assert counts["rejected"] > 0 and counts["duplicate"] > 0 and counts["sessions"] > 0
+    assert counts["pending"] == 0
+    assert counts["epochs"] > 8
+    return pipeline
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path, inputs: list[Path], undisturbed: crash.Pipeline) -> None:
+    again = crash.make(tmp_path / "p", inputs, durability="disk")
+    assert again.run().returncode == 0
+    crash.assert_same(undisturbed, again)
+
+
+@pytest.mark.parametrize("action", ["kill", "error", "panic"])
+@pytest.mark.parametrize("place", [p for p in _core.failpoints() if not p.startswith("snapshot.")])
+def test_failpoint(place: str, action: str, tmp_path: Path, inputs: list[Path], undisturbed: crash.Pipeline) -> None:
+    pipeline = crash.make(tmp_path / "p", inputs)
+    nth = 1 if place.startswith("term.") else 3
+    failed = pipeline.run(failpoint=f"{place}@{nth}={action}")
+    assert f"failpoint {place}" in failed.stderr, "it did not fire"
+    assert failed.returncode == (-signal.SIGKILL if action == "kill" else 3), failed.stderr
+    done = pipeline.run()
+    assert done.returncode == 0, done.stderr
+    crash.assert_same(undisturbed, pipeline)
+
+
+def test_killed_at_random_moments(tmp_path: Path, inputs: list[Path], undisturbed: crash.Pipeline) -> None:
+    chance = random.Random(SEED)
+    kills = finished = 0
+    began = time.monotonic()
+    process = crash.make(tmp_path / "whole", inputs).start()
+    assert process.wait(timeout=120) == 0
+    longest = time.monotonic() - began
+    while kills < KILLS:
+        pipeline = crash.make(tmp_path / f"p{finished}", inputs)
+        while True:
+            process = pipeline.start()
+            try:
+                process.wait(timeout=chance.uniform(0, longest))
+            except Exception:  # the moment has come
+                process.send_signal(signal.SIGKILL)
+            out, err = process.communicate()
+            if process.returncode == 0:
+                break
+            assert process.returncode == -signal.SIGKILL, err
+            kills += 1
+        finished += 1
+        crash.assert_same(undisturbed, pipeline)
+    print(f"\nkills survived: {kills}, runs finished: {finished}, events lost: 0, events doubled: 0")
+
+
+@pytest.mark.parametrize("place", ["plan.after", "files.between", "files.after", "commit.before"])
+def test_the_newest_of_two_writers_wins(
+    place: str, tmp_path: Path, inputs: list[Path], undisturbed: crash.Pipeline
+) -> None:
+    pipeline = crash.make(tmp_path / "p", inputs)
+    older = pipeline.start(failpoint=f"{place}@2=stop")
+    try:
+        _, status = os.waitpid(older.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status), "it ended before it stopped"
+        newer = pipeline.run(max_epochs=4)
+        assert newer.returncode == 0, newer.stderr
+        newest = crash.newest_commit(pipeline.lake)
+        assert newest["number"] == 4, "the epoch in hand and three more"
+    finally:
+        older.send_signal(signal.SIGCONT)
+    out, err = older.communicate(timeout=60)
+    assert older.returncode == 3, err
+    assert "SupersededError" in err
+    assert f"term {newest['term']}" in err, "the error names the newer run"
+    assert crash.newest_commit(pipeline.lake) == newest, "the older one changed nothing"
+    assert pipeline.run().returncode == 0
+    crash.assert_same(undisturbed, pipeline)
+
+
+def damage(path: Path) -> None:
+    """Cuts a file in two and keeps the first half."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("what", "harm"),
+    [
+        ("a newer version", lambda p: p.write_text(p.read_text().replace('"format":1', '"format":99', 1))),
+        ("damaged", damage),
+        ("missing", lambda p: p.unlink()),
+    ],
+)
+def test_a_lake_that_cannot_be_trusted(
+    what: str, harm: Callable[[Path], None], tmp_path: Path, inputs: list[Path]
+) -> None:
+    pipeline = crash.make(tmp_path / "p", inputs)
+    assert pipeline.run(max_epochs=3).returncode == 0
+    epochs = pipeline.lake / "_penstock" / crash.PIPELINE / "epochs"
+    victim = epochs / ("0000000001.commit" if what == "missing" else "0000000002.commit")
+    harm(victim)
+    before = crash.files(pipeline.lake)
+    failed = pipeline.run()
+    assert failed.returncode == 3
+    assert "CheckpointError" in failed.stderr and victim.name in failed.stderr, failed.stderr
+    assert crash.files(pipeline.lake) == before, "nothing was written"

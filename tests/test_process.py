@@ -1,0 +1,108 @@
+"""The engine inside a Python process: forks, Ctrl-C, threads."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+import penstock
+from penstock import _core
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+
+
+def sessions_of(n: int) -> int:
+    """Uses the engine's threads, and gives the number of sessions found."""
+    events = pa.table(
+        {
+            "user": [f"u{i % 7}" for i in range(n)],
+            "at": pa.array([i * 10_000_000 for i in range(n)], pa.timestamp("us", "UTC")),
+        }
+    )
+    out = pa.table(penstock.sessionize(events, entity="user", at="at", gap="5s"))
+    return len(set(out["session_id"].to_pylist()))
+
+
+@needs_fork
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_after_work_can_work() -> None:
+    assert sessions_of(700) == 700
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if sessions_of(700) == 700 else 1)
+    deadline = time.monotonic() + 30
+    while (done := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+            pytest.fail("the child hangs")
+        threading.Event().wait(0.01)
+    assert os.waitstatus_to_exitcode(done[1]) == 0
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_multiprocessing(method: str) -> None:
+    assert sessions_of(70) == 70
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        assert pool.map_async(sessions_of, [70, 140, 700]).get(timeout=60) == [70, 140, 700]
+
+
+def test_other_threads_go_on_while_the_engine_works(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    ticks = 0
+    done = threading.Event()
+
+    def tick() -> None:
+        nonlocal ticks
+        while not done.wait(0.001):
+            ticks += 1
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    try:
+        _core.generate("ecommerce", json.dumps({"total": 100_000, "seed": 1}), str(path))
+    finally:
+        done.set()
+        thread.join()
+    assert ticks > 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_is_answered_at_once(tmp_path: Path) -> None:
+    """A long call ends with KeyboardInterrupt soon after SIGINT."""
+    script = textwrap.dedent(
+        """
+        import json, signal, sys, threading, time, os
+        from penstock import _core
+        sent = []
+        def send():
+            started.wait()
+            sent.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+        started = threading.Event()
+        threading.Thread(target=send, daemon=True).start()
+        def progress(*_):
+            started.set()
+        try:
+            _core.generate("ecommerce", json.dumps({"total": 500_000_000, "seed": 1}), sys.argv[1], on_progress=progress)
+        except KeyboardInterrupt:
+            print(json.dumps({"seconds": time.monotonic() - sent[0]}))
+        """
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "out.jsonl")], capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["seconds"] < 5, "the engine did not let go"
+    print(ran.stdout)
