@@ -361,7 +361,7 @@ def random_log(lake: Lake, dice: random.Random, entries: int) -> None:
         lake.commit(rows, removed=removed, kind="backfill" if removed else "epoch")
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_any_order_of_loads_gives_the_same_tables(lake: Lake, seed: int) -> None:
     """The law: one load, a load for every entry, and dates in any order, mixed with loads, end in equal tables."""
     dice = random.Random(seed)

@@ -14,8 +14,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from penstock.errors import DataError, LakeError, PenstockError, SettingsError
-from penstock.warehouse import WarehouseError, load
+from penstock.errors import DataError, LakeError, PenstockError, SettingsError, WarehouseError
+from penstock.warehouse import load
 from penstock.warehouse.loader import SCHEMA_VERSION
 from warehouse_support import Lake, event, install
 
@@ -41,9 +41,9 @@ def warehouse(lake: Lake) -> Path:
     return lake.root.parent / "warehouse.duckdb"
 
 
-def everything(lake: Lake) -> dict[str, list[tuple[Any, ...]]]:
+def everything(lake: Lake, name: str = "warehouse.duckdb") -> dict[str, list[tuple[Any, ...]]]:
     """All rows of all tables, but for the time of a load."""
-    with duckdb.connect(str(warehouse(lake)), read_only=True) as con:
+    with duckdb.connect(str(warehouse(lake).with_name(name)), read_only=True) as con:
         names = [name for (name,) in con.execute("SELECT table_name FROM duckdb_tables() ORDER BY 1").fetchall()]
         return {
             name: con.execute(
@@ -112,10 +112,7 @@ def test_a_load_that_is_killed_leaves_nothing_and_is_made_good_by_the_next(lake:
     # has the same rows.
     assert len(everything(lake)["penstock_loads"]) == 2
     load(lake.spec(), f"duckdb:{lake.root.parent / 'calm.duckdb'}")
-    disturbed = everything(lake)
-    warehouse(lake).unlink()
-    (lake.root.parent / "calm.duckdb").rename(warehouse(lake))
-    calm = everything(lake)
+    disturbed, calm = everything(lake), everything(lake, "calm.duckdb")
     del calm["penstock_loads"], disturbed["penstock_loads"]
     assert disturbed == calm
 

@@ -7,13 +7,15 @@ import datetime as dt
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from penstock.warehouse.backend import Backend, WarehouseError
+from penstock.errors import WarehouseError
 from penstock.warehouse.lakelog import BEGINNING, absolute, live_files, read_log
 from penstock.warehouse.loader import parse_day
 from penstock.warehouse.target import Target, connect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from penstock.warehouse.backend import Backend
 
 UTC = dt.timezone.utc
 DEAD_LETTERS = "dead_letters"

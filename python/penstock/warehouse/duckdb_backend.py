@@ -7,12 +7,14 @@ import contextlib
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from penstock.errors import DataError, LakeError
-from penstock.warehouse.backend import ArrowStream, WarehouseError
+from penstock.errors import DataError, LakeError, WarehouseError
+
+if TYPE_CHECKING:
+    from penstock._typing import ArrowStreamExportable
 
 
 def quoted(text: str) -> str:
@@ -157,21 +159,21 @@ class DuckDBBackend:
 
     def drop(self, *names: str) -> None:
         """Drop temporary tables and views, where they exist."""
-        for name in names:
-            kinds = self._run(
-                f"SELECT 'VIEW' FROM duckdb_views() WHERE temporary AND view_name = {quoted(name)} "
-                f"UNION ALL SELECT 'TABLE' FROM duckdb_tables() WHERE temporary AND table_name = {quoted(name)}"
-            ).fetchall()
-            for (kind,) in kinds:
-                self._run(f"DROP {kind} temp.{name}")
+        listed = ", ".join(quoted(name) for name in names)
+        found = self._run(
+            f"SELECT 'VIEW', view_name FROM duckdb_views() WHERE temporary AND view_name IN ({listed}) "
+            f"UNION ALL SELECT 'TABLE', table_name FROM duckdb_tables() WHERE temporary AND table_name IN ({listed})"
+        ).fetchall()
+        for kind, name in found:
+            self._run(f"DROP {kind} temp.{name}")
 
-    def arrow(self, query: str) -> ArrowStream:
+    def arrow(self, query: str) -> ArrowStreamExportable:
         """Run a query and hand out its rows as Arrow; timestamps with a time zone come as UTC."""
         self._run(f"CREATE OR REPLACE TEMP TABLE handed_out AS {query}")
-        relation: ArrowStream = self.connection.table("temp.handed_out")
+        relation: ArrowStreamExportable = self.connection.table("temp.handed_out")
         return relation
 
-    def put_arrow(self, name: str, data: ArrowStream) -> None:
+    def put_arrow(self, name: str, data: ArrowStreamExportable) -> None:
         """Make a temporary table out of Arrow data."""
         self.connection.register("handed_in", data)
         try:

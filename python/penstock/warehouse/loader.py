@@ -9,15 +9,16 @@ from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from penstock.errors import DataError, LakeError, SettingsError
+from penstock.errors import DataError, LakeError, SettingsError, WarehouseError
 from penstock.warehouse import star
-from penstock.warehouse.backend import Backend, WarehouseError
 from penstock.warehouse.lakelog import BEGINNING, Entry, LakeFile, absolute, live_files, read_log
 from penstock.warehouse.target import Target, connect, parse_target
 
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
+    from importlib.abc import Traversable
     from pathlib import Path
+
+    from penstock.warehouse.backend import Backend
 
 SCHEMA_VERSION = 1
 """Of the tables; raise it with every change to them, and write the migration."""
