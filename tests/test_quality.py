@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import socket
 import socketserver
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pytest
-from warehouse_support import UTC, Lake, at, event, install
 
 from penstock.errors import PenstockError, SettingsError
 from penstock.quality import CheckResult, QualityReport, Slack, run_checks
 from penstock.warehouse import load
+from warehouse_support import Lake, at, event, install
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DAY = "2024-12-17"
 NOW = at("2024-12-18T02:00:00")
@@ -37,13 +38,13 @@ def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
 def days(counts: dict[str, int]) -> list[dict[str, Any]]:
     """So many events on each day of December 2024, evenly over the day."""
     return [
-        event(f"{date}-{number}", "ada", at(f"2024-12-{date}T00:00:00") + datetime.timedelta(days=1) * number / count)
+        event(f"{date}-{number}", "ada", at(f"2024-12-{date}T00:00:00") + dt.timedelta(days=1) * number / count)
         for date, count in counts.items()
         for number in range(count)
     ]
 
 
-def checks(lake: Lake, date: str = DAY, now: datetime.datetime = NOW) -> dict[str, CheckResult]:
+def checks(lake: Lake, date: str = DAY, now: dt.datetime = NOW) -> dict[str, CheckResult]:
     """Load, and run the checks."""
     load(lake.spec())
     return {check.name: check for check in run_checks(lake.spec(), date, now=now).checks}
@@ -156,7 +157,7 @@ def failed_report() -> QualityReport:
     """A report with one check that failed."""
     return QualityReport(
         "ecommerce",
-        datetime.date(2024, 12, 17),
+        dt.date(2024, 12, 17),
         (
             CheckResult("volume", -0.5, 0.2, "share", False, "50 events, -50% from the average"),
             CheckResult("nulls", 0.0, 0.0, "share", True, "no nulls"),
@@ -289,7 +290,13 @@ def test_a_name_that_does_not_exist() -> None:
 
 def test_the_address_is_shown_nowhere() -> None:
     assert SECRET not in repr(Slack(f"https://hooks.slack.com/services/{SECRET}"))
-    for wrong in (f"hooks.slack.com/{SECRET}", f"ftp://x/{SECRET}", f"http:///{SECRET}", f"http://x:abc/{SECRET}", f"https://x/{SECRET}\n"):
+    for wrong in (
+        f"hooks.slack.com/{SECRET}",
+        f"ftp://x/{SECRET}",
+        f"http:///{SECRET}",
+        f"http://x:abc/{SECRET}",
+        f"https://x/{SECRET}\n",
+    ):
         with pytest.raises(SettingsError) as caught:
             Slack(wrong)
         assert SECRET not in str(caught.value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import random
 from decimal import Decimal
 from pathlib import Path
@@ -10,11 +10,9 @@ from typing import Any
 
 import duckdb
 import pytest
-from warehouse_support import UTC, Lake, at, event, install
 
-from penstock.errors import DataError, LakeError, SettingsError
 from penstock.warehouse import LoadReport, load
-from penstock.warehouse.star import check
+from warehouse_support import UTC, Lake, at, event, install
 
 THEIR_QUERY = """
 SELECT u.plan_type, SUM(f.purchase_amount)
@@ -41,8 +39,8 @@ def run(lake: Lake, date: str | None = None, name: str = "warehouse", **more: An
     report = load(lake.spec(), f"duckdb:{path}", date=date, **more)
     with duckdb.connect(str(path)) as con:
         astray = con.execute(
-            "SELECT count(*) FROM fact_events f LEFT JOIN dim_user u ON u.user_key = f.user_key WHERE u.user_key IS NULL "
-            "OR u.user_id <> f.user_id OR f.event_timestamp < u.effective_start_date "
+            "SELECT count(*) FROM fact_events f LEFT JOIN dim_user u ON u.user_key = f.user_key "
+            "WHERE u.user_key IS NULL OR u.user_id <> f.user_id OR f.event_timestamp < u.effective_start_date "
             "OR f.event_timestamp >= u.effective_end_date"
         ).fetchone()
         assert astray == (0,)
@@ -70,22 +68,22 @@ def history(lake: Lake, user: str, name: str = "warehouse") -> list[tuple[Any, .
     )
 
 
-def day(text: str) -> datetime.datetime:
+def day(text: str) -> dt.datetime:
     """A time as the warehouse gives it."""
     return at(text).replace(tzinfo=None)
 
 
-EVER = datetime.datetime(1, 1, 1)
+EVER = day("0001-01-01")
 
 
 def test_dimensions_are_seeded(lake: Lake) -> None:
     run(lake)
     assert query(lake, "SELECT count(*), min(hour_start), max(hour_start) FROM dim_time") == [
-        (96_432, datetime.datetime(2020, 1, 1), datetime.datetime(2030, 12, 31, 23))
+        (96_432, day("2020-01-01"), day("2030-12-31T23:00:00"))
     ]
     assert query(lake, "SELECT * FROM dim_time WHERE time_key = 2024022913") == [
         (
-            2024022913, datetime.datetime(2024, 2, 29, 13), datetime.date(2024, 2, 29),
+            2024022913, day("2024-02-29T13:00:00"), dt.date(2024, 2, 29),
             2024, 1, 2, "February", 9, 29, 4, "Thursday", 13, False,
         )
     ]  # fmt: skip
@@ -104,7 +102,15 @@ def test_facts_get_their_keys(lake: Lake) -> None:
     lake.commit(
         [
             event("k1", "ada", "2024-12-17T10:00:00", "user_signup", plan_type="premium"),
-            event("k2", "ada", "2024-12-17T10:59:59.999999", "purchase", amount=Decimal("19.99"), os="macOS", browser="Safari"),
+            event(
+                "k2",
+                "ada",
+                "2024-12-17T10:59:59.999999",
+                "purchase",
+                amount=Decimal("19.99"),
+                os="macOS",
+                browser="Safari",
+            ),
             event("k3", "ada", "2024-12-17T11:00:00", "payment_failed", amount=Decimal("5.00"), os="BeOS"),
             event("k4", "ada", "2035-01-01T00:00:00"),
         ]
@@ -124,7 +130,7 @@ def test_facts_get_their_keys(lake: Lake) -> None:
 
 
 def test_their_query_counts_nothing_twice(lake: Lake) -> None:
-    """BETWEEN takes both ends of an interval, so an event at a change of plan fits two rows by time; the key settles it."""
+    """BETWEEN takes both ends of an interval, so an event at a change of plan fits two rows; the key settles it."""
     lake.commit(
         [
             event("s1", "ada", "2024-12-01T00:00:00", "user_signup", plan_type="free"),
@@ -185,7 +191,9 @@ def test_a_late_change_splits_the_history_and_points_the_facts_again(lake: Lake)
 
 
 def test_an_inferred_user_is_completed_by_a_later_load(lake: Lake) -> None:
-    lake.commit([event("p1", "ada", "2024-12-05T00:00:00", "purchase"), event("p2", "ada", "2024-12-15T00:00:00", "purchase")])
+    lake.commit(
+        [event("p1", "ada", "2024-12-05T00:00:00", "purchase"), event("p2", "ada", "2024-12-15T00:00:00", "purchase")]
+    )
     run(lake)
     assert history(lake, "ada") == [(None, EVER, None, True, True)]
     assert dict(query(lake, THEIR_QUERY)) == {None: Decimal("20.00")}
@@ -286,7 +294,7 @@ def test_a_date_is_found_by_event_time_not_by_partition(lake: Lake) -> None:
     report = run(lake, date="2024-12-17")
     assert query(lake, "SELECT idempotency_key FROM fact_events ORDER BY 1") == [("k2",), ("k3",)]
     assert report.files == 2
-    assert query(lake, "SELECT event_date FROM penstock_loads") == [(datetime.date(2024, 12, 17),)]
+    assert query(lake, "SELECT event_date FROM penstock_loads") == [(dt.date(2024, 12, 17),)]
     # The place in the log stays: the rest comes with the next load.
     assert run(lake).counts.inserted == 2
 
@@ -310,11 +318,11 @@ def model(lake: Lake) -> tuple[dict[str, Any], dict[str, list[tuple[Any, ...]]]]
     users: dict[str, list[tuple[Any, ...]]] = {}
     for user in {row["entity"] for row in facts.values()}:
         mine = [row for row in facts.values() if row["entity"] == user]
-        plans: dict[datetime.datetime, str] = {}
+        plans: dict[dt.datetime, str] = {}
         for row in sorted(mine, key=lambda row: row["_offset"]):
             if row["event_type"] == "user_signup":
                 plans[row["event_time"]] = row["plan_type"]
-        starts: list[tuple[Any, datetime.datetime, bool]] = []
+        starts: list[tuple[Any, dt.datetime, bool]] = []
         if not plans or min(row["event_time"] for row in mine) < min(plans):
             starts.append((None, EVER.replace(tzinfo=UTC), True))
         for time, plan in sorted(plans.items()):
@@ -335,7 +343,7 @@ def random_log(lake: Lake, dice: random.Random, entries: int) -> None:
         rows = []
         for _ in range(dice.randint(0, 12)):
             user = dice.choice("abc")
-            time = start + datetime.timedelta(hours=dice.randint(0, 24 * 6))
+            time = start + dt.timedelta(hours=dice.randint(0, 24 * 3))
             kind = dice.choice(["page_view", "purchase", "user_signup"])
             more: dict[str, Any] = {"plan_type": dice.choice(["free", "basic"])} if kind == "user_signup" else {}
             rows.append(event(f"key-{dice.randint(0, 60)}", user, time, kind, **more))
@@ -348,21 +356,21 @@ def random_log(lake: Lake, dice: random.Random, entries: int) -> None:
                     if fate < 0.5:
                         rows.append(row)
                     elif fate < 0.8:
-                        moved = row["event_time"] + datetime.timedelta(days=dice.choice([0, 0, 1]))
+                        moved = row["event_time"] + dt.timedelta(days=dice.choice([0, 0, 1]))
                         rows.append(row | {"session_id": f"s{dice.random()}", "event_time": moved})
         lake.commit(rows, removed=removed, kind="backfill" if removed else "epoch")
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_any_order_of_loads_gives_the_same_tables(lake: Lake, seed: int) -> None:
     """The law: one load, a load for every entry, and dates in any order, mixed with loads, end in equal tables."""
     dice = random.Random(seed)
-    dates = [f"2024-12-{number}" for number in range(9, 20)]
-    for _ in range(4):
+    dates = [f"2024-12-{number}" for number in range(10, 16)]
+    for _ in range(3):
         random_log(lake, dice, dice.randint(1, 3))
         if dice.random() < 0.7:
             run(lake, name="often")
-        for date in dice.sample(dates, 3):
+        for date in dice.sample(dates, 2):
             run(lake, date=date, name="often")
     run(lake, name="often")
     run(lake, name="once")
@@ -377,7 +385,9 @@ def test_any_order_of_loads_gives_the_same_tables(lake: Lake, seed: int) -> None
     for name in ("often", "parts", "forward", "backward", "shuffled"):
         assert tables(lake, name) == once, name
     facts, users = model(lake)
-    got = query(lake, "SELECT idempotency_key, user_id, event_timestamp, session_id, lake_offset FROM fact_events", "once")
+    got = query(
+        lake, "SELECT idempotency_key, user_id, event_timestamp, session_id, lake_offset FROM fact_events", "once"
+    )
     assert sorted(got) == sorted(
         (key, row["entity"], row["event_time"].replace(tzinfo=None), row["session_id"], row["_offset"])
         for key, row in facts.items()

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import itertools
 import json
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
-UTC = datetime.timezone.utc
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    import pytest
+
+UTC = dt.timezone.utc
 TIME = pa.timestamp("us", "UTC")
 TEXT = pa.string()
 
@@ -76,12 +79,12 @@ DEAD_LETTERS = pa.schema(
 _offsets = itertools.count()
 
 
-def at(text: str) -> datetime.datetime:
+def at(text: str) -> dt.datetime:
     """A time in UTC, from ISO 8601."""
-    return datetime.datetime.fromisoformat(text).replace(tzinfo=UTC)
+    return dt.datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-def event(key: str, user: str, time: str | datetime.datetime, event_type: str = "page_view", **more: Any) -> dict[str, Any]:
+def event(key: str, user: str, time: str | dt.datetime, event_type: str = "page_view", **more: Any) -> dict[str, Any]:
     """A Silver row; what is not given is as in any other event."""
     when = at(time) if isinstance(time, str) else time
     row: dict[str, Any] = {
@@ -109,9 +112,9 @@ def event(key: str, user: str, time: str | datetime.datetime, event_type: str = 
     return row | more
 
 
-def micros(time: datetime.datetime) -> int:
+def micros(time: dt.datetime) -> int:
     """Microseconds since 1970."""
-    return (time - datetime.datetime(1970, 1, 1, tzinfo=UTC)) // datetime.timedelta(microseconds=1)
+    return (time - dt.datetime(1970, 1, 1, tzinfo=UTC)) // dt.timedelta(microseconds=1)
 
 
 @dataclass
@@ -130,7 +133,7 @@ class Lake:
             "warehouse": {"duckdb": str(self.root.parent / "warehouse.duckdb")},
         } | more
 
-    def _write(self, layer: str, date: datetime.date, part: int, table: pa.Table) -> str:
+    def _write(self, layer: str, date: dt.date, part: int, table: pa.Table) -> str:
         path = f"{layer}/date={date}/ecommerce-0000-{len(self.entries):010}-{part:04}.parquet"
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, self.root / path, compression="zstd")
@@ -146,7 +149,7 @@ class Lake:
     ) -> list[str]:
         """Add an entry to the log; returns the paths of its Silver files."""
         written = []
-        by_date: dict[datetime.date, list[dict[str, Any]]] = {}
+        by_date: dict[dt.date, list[dict[str, Any]]] = {}
         for row in rows:
             by_date.setdefault((row["session_start"] or row["event_time"]).date(), []).append(dict(row))
         for part, (date, some) in enumerate(sorted(by_date.items())):

@@ -8,7 +8,7 @@ argument, and whatever else is known stands in attributes.
 |---|---|---|
 | `ContractError`, `SettingsError`, `DataError` | `ValueError` | 2 |
 | `MissingExtraError` | `ImportError` | 2 |
-| `SourceError`, `LakeError` | `OSError` | 3 |
+| `SourceError`, `LakeError`, `WarehouseError` | `OSError` | 3 |
 | `CheckpointError` | | 3 |
 | `SupersededError` | | 4 |
 | `LedgerError` | | 1 |
@@ -32,6 +32,7 @@ __all__ = [
     "SettingsError",
     "SourceError",
     "SupersededError",
+    "WarehouseError",
 ]
 
 
@@ -98,6 +99,13 @@ class LakeError(PenstockError, OSError):
     """The lake cannot be read or written: no such folder, no permission, a full disk.
 
     What was committed stays whole; after the cause is gone, run again.
+    """
+
+
+class WarehouseError(PenstockError, OSError):
+    """The warehouse cannot be opened or written: another process has it open, it is another file, its version is newer.
+
+    Nothing of a load that fails stays; after the cause is gone, run again.
     """
 
 

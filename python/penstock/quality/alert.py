@@ -1,4 +1,7 @@
-"""An alert to Slack. It is tried a few times and never hides what it was to tell: it returns its failure, raises nothing."""
+"""An alert to Slack.
+
+It is tried a few times, and it never hides what it was to tell: its own failure is returned, not raised.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,12 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from penstock.errors import SettingsError
-from penstock.quality.checks import QualityReport
+
+if TYPE_CHECKING:
+    from penstock.quality.checks import QualityReport
 
 
 @dataclass(frozen=True)
@@ -73,8 +79,8 @@ class Slack:
     def _attempt(self, body: bytes) -> tuple[str, bool] | None:
         """Try once; None when it was taken, else the reason and whether another attempt may help.
 
-        The time-out of a socket starts anew with every byte, so that a server that drips could hold the caller for ever;
-        the attempt runs in a thread of its own that can be left behind.
+        The time-out of a socket starts anew with every byte, so a server that drips could hold the caller for ever:
+        the attempt runs in a thread of its own, which can be left behind.
         """
         outcome: list[tuple[str, bool] | None] = []
         thread = threading.Thread(target=lambda: outcome.append(self._request(body)), daemon=True)
@@ -83,7 +89,7 @@ class Slack:
         return outcome[0] if outcome else (f"no answer within {self.timeout:g} seconds", True)
 
     def _request(self, body: bytes) -> tuple[str, bool] | None:
-        request = urllib.request.Request(
+        request = urllib.request.Request(  # noqa: S310 - the scheme was checked when the webhook was given
             self.webhook, body, {"Content-Type": "application/json", "User-Agent": "penstock"}, method="POST"
         )
         # Messages of the libraries may quote the address or what the server said; only what is known here goes out.
@@ -98,7 +104,7 @@ class Slack:
         except (http.client.HTTPException, ValueError):
             return "the server's answer is not HTTP", True
         except OSError as error:
-            cause = error.reason if isinstance(error, urllib.error.URLError) else error
+            cause: object = error.reason if isinstance(error, urllib.error.URLError) else error
             if isinstance(cause, TimeoutError):
                 return f"no answer within {self.timeout:g} seconds", True
             said = cause.strerror if isinstance(cause, OSError) else None
@@ -111,9 +117,9 @@ class Slack:
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A webhook does not move; following would turn the POST into a GET that says nothing."""
 
-    def redirect_request(self, *args: object, **kwargs: object) -> None:
+    def redirect_request(self, *_: object) -> None:
         """Do not follow."""
-        return None
+        return
 
 
 _OPENER = urllib.request.build_opener(_NoRedirect)
@@ -121,6 +127,7 @@ _OPENER = urllib.request.build_opener(_NoRedirect)
 
 def text_of(report: QualityReport) -> str:
     """The alert as Slack shows it."""
-    lines = [f":rotating_light: *{report.pipeline}*: {len(report.failed)} of {len(report.checks)} checks failed for {report.date}"]
+    failed = f"{len(report.failed)} of {len(report.checks)} checks failed for {report.date}"
+    lines = [f":rotating_light: *{report.pipeline}*: {failed}"]
     lines += [f"• *{check.name}*: {check.message}" for check in report.failed]
     return "\n".join(lines)

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from penstock.errors import PenstockError
-
-
-class WarehouseError(PenstockError):
-    """The warehouse cannot be opened or written; the message says why and what to do."""
-
-
-class ArrowStream(Protocol):
-    """Anything that hands out an Arrow stream through the PyCapsule interface."""
-
-    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        """Hand out the stream."""
-        ...
+if TYPE_CHECKING:
+    from penstock._typing import ArrowStreamExportable
 
 
 class Backend(Protocol):
@@ -77,11 +66,11 @@ class Backend(Protocol):
         """Drop temporary tables, where they exist."""
         ...
 
-    def arrow(self, query: str) -> ArrowStream:
+    def arrow(self, query: str) -> ArrowStreamExportable:
         """Run a query and hand out its rows as Arrow; timestamps with a time zone come as UTC."""
         ...
 
-    def put_arrow(self, name: str, data: ArrowStream) -> None:
+    def put_arrow(self, name: str, data: ArrowStreamExportable) -> None:
         """Make a temporary table out of Arrow data."""
         ...
 

@@ -1,16 +1,20 @@
 """The warehouse in a DuckDB file."""
+# ruff: noqa: S608 - names are our own, and paths are quoted
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from penstock.errors import DataError
-from penstock.warehouse.backend import ArrowStream, WarehouseError
+from penstock.errors import DataError, LakeError, WarehouseError
+
+if TYPE_CHECKING:
+    from penstock._typing import ArrowStreamExportable
 
 
 def quoted(text: str) -> str:
@@ -22,6 +26,11 @@ def parquet(paths: list[str]) -> str:
     """A DuckDB table function over Parquet files; columns that some files lack are null there."""
     listed = ", ".join(quoted(path) for path in paths)
     return f"read_parquet([{listed}], hive_partitioning = false, union_by_name = true, filename = true)"
+
+
+def _first(error: duckdb.Error) -> str:
+    """What DuckDB says, without the statement."""
+    return str(error).split("\n\nLINE ", maxsplit=1)[0]
 
 
 def _explain(path: str, error: duckdb.Error) -> WarehouseError:
@@ -93,10 +102,9 @@ class DuckDBBackend:
         """Undo everything since `begin`; does nothing outside a transaction."""
         if self._open:
             self._open = False
-            try:
+            # DuckDB has already rolled back what failed fatally; the first error is the one to show.
+            with contextlib.suppress(duckdb.Error):
                 self.connection.execute("ROLLBACK")
-            except duckdb.Error:
-                pass  # DuckDB has already rolled back what failed fatally; the first error is the one to show
 
     def close(self) -> None:
         """Close the connection, undoing what was not committed."""
@@ -106,16 +114,18 @@ class DuckDBBackend:
     def _run(self, sql: str) -> duckdb.DuckDBPyConnection:
         try:
             return self.connection.execute(sql)
-        except duckdb.ConstraintException as error:
-            raise DataError(f"warehouse {self.place}: {error}") from error
         except duckdb.BinderException as error:
             raise DataError(
-                f"warehouse {self.place}: the tables or files have not the columns expected: {error}"
+                f"warehouse {self.place}: the tables or files have not the columns expected: {_first(error)}"
             ) from error
-        except duckdb.CatalogException as error:
-            raise WarehouseError(f"warehouse {self.place}: {error}") from error
-        except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException) as error:
-            raise WarehouseError(f"warehouse {self.place}: {error}") from error
+        except (duckdb.ConstraintException, duckdb.ConversionException, duckdb.OutOfRangeException) as error:
+            raise DataError(f"warehouse {self.place}: {_first(error)}") from error
+        except duckdb.InterruptException as error:
+            raise KeyboardInterrupt from error
+        except duckdb.Error as error:
+            if ".parquet" in _first(error):
+                raise LakeError(f"lake: a file cannot be read; `penstock audit` says more. {_first(error)}") from error
+            raise WarehouseError(f"warehouse {self.place}: {_first(error)}") from error
 
     def script(self, sql: str) -> None:
         """Run the statements of a file."""
@@ -149,21 +159,21 @@ class DuckDBBackend:
 
     def drop(self, *names: str) -> None:
         """Drop temporary tables and views, where they exist."""
-        for name in names:
-            kinds = self._run(
-                "SELECT 'VIEW' FROM duckdb_views() WHERE temporary AND view_name = "
-                f"{quoted(name)} UNION ALL SELECT 'TABLE' FROM duckdb_tables() WHERE temporary AND table_name = {quoted(name)}"
-            ).fetchall()
-            for (kind,) in kinds:
-                self._run(f"DROP {kind} temp.{name}")
+        listed = ", ".join(quoted(name) for name in names)
+        found = self._run(
+            f"SELECT 'VIEW', view_name FROM duckdb_views() WHERE temporary AND view_name IN ({listed}) "
+            f"UNION ALL SELECT 'TABLE', table_name FROM duckdb_tables() WHERE temporary AND table_name IN ({listed})"
+        ).fetchall()
+        for kind, name in found:
+            self._run(f"DROP {kind} temp.{name}")
 
-    def arrow(self, query: str) -> ArrowStream:
+    def arrow(self, query: str) -> ArrowStreamExportable:
         """Run a query and hand out its rows as Arrow; timestamps with a time zone come as UTC."""
         self._run(f"CREATE OR REPLACE TEMP TABLE handed_out AS {query}")
-        relation: ArrowStream = self.connection.table("temp.handed_out")
+        relation: ArrowStreamExportable = self.connection.table("temp.handed_out")
         return relation
 
-    def put_arrow(self, name: str, data: ArrowStream) -> None:
+    def put_arrow(self, name: str, data: ArrowStreamExportable) -> None:
         """Make a temporary table out of Arrow data."""
         self.connection.register("handed_in", data)
         try:
@@ -174,7 +184,7 @@ class DuckDBBackend:
     def columns(self, table: str) -> list[str]:
         """Names of a table's columns in their order; empty when there is no such table."""
         found = self._run(
-            "SELECT column_name FROM duckdb_columns() "
-            f"WHERE table_name = {quoted(table)} AND database_name IN (current_database(), 'temp') ORDER BY column_index"
+            f"SELECT column_name FROM duckdb_columns() WHERE table_name = {quoted(table)} "
+            "AND database_name IN (current_database(), 'temp') ORDER BY column_index"
         ).fetchall()
         return [name for (name,) in found]

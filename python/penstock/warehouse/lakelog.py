@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from penstock import _core
 from penstock.errors import LakeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 BEGINNING = -1
 """The number before the first entry."""
@@ -61,6 +63,7 @@ def read_log(spec: Mapping[str, Any], since: int, layer: str) -> list[Entry]:
         since: The number of the last entry that is not wanted; `BEGINNING` for all.
         layer: Such as `silver/events`.
     """
+    _root(spec)
     entries = [
         Entry(
             number=entry["number"],
@@ -95,19 +98,23 @@ def live_files(entries: Iterable[Entry]) -> dict[str, LakeFile]:
     return files
 
 
+def _root(spec: Mapping[str, Any]) -> Path:
+    place = str(spec["lake"])
+    if "://" in place and not place.startswith("file://"):
+        raise LakeError(f"lake {place}: loading from an object store is not supported yet; copy the lake to a disk")
+    return Path(place.removeprefix("file://")).absolute()
+
+
 def absolute(spec: Mapping[str, Any], files: Iterable[LakeFile]) -> list[tuple[str, int]]:
     """Where to read the files, each with its number.
 
     Raises:
         LakeError: The lake is not on this machine's disk, or a file is missing.
     """
-    root = str(spec["lake"])
-    if "://" in root and not root.startswith("file://"):
-        raise LakeError(f"lake {root}: loading from an object store is not supported yet; copy the lake to a disk")
-    root = root.removeprefix("file://")
-    placed = [(os.path.join(root, file.path), file.number) for file in files]
+    root = _root(spec)
+    placed = [(str(root / file.path), file.number) for file in files]
     for path, _ in placed:
-        if not os.path.exists(path):
+        if not Path(path).exists():
             raise LakeError(
                 f"lake {path}: the log names this file, and it is not there. If a backfill or compaction ran just now, "
                 "run this again; else run `penstock audit`"

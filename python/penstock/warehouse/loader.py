@@ -1,22 +1,24 @@
 """`penstock load`: takes what is new in the lake's log, or one date, into the warehouse."""
+# ruff: noqa: S608 - what is put into the statements are names, numbers and dates of our own, or quoted
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penstock.errors import DataError, LakeError, SettingsError
+from penstock.errors import DataError, LakeError, SettingsError, WarehouseError
 from penstock.warehouse import star
-from penstock.warehouse.backend import Backend, WarehouseError
 from penstock.warehouse.lakelog import BEGINNING, Entry, LakeFile, absolute, live_files, read_log
 from penstock.warehouse.target import Target, connect, parse_target
 
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
+    from importlib.abc import Traversable
+    from pathlib import Path
+
+    from penstock.warehouse.backend import Backend
 
 SCHEMA_VERSION = 1
 """Of the tables; raise it with every change to them, and write the migration."""
@@ -35,7 +37,7 @@ class LoadReport:
 
     pipeline: str
     warehouse: str
-    date: datetime.date | None
+    date: dt.date | None
     log_number: int
     files: int = 0
     rows_read: int = 0
@@ -64,16 +66,16 @@ def load(
     spec: Mapping[str, Any],
     warehouse: str | Mapping[str, Any] | Target | None = None,
     *,
-    date: str | datetime.date | None = None,
+    date: str | dt.date | None = None,
     tables: Path | Traversable | None = None,
-    rows_a_transaction: int = 1_000_000,
+    rows_a_transaction: int = 500_000,
     progress: Progress | None = None,
 ) -> LoadReport:
     """Load Silver rows of the lake into the star schema.
 
     Without `date`: all that the lake's log says since the last load; rows of removed files go, rewritten rows replace
-    the old ones. With `date`: all rows whose event time falls on that day, again, in whatever file they are; this leaves
-    the place in the log alone. Both can be repeated and mixed in any order: equal rows of Silver give equal tables.
+    the old ones. With `date`: all rows whose event time falls on that day, again, in whatever file they are; this
+    leaves the place in the log alone. Both can be repeated and mixed in any order: equal Silver gives equal tables.
 
     Args:
         spec: The pipeline file, read: `name`, `lake`, `warehouse`.
@@ -110,8 +112,8 @@ def tables_of(pipeline: str) -> Traversable:
     folder = files("penstock") / "pipelines" / pipeline / "warehouse"
     if not folder.joinpath(DDL[0]).is_file():
         raise SettingsError(
-            f"pipeline {pipeline}: it has no warehouse tables. Put {', '.join(DDL)}, silver.sql and lookup.sql into a folder "
-            "`warehouse` beside the pipeline file (`penstock init ecommerce` shows how they look)"
+            f"pipeline {pipeline}: it has no warehouse tables. Put {', '.join(DDL)}, silver.sql and lookup.sql into a "
+            "folder `warehouse` beside the pipeline file (`penstock init ecommerce` shows how they look)"
         )
     return folder
 
@@ -125,14 +127,14 @@ def _read(folder: Path | Traversable, name: str) -> str:
         ) from error
 
 
-def parse_day(date: str | datetime.date) -> datetime.date:
+def parse_day(date: str | dt.date) -> dt.date:
     """A day from `YYYY-MM-DD`; raises SettingsError when it is none."""
-    if isinstance(date, datetime.datetime):
+    if isinstance(date, dt.datetime):
         return date.date()
-    if isinstance(date, datetime.date):
+    if isinstance(date, dt.date):
         return date
     try:
-        return datetime.datetime.strptime(date, "%Y-%m-%d").date()
+        return dt.datetime.strptime(date, "%Y-%m-%d").replace(tzinfo=dt.timezone.utc).date()
     except ValueError:
         raise SettingsError(f"date: {date!r} is not a date. Write it as YYYY-MM-DD, such as 2024-12-17") from None
 
@@ -153,15 +155,16 @@ class _Loader:
         self.rows_a_transaction = rows_a_transaction
         self.progress = progress
 
-    def load(self, whole_log: list[Entry], day: datetime.date | None) -> LoadReport:
+    def load(self, whole_log: list[Entry], day: dt.date | None) -> LoadReport:
         """Load what is new, or the day, one transaction a step."""
         self._prepare()
         head = whole_log[-1].number if whole_log else BEGINNING
         since = self._last()
         if since > head:
             raise LakeError(
-                f"lake {self.spec['lake']}: its log ends with entry {head}, and the warehouse {self.warehouse.place} has "
-                f"already loaded entry {since}. This is another lake than before; name the right one, or another warehouse"
+                f"lake {self.spec['lake']}: its log ends with entry {head}, and the warehouse {self.warehouse.place} "
+                f"has already loaded entry {since}. This is another lake than before; name the right one, or another "
+                "warehouse"
             )
         steps = list(self._one_day(whole_log, day, head) if day else self._since(whole_log, since))
         report = LoadReport(self.pipeline, self.warehouse.place, day, head)
@@ -188,15 +191,16 @@ class _Loader:
             warehouse.change(f"INSERT INTO penstock_schema VALUES ({name}, {SCHEMA_VERSION})")
         elif found[0][0] > SCHEMA_VERSION:
             raise WarehouseError(
-                f"warehouse {warehouse.place}: its tables are of version {found[0][0]}, made by a newer penstock; this one "
-                f"knows version {SCHEMA_VERSION}. Upgrade penstock, or name another warehouse"
+                f"warehouse {warehouse.place}: its tables are of version {found[0][0]}, made by a newer penstock; this "
+                f"one knows version {SCHEMA_VERSION}. Upgrade penstock, or name another warehouse"
             )
         warehouse.commit()
 
     def _last(self) -> int:
         """The last entry of the log that was loaded."""
         ((last,),) = self.warehouse.rows(
-            f"SELECT max(log_number) FROM penstock_loads WHERE pipeline = {_literal(self.pipeline)} AND event_date IS NULL"
+            "SELECT max(log_number) FROM penstock_loads "
+            f"WHERE pipeline = {_literal(self.pipeline)} AND event_date IS NULL"
         )
         return BEGINNING if last is None else int(last)
 
@@ -217,14 +221,14 @@ class _Loader:
                 yield _Step(entry.number, new, removed, rows)
                 new, removed, rows = [], [], 0
 
-    def _one_day(self, whole_log: list[Entry], day: datetime.date, head: int) -> Iterator[_Step]:
+    def _one_day(self, whole_log: list[Entry], day: dt.date, head: int) -> Iterator[_Step]:
         """All files that may hold events of the day, by their statistics."""
-        midnight = datetime.datetime.combine(day, datetime.time(), datetime.timezone.utc)
+        midnight = dt.datetime.combine(day, dt.time(), dt.timezone.utc)
         start = int(midnight.timestamp()) * 1_000_000
         held = [file for file in live_files(whole_log).values() if file.may_hold(start, start + 86_400_000_000)]
         yield _Step(head, held, [], sum(file.rows for file in held))
 
-    def _load_step(self, step: _Step, day: datetime.date | None) -> star.Counts:
+    def _load_step(self, step: _Step, day: dt.date | None) -> star.Counts:
         warehouse = self.warehouse
         warehouse.begin()
         try:
@@ -238,12 +242,12 @@ class _Loader:
         warehouse.drop(*star.TEMPORARY)
         return counts
 
-    def _stage(self, step: _Step, day: datetime.date | None) -> str | None:
+    def _stage(self, step: _Step, day: dt.date | None) -> str | None:
         """Make the table `stage`; returns the condition for the facts that it replaces."""
         warehouse = self.warehouse
         placed = absolute(self.spec, step.files)
         within = (
-            f"event_timestamp >= TIMESTAMP '{day}' AND event_timestamp < TIMESTAMP '{day + datetime.timedelta(days=1)}'"
+            f"event_timestamp >= TIMESTAMP '{day}' AND event_timestamp < TIMESTAMP '{day + dt.timedelta(days=1)}'"
             if day
             else None
         )
@@ -260,13 +264,13 @@ class _Loader:
         numbers = ", ".join(str(LakeFile(path, SILVER, 0, None, None).number) for path in step.removed)
         return f"lake_file IN ({numbers})"
 
-    def _record(self, step: _Step, day: datetime.date | None, counts: star.Counts) -> None:
+    def _record(self, step: _Step, day: dt.date | None, counts: star.Counts) -> None:
         name = _literal(self.pipeline)
         loaded = f"DATE '{day}'" if day else "NULL"
         written = self.warehouse.change(
             f"INSERT INTO penstock_loads SELECT {name}, "
-            f"(SELECT coalesce(max(load_number), 0) + 1 FROM penstock_loads WHERE pipeline = {name}), {step.log_number}, "
-            f"{loaded}, {counts.inserted}, {counts.updated}, {counts.deleted}, {counts.repointed}, "
+            f"(SELECT coalesce(max(load_number), 0) + 1 FROM penstock_loads WHERE pipeline = {name}), "
+            f"{step.log_number}, {loaded}, {counts.inserted}, {counts.updated}, {counts.deleted}, {counts.repointed}, "
             f"{counts.duplicates}, {counts.users}, CURRENT_TIMESTAMP AT TIME ZONE 'UTC'"
         )
         if written != 1:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from penstock.errors import SettingsError
-from penstock.warehouse.backend import Backend
 from penstock.warehouse.duckdb_backend import DuckDBBackend
+
+if TYPE_CHECKING:
+    from penstock.warehouse.backend import Backend
 
 _HOW = "set `warehouse: {duckdb: FILE}` in the pipeline file, or pass `--to duckdb:FILE`"
 
