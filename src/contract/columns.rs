@@ -5,9 +5,8 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Fields, TimeUnit};
 
 use super::nearest::suggestion;
-use super::node::array_index;
 use super::number::Decimal;
-use super::problem::{push_token, tokens};
+use super::problem::push_token;
 use super::source::{Data, Node};
 
 /// The type of a column.
@@ -262,16 +261,7 @@ impl<'a> Deriver<'a> {
     fn follow(&self, node: &'a Node) -> &'a Node {
         let mut at = node;
         for _ in 0..100 {
-            let Some(fragment) = at.get("$ref").and_then(Node::as_str).and_then(|r| r.strip_prefix('#')) else { break };
-            let Some(path) = tokens(fragment) else { break };
-            let mut next = Some(self.root);
-            for token in &path {
-                next = next.and_then(|n| match &n.data {
-                    Data::Array(items) => array_index(token).and_then(|i| items.get(i)),
-                    _ => n.get(token),
-                });
-            }
-            let Some(next) = next else { break };
+            let Some(next) = super::rules::target(self.root, at) else { break };
             at = next;
         }
         at

@@ -257,7 +257,6 @@ mod tests {
     ];
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(3000))]
         #[test]
         fn own_checks_say_what_the_crate_says(text in near(SEEDS)) {
             for name in ["date-time", "date", "time", "uuid", "ipv4", "ipv6"] {

@@ -16,6 +16,8 @@ pub mod json;
 pub mod judge;
 #[cfg(test)]
 mod judge_tests;
+#[cfg(test)]
+mod laws;
 pub mod load;
 pub mod nearest;
 pub mod node;
@@ -118,6 +120,18 @@ impl Contract {
         Ok(self)
     }
 
+    /// The same contract, every schema judged by the fallback.
+    #[cfg(test)]
+    pub(crate) fn judged_by_fallback(mut self) -> Result<Self> {
+        let mut compiled = compile::compile(&self.spec, true)?;
+        for version in compiled.types.iter_mut().flat_map(|t| &mut t.versions) {
+            let built = fallback::Fallback::compile(&version.file.root.to_value(), true, None);
+            version.fallback = Some(built.map_err(|(_, reason)| Error::Internal(reason))?);
+        }
+        self.compiled = Arc::new(compiled);
+        Ok(self)
+    }
+
     /// The same contract with the secret that personal properties are hashed with.
     pub fn with_secret(mut self, secret: Option<&[u8]>) -> Self {
         self.secret = secret.map(Secret::new);
@@ -159,7 +173,7 @@ impl Contract {
     /// # Errors
     /// [`Error::Settings`] when a secret is needed and not there, [`Error::Data`] for more than 1 GiB at once.
     pub fn judge(&self, events: &RawEvents, rules: &JudgeRules) -> Result<Judged> {
-        judge::judge(self, events, rules)
+        judge::judge_by(self, events, rules, judge::Paths::All)
     }
 
     pub(crate) fn compiled(&self) -> &Compiled {

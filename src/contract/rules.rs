@@ -296,20 +296,15 @@ impl<'a> Compiler<'a> {
     /// The schema at a local pointer; none when only the crate can tell (an `$id` on the way moves the base).
     fn resolve(&mut self, fragment: &str, line: usize) -> Compiled<Option<&'a Node>> {
         let nowhere = || (line, format!("$ref: nothing stands at '#{fragment}' in this schema"));
-        let decoded = percent_decode_str(fragment).decode_utf8().map_err(|_| nowhere())?;
-        let mut at = self.root;
-        for (n, token) in tokens(&decoded).ok_or_else(nowhere)?.iter().enumerate() {
-            if n > 0 && at.get("$id").is_some() {
-                return Ok(None);
-            }
-            at = match &at.data {
-                Data::Object(_) => at.get(token),
-                Data::Array(items) => super::node::array_index(token).and_then(|i| items.get(i)),
-                _ => None,
-            }
-            .ok_or_else(nowhere)?;
+        if !Format::of("uri-reference").is_some_and(|f| f.accepts(&format!("#{fragment}"))) {
+            return Err((line, format!("$ref: '#{fragment}' is no URI reference: percent-encode what is not ASCII")));
         }
-        Ok(if at.get("$id").is_some() && !std::ptr::eq(at, self.root) { None } else { Some(at) })
+        let way = way(self.root, fragment).ok_or_else(nowhere)?;
+        let Some((at, before)) = way.split_last() else { return Ok(None) };
+        if before.iter().skip(1).any(|node| node.get("$id").is_some()) {
+            return Ok(None);
+        }
+        Ok(if at.get("$id").is_some() && !std::ptr::eq(*at, self.root) { None } else { Some(at) })
     }
 
     fn fall_back(&mut self, pointer: &str, node: &Node, what: String) {
@@ -428,6 +423,27 @@ impl<'a> Compiler<'a> {
             rule.number.push(Bound { keyword, limit: text.clone(), small });
         }
     }
+}
+
+/// The nodes from the root to what the pointer of a local reference leads to.
+fn way<'a>(root: &'a Node, fragment: &str) -> Option<Vec<&'a Node>> {
+    let decoded = percent_decode_str(fragment).decode_utf8().ok()?;
+    let mut way = vec![root];
+    let mut at = root;
+    for token in tokens(&decoded)? {
+        at = match &at.data {
+            Data::Array(items) => items.get(super::node::array_index(&token)?)?,
+            _ => at.get(&token)?,
+        };
+        way.push(at);
+    }
+    Some(way)
+}
+
+/// What a `$ref` of this schema leads to, when it is a local pointer.
+pub fn target<'a>(root: &'a Node, schema: &Node) -> Option<&'a Node> {
+    let fragment = schema.get("$ref")?.as_str()?.strip_prefix('#')?;
+    way(root, fragment)?.pop()
 }
 
 fn count(value: &Node) -> Option<u64> {

@@ -43,7 +43,7 @@ fn of_many_writers_one_creates() {
         let threads: Vec<_> = (0..8)
             .map(|i| scope.spawn(move || lake.put_if_absent("_penstock/p/x", format!("writer {i}").into()).unwrap()))
             .collect();
-        threads.into_iter().filter(|_| true).map(|t| t.join().unwrap()).filter(|p| *p == Put::Created).count()
+        threads.into_iter().map(|t| t.join().unwrap()).filter(|p| *p == Put::Created).count()
     });
     assert_eq!(created, 1);
     assert!(lake.get("_penstock/p/x").unwrap().unwrap().starts_with(b"writer "));
@@ -147,4 +147,73 @@ fn a_lake_works_inside_a_runtime() {
 #[test]
 fn without_s3_a_bucket_says_so() {
     assert!(reason(Lake::open("s3://bucket/x", &LakeOptions::default())).contains("S3"));
+}
+
+/// A small file system of its own, where this user may mount one.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(options: &str) -> Option<Self> {
+        let disk = Self(tempfile::tempdir().unwrap());
+        if disk.mount(options) {
+            return Some(disk);
+        }
+        std::mem::forget(disk);
+        eprintln!("SKIPPED: this user cannot mount a small disk to fill");
+        None
+    }
+
+    fn mount(&self, options: &str) -> bool {
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(self.0.path());
+        mount.stderr(std::process::Stdio::null()).status().is_ok_and(|s| s.success())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_shows_nothing_half_written() {
+    let Some(disk) = SmallDisk::new("size=512k") else { return };
+    for durability in [Durability::Disk, Durability::Process] {
+        let lake = lake(disk.0.path(), durability);
+        lake.put("a/fits", vec![1; 100_000].into()).unwrap();
+        let large = Bytes::from(vec![2; 600_000]);
+        let many = vec![("a/fits".to_owned(), Bytes::from(vec![3; 10])), ("b/not".to_owned(), large.clone())];
+        for error in [
+            reason(lake.put("a/fits", large.clone())),
+            reason(lake.put_if_absent("a/not", large)),
+            reason(lake.put_many(many)),
+        ] {
+            assert!(error.contains("the disk is full") && error.contains("make room"), "{error}");
+        }
+        let listed: Vec<_> = lake.list("", None).unwrap().into_iter().map(|o| (o.path, o.size)).collect();
+        assert_eq!(listed, [("a/fits".to_owned(), 100_000)]);
+        // What was begun is gone, so there is room again.
+        lake.put("a/other", vec![4; 300_000].into()).unwrap();
+        lake.delete("a/other").unwrap();
+    }
+}
+
+#[test]
+fn a_read_only_lake_can_be_read() {
+    let Some(disk) = SmallDisk::new("size=512k") else { return };
+    lake(disk.0.path(), Durability::Process).put("a/b", "1".into()).unwrap();
+    assert!(disk.mount("remount,ro"));
+    let lake = lake(disk.0.path(), Durability::Disk);
+    assert_eq!(lake.get("a/b").unwrap().unwrap(), "1");
+    assert_eq!(lake.list("", None).unwrap().len(), 1);
+    for error in [
+        reason(lake.put("a/b", "2".into())),
+        reason(lake.put_if_absent("a/c", "2".into())),
+        reason(lake.trash("a/b")),
+        reason(lake.delete("a/b")),
+        reason(Lake::open(disk.0.path().join("new").to_str().unwrap(), &LakeOptions::default())),
+    ] {
+        assert!(error.contains("read-only"), "{error}");
+    }
 }

@@ -13,7 +13,7 @@ use pyo3_arrow::input::AnyArray;
 use rayon::prelude::*;
 
 use super::errors::to_python;
-use super::gate::{OnInterrupt, enter};
+use super::gate::{OnInterrupt, enter, tell};
 use super::table::Table;
 use crate::contract::{self, JudgeRules, Judged, Limits, Rejected};
 use crate::events::RawEvents;
@@ -128,12 +128,12 @@ pub enum Data<'py> {
 
 /// Validates a file, bytes or a column; gives valid rows, dead letters and counts as JSON.
 #[pyfunction]
-#[pyo3(signature = (contract, data, *, on_progress=None))]
+#[pyo3(signature = (contract, data, *, progress=None))]
 pub fn validate(
     py: Python<'_>,
     contract: &Contract,
     data: Data<'_>,
-    on_progress: Option<Py<PyAny>>,
+    progress: Option<Py<PyAny>>,
 ) -> PyResult<(Table, Table, String)> {
     let arrival = chrono::Utc::now().timestamp_micros();
     let contract = contract.inner.clone();
@@ -174,10 +174,7 @@ pub fn validate(
                 valid.push(judged.valid);
                 dead.extend(letters);
             }
-            if let Some(callback) = &on_progress {
-                Python::attach(|py| callback.call1(py, (events,))).map_err(|_| Error::Interrupted)?;
-            }
-            Ok(())
+            tell(progress.as_ref(), events as u64)
         };
         match input {
             Input::Bytes(bytes) => {

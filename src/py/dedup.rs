@@ -7,7 +7,7 @@ use super::gate::{OnInterrupt, enter};
 use super::table::{Table, batches};
 use crate::dedup;
 
-/// Keeps the first of equal keys; gives the rows kept and how many were left out.
+/// Keeps the first of equal keys.
 #[pyfunction]
 #[pyo3(signature = (events, *, key, at, horizon_us))]
 pub fn deduplicate(
@@ -16,13 +16,13 @@ pub fn deduplicate(
     key: Vec<String>,
     at: Option<String>,
     horizon_us: Option<i64>,
-) -> PyResult<(Table, u64)> {
+) -> PyResult<Table> {
     let (schema, rows) = batches(events)?;
     enter(py, OnInterrupt::Abandon, move |_| {
-        let (kept, duplicates) = {
+        let (kept, _) = {
             let key: Vec<&str> = key.iter().map(String::as_str).collect();
             dedup::deduplicate(&rows, &key, at.as_deref(), horizon_us)?
         };
-        Ok((Table::new(schema, kept), duplicates))
+        Ok(Table::new(schema, kept))
     })
 }

@@ -88,3 +88,16 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic".to_owned())
 }
+
+/// Tells a callback of Python's how many events there were so far. One that raises ends the work.
+pub fn tell(callback: Option<&Py<PyAny>>, events: u64) -> Result<()> {
+    let Some(callback) = callback else { return Ok(()) };
+    let text = format!(r#"{{"event": "progress", "events": {events}}}"#);
+    Python::attach(|py| match callback.call1(py, (text,)) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            error.write_unraisable(py, None);
+            Err(Error::Interrupted)
+        }
+    })
+}

@@ -11,7 +11,7 @@ use crate::Error;
 use crate::sinks::parquet::{Existing, ExportOptions, write_parquet as export};
 use crate::stream::inspect::live_files;
 
-/// Writes rows as Parquet files; gives the files' paths below the folder and their rows.
+/// Writes rows as Parquet files; gives the files' paths below the folder.
 #[pyfunction]
 #[pyo3(signature = (rows, path, *, partition_by, name=None, replace=false))]
 pub fn write_parquet(
@@ -21,7 +21,7 @@ pub fn write_parquet(
     partition_by: Vec<String>,
     name: Option<String>,
     replace: bool,
-) -> PyResult<Vec<(String, u64)>> {
+) -> PyResult<Vec<String>> {
     let reader = rows.into_reader()?;
     let Some(folder) = path.to_str().map(str::to_owned) else {
         return Err(to_python(py, Error::lake(path.display().to_string(), "is not UTF-8; choose another name")));
@@ -37,16 +37,16 @@ pub fn write_parquet(
             stop.check()?;
             Ok(batch?)
         });
-        export(&schema, batches, &folder, options)
+        Ok(export(&schema, batches, &folder, options)?.into_iter().map(|(path, _)| path).collect())
     })
 }
 
 /// The data files of a layer that the log counts, as JSON.
 #[pyfunction]
 #[pyo3(signature = (lake, layer, *, pipeline=None))]
-pub fn read_lake(py: Python<'_>, lake: String, layer: String, pipeline: Option<String>) -> PyResult<String> {
+pub fn read_lake(py: Python<'_>, lake: PathBuf, layer: String, pipeline: Option<String>) -> PyResult<String> {
     enter(py, OnInterrupt::Abandon, move |_| {
-        let files = live_files(&lake, &layer, pipeline.as_deref())?;
+        let files = live_files(&lake.to_string_lossy(), &layer, pipeline.as_deref())?;
         serde_json::to_string(&files).map_err(|e| Error::Internal(e.to_string()))
     })
 }

@@ -12,6 +12,24 @@ use super::table::{Table, batches};
 use crate::Error;
 use crate::scd2::{self, Scd2Spec};
 
+/// The columns of the position.
+#[derive(FromPyObject)]
+pub enum Order {
+    /// One.
+    One(String),
+    /// Several, the first counts most.
+    Several(Vec<String>),
+}
+
+impl Order {
+    fn columns(self) -> Vec<String> {
+        match self {
+            Order::One(column) => vec![column],
+            Order::Several(columns) => columns,
+        }
+    }
+}
+
 /// The history of a dimension with what confirmed its rows.
 #[pyclass(module = "penstock._core", frozen)]
 pub struct History {
@@ -30,10 +48,10 @@ impl History {
         at: String,
         tracked: Vec<String>,
         op: Option<String>,
-        order: Option<Vec<String>>,
+        order: Option<Order>,
     ) -> PyResult<Self> {
         let (_, rows) = batches(rows)?;
-        let spec = Scd2Spec { key, at, tracked, op, order: order.unwrap_or_default() };
+        let spec = Scd2Spec { key, at, tracked, op, order: order.map(Order::columns).unwrap_or_default() };
         enter(py, OnInterrupt::Abandon, move |_| Ok(Self { inner: Arc::new(scd2::History::from_rows(&rows, &spec)?) }))
     }
 
@@ -47,10 +65,10 @@ impl History {
         at: String,
         tracked: Vec<String>,
         op: Option<String>,
-        order: Option<Vec<String>>,
+        order: Option<Order>,
     ) -> PyResult<Self> {
         let (_, points) = batches(points)?;
-        let spec = Scd2Spec { key, at, tracked, op, order: order.unwrap_or_default() };
+        let spec = Scd2Spec { key, at, tracked, op, order: order.map(Order::columns).unwrap_or_default() };
         enter(py, OnInterrupt::Abandon, move |_| {
             Ok(Self { inner: Arc::new(scd2::History::from_points(&points, &spec)?) })
         })
@@ -177,7 +195,7 @@ pub fn scd2_merge(
     at: String,
     tracked: Vec<String>,
     op: Option<String>,
-    order: Option<Vec<String>>,
+    order: Option<Order>,
 ) -> PyResult<Merge> {
     let (_, changes) = batches(changes)?;
     let (earlier, bare) = match current {
@@ -186,7 +204,7 @@ pub fn scd2_merge(
         Some(Current::History(history)) => (Some(history.get().inner.clone()), None),
         Some(Current::Rows(rows)) => (None, Some(batches(rows)?.1)),
     };
-    let spec = Scd2Spec { key, at, tracked, op, order: order.unwrap_or_default() };
+    let spec = Scd2Spec { key, at, tracked, op, order: order.map(Order::columns).unwrap_or_default() };
     enter(py, OnInterrupt::Abandon, move |_| {
         let bare = bare.map(|rows| scd2::History::from_rows(&rows, &spec)).transpose()?;
         let merged = scd2::merge(earlier.as_deref().or(bare.as_ref()), &changes, &spec)?;

@@ -6,11 +6,12 @@ use arrow::array::{BooleanArray, BooleanBufferBuilder, Int64Array, RecordBatch, 
 use arrow::datatypes::Schema;
 use rayon::prelude::*;
 
-use super::history::{CLOSES, History, OPENS, Points, gather};
-use super::keys::{Keys, surrogate};
+use super::history::{CLOSES, History, OPENS, Points, gallop, gather};
+use super::keys::{Keys, PARTS, surrogate};
 use super::layout::{adapt, column_of, micros};
-use super::merge::{by_part, collision, slices_of};
+use super::merge::collision;
 use super::rows::{intervals, schema};
+use super::sift::Sifter;
 use crate::error::{Error, Result};
 
 /// Where the first stretch of every entity begins: 0001-01-01T00:00:00Z, the first moment that databases and Python
@@ -62,48 +63,30 @@ pub fn point(history: &History, facts: &[RecordBatch], key: &[String], at: &str)
     }
     let keyed = arrow::compute::concat_batches(&key_schema, &pieces)?;
     let keys = Keys::new(&keyed, 0..key.len())?;
-    let (mut changes, bounds) = by_part(&keys, &times);
-    let found = slices_of(&mut changes, &bounds)
-        .into_par_iter()
-        .map(|(p, facts)| {
-            facts.sort_unstable_by_key(|f| (f.hash, f.at, f.row));
-            let (mut pointed, mut inferred) = (Vec::with_capacity(facts.len()), Vec::<Stretch>::new());
-            let mut last: Vec<u8> = Vec::new();
-            let mut encoded = Vec::new();
-            let mut cursor = Cursor::new(Points::EMPTY);
+    let sifter = Sifter::new(&keys, &times, &[]);
+    let found = (0..PARTS).into_par_iter().map(|p| {
+        let facts = sifter.part(p);
+        let (mut pointed, mut inferred) = (Vec::with_capacity(facts.len()), Vec::new());
+        let mut seeker = history.seeker(p);
+        facts.each(|key, facts| {
+            let hash = facts[0].hash;
+            let mut cursor = Cursor::new(seeker.seek(hash, key).map_or(Points::EMPTY, |e| e.points()));
+            let mut last = None;
             for fact in facts {
-                keys.encode(fact.row as usize, &mut encoded);
-                if encoded != last || pointed.is_empty() {
-                    cursor = Cursor::new(history.find(p, fact.hash, &encoded).map_or(Points::EMPTY, |e| e.points()));
-                    std::mem::swap(&mut last, &mut encoded);
-                }
                 let (start, row) = cursor.move_to(fact.at);
-                let key = surrogate(&last, fact.hash, start);
-                pointed.push((fact.row, key, !row));
-                if row || inferred.last().is_some_and(|i| i.surrogate == key && i.key == last) {
-                    continue;
-                }
-                let rival = history.layers.iter().find_map(|l| l.parts[p].rival(key, &last));
-                let among = inferred.iter().rev().take_while(|i| i.hash == fact.hash);
-                let known = among.clone().any(|i| i.surrogate == key && i.key == last);
-                if let Some(rival) = rival {
-                    return Err(collision(key, &last, rival));
-                }
-                if !known {
+                let surrogate = surrogate(key, hash, start);
+                pointed.push((fact.row, surrogate, !row));
+                if !row && last != Some(start) {
                     let end = cursor.next_start();
-                    inferred.push(Stretch {
-                        key: last.clone(),
-                        hash: fact.hash,
-                        row: fact.row,
-                        start,
-                        end,
-                        surrogate: key,
-                    });
+                    inferred.push(Stretch { key: key.to_vec(), row: fact.row, start, end, surrogate });
+                    last = Some(start);
                 }
             }
-            Ok((pointed, inferred))
-        })
-        .collect::<Result<Vec<_>>>()?;
+            Ok::<_, Error>(())
+        })?;
+        Ok((pointed, inferred))
+    });
+    let found = found.collect::<Result<Vec<_>>>()?;
     let mut surrogates = vec![0; times.len()];
     let mut is_inferred = BooleanBufferBuilder::new(times.len());
     is_inferred.append_n(times.len(), false);
@@ -121,6 +104,17 @@ pub fn point(history: &History, facts: &[RecordBatch], key: &[String], at: &str)
     if let Some(pair) = by_surrogate.windows(2).find(|w| w[0].surrogate == w[1].surrogate) {
         return Err(collision(pair[0].surrogate, &pair[0].key, &pair[1].key));
     }
+    let rows = history.layers.iter().flat_map(|l| &l.parts);
+    for part in rows {
+        let mut from = 0;
+        for stretch in &by_surrogate {
+            from += gallop(&part.surrogates[from..], |s| s.0 < stretch.surrogate);
+            let same = part.surrogates.get(from).filter(|s| s.0 == stretch.surrogate).map(|s| part.key(s.1));
+            if let Some(rival) = same.filter(|key| *key != stretch.key) {
+                return Err(collision(stretch.surrogate, &stretch.key, rival));
+            }
+        }
+    }
     Ok(Pointed {
         surrogate_key: surrogates.into(),
         is_inferred: BooleanArray::new(is_inferred.finish(), None),
@@ -131,7 +125,6 @@ pub fn point(history: &History, facts: &[RecordBatch], key: &[String], at: &str)
 /// A stretch without a row in which a fact lies.
 struct Stretch {
     key: Vec<u8>,
-    hash: u64,
     /// A fact of the entity.
     row: u32,
     start: i64,

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::interleave;
 use arrow::datatypes::{DataType, SchemaRef};
-use hashbrown::HashTable;
 use rayon::prelude::*;
 
 use super::compare::{Comparators, Src};
@@ -61,10 +60,10 @@ impl<'a> Points<'a> {
     }
 }
 
-/// The entities of one layer whose hashes fall into one part.
+/// The entities of one layer whose hashes fall into one part, ordered by hash and key: changes come in that order too,
+/// so that finding them is a walk along the arrays, which memory likes better than an index.
 #[derive(Default)]
 pub(super) struct Part {
-    pub index: HashTable<u32>,
     pub hashes: Vec<u64>,
     key_ends: Vec<u32>,
     key_bytes: Vec<u8>,
@@ -75,14 +74,13 @@ pub(super) struct Part {
     pub flags: Vec<u8>,
     pub sums: Vec<u64>,
     pub src: Vec<Src>,
-    /// The surrogate keys of the rows that came with this layer, to find collisions.
-    pub surrogates: HashTable<(i64, u32)>,
+    /// The surrogate keys of the rows that came with this layer and their entities, ordered, to find collisions.
+    pub surrogates: Vec<(i64, u32)>,
 }
 
 impl Part {
     pub fn with_capacity(entities: usize, points: usize) -> Self {
         Self {
-            index: HashTable::with_capacity(entities),
             hashes: Vec::with_capacity(entities),
             key_ends: Vec::with_capacity(entities),
             key_bytes: Vec::with_capacity(entities * 16),
@@ -92,7 +90,7 @@ impl Part {
             flags: Vec::with_capacity(points),
             sums: Vec::with_capacity(points),
             src: Vec::with_capacity(points),
-            surrogates: HashTable::with_capacity(entities),
+            surrogates: Vec::with_capacity(entities),
         }
     }
 
@@ -100,16 +98,21 @@ impl Part {
         self.hashes.len()
     }
 
+    #[inline]
     pub fn key(&self, entity: u32) -> &[u8] {
         let e = entity as usize;
         let begin = if e == 0 { 0 } else { self.key_ends[e - 1] as usize };
         &self.key_bytes[begin..self.key_ends[e] as usize]
     }
 
-    pub fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
-        self.index.find(hash, |&e| self.hashes[e as usize] == hash && self.key(e) == key).copied()
+    /// Finds an entity from `from` on, and moves `from` up to where its hash would be. For hashes in ascending order.
+    pub fn seek(&self, from: &mut usize, hash: u64, key: &[u8]) -> Option<u32> {
+        *from += gallop(&self.hashes[*from..], |h| *h < hash);
+        let same = self.hashes[*from..].iter().take_while(|h| **h == hash).count();
+        (*from..*from + same).map(|e| e as u32).find(|&e| self.key(e) == key)
     }
 
+    #[inline]
     pub fn points(&self, entity: u32) -> Points<'_> {
         let e = entity as usize;
         let range = if e == 0 { 0 } else { self.ends[e - 1] as usize }..self.ends[e] as usize;
@@ -162,7 +165,7 @@ impl Part {
         }
     }
 
-    /// Makes the points after the last entity into one.
+    /// Makes the points after the last entity into one. Entities come by hash and key.
     pub fn close_entity(&mut self, hash: u64, key: &[u8], older: Place) -> Result<u32> {
         let small = |n: usize| {
             u32::try_from(n).map_err(|_| Error::Data("a history of this size does not fit; split it by key".to_owned()))
@@ -173,25 +176,47 @@ impl Part {
         self.hashes.push(hash);
         self.older.push(older);
         self.ends.push(small(self.at.len())?);
-        let hashes = &self.hashes;
-        self.index.insert_unique(hash, entity, |&e| hashes[e as usize]);
         Ok(entity)
     }
 
-    pub fn add_surrogate(&mut self, surrogate: i64, entity: u32) {
-        self.surrogates.insert_unique(spread(surrogate), (surrogate, entity), |s| spread(s.0));
+    /// Finds two rows that share a surrogate key: among those that came with this layer, which are in order, or between
+    /// them and those of a lower one.
+    pub fn rivals<'a>(&'a self, lower: impl Iterator<Item = &'a Part>) -> Option<(i64, &'a [u8], &'a [u8])> {
+        if let Some(w) = self.surrogates.windows(2).find(|w| w[0].0 == w[1].0) {
+            return Some((w[0].0, self.key(w[0].1), self.key(w[1].1)));
+        }
+        for part in lower {
+            let mut from = 0;
+            for &(surrogate, entity) in &self.surrogates {
+                from += gallop(&part.surrogates[from..], |s| s.0 < surrogate);
+                let same = part.surrogates[from..].iter().take_while(|s| s.0 == surrogate);
+                let mut rivals = same.map(|s| part.key(s.1)).filter(|key| {
+                    // The same row, that went and came back, is no rival; another row of its entity is.
+                    *key != self.key(entity) || self.rows_with(surrogate, entity) > 1
+                });
+                if let Some(rival) = rivals.next() {
+                    return Some((surrogate, self.key(entity), rival));
+                }
+            }
+        }
+        None
     }
 
-    /// The key of another entity that has this surrogate key, if there is one.
-    pub fn rival(&self, surrogate: i64, key: &[u8]) -> Option<&[u8]> {
-        let found = self.surrogates.find(spread(surrogate), |s| s.0 == surrogate && self.key(s.1) != key);
-        found.map(|s| self.key(s.1))
+    fn rows_with(&self, key: i64, entity: u32) -> usize {
+        let hash = self.hashes[entity as usize];
+        self.points(entity).starts().filter(|start| surrogate(self.key(entity), hash, *start) == key).count()
     }
 }
 
-/// Surrogate keys of one part share their highest bits; the hash table wants those to differ.
-fn spread(surrogate: i64) -> u64 {
-    (surrogate as u64).rotate_left(7)
+/// How many elements at the head of an ordered slice are less. Steps that double: near ones are found at once, far ones
+/// in a logarithm of the distance.
+pub(super) fn gallop<T>(slice: &[T], less: impl Fn(&T) -> bool) -> usize {
+    let mut step = 1;
+    while step <= slice.len() && less(&slice[step - 1]) {
+        step *= 2;
+    }
+    let low = step / 2;
+    low + slice[low..step.min(slice.len())].partition_point(less)
 }
 
 /// What one merge brought, or several of them joined.
@@ -240,8 +265,26 @@ impl<'a> Live<'a> {
         self.part.key(self.place.entity)
     }
 
+    pub fn hash(&self) -> u64 {
+        self.part.hashes[self.place.entity as usize]
+    }
+
     pub fn points(&self) -> Points<'a> {
         self.part.points(self.place.entity)
+    }
+}
+
+/// Walks along the layers of one part.
+pub(super) struct Seeker<'a> {
+    layers: Vec<(&'a Part, usize)>,
+}
+
+impl<'a> Seeker<'a> {
+    /// Finds an entity; hashes come in ascending order.
+    pub fn seek(&mut self, hash: u64, key: &[u8]) -> Option<Live<'a>> {
+        self.layers.iter_mut().enumerate().rev().find_map(|(l, (part, from))| {
+            part.seek(from, hash, key).map(|entity| Live { part, place: Place { layer: l as u32, entity } })
+        })
     }
 }
 
@@ -281,12 +324,9 @@ impl History {
         self.layers.iter().map(|l| &l.batch).collect()
     }
 
-    /// Finds an entity.
-    pub(super) fn find(&self, part: usize, hash: u64, key: &[u8]) -> Option<Live<'_>> {
-        self.layers.iter().enumerate().rev().find_map(|(l, layer)| {
-            let part = &layer.parts[part];
-            part.find(hash, key).map(|entity| Live { part, place: Place { layer: l as u32, entity } })
-        })
+    /// A search through one part for entities in the order of their hashes.
+    pub(super) fn seeker(&self, part: usize) -> Seeker<'_> {
+        Seeker { layers: self.layers.iter().map(|l| (&l.parts[part], 0)).collect() }
     }
 
     /// An entity at a place.
@@ -342,7 +382,8 @@ impl History {
         let parts = (0..PARTS)
             .into_par_iter()
             .map(|p| {
-                let live = self.live(from, p);
+                let mut live = self.live(from, p);
+                live.sort_unstable_by(|a, b| a.hash().cmp(&b.hash()).then_with(|| a.key().cmp(b.key())));
                 let mut part = Part::with_capacity(live.len(), live.iter().map(|e| e.points().len()).sum());
                 let mut gathered = Vec::new();
                 for entity in live {
@@ -366,16 +407,12 @@ impl History {
                     while older != NOWHERE && older.layer >= upper {
                         older = self.layers[older.layer as usize].parts[p].older[older.entity as usize];
                     }
-                    let hash = entity.part.hashes[entity.place.entity as usize];
+                    let hash = entity.hash();
                     let new = part.close_entity(hash, entity.key(), older)?;
-                    for i in 0..part.points(new).len() {
-                        let points = part.points(new);
-                        if points.flags[i] & OPENS != 0 {
-                            let key = surrogate(entity.key(), hash, points.at[i]);
-                            part.add_surrogate(key, new);
-                        }
-                    }
+                    let starts: Vec<i64> = part.points(new).starts().collect();
+                    part.surrogates.extend(starts.iter().map(|at| (surrogate(entity.key(), hash, *at), new)));
                 }
+                part.surrogates.sort_unstable();
                 Ok((part, gathered))
             })
             .collect::<Result<Vec<_>>>()?;
@@ -428,7 +465,6 @@ impl History {
 impl Part {
     fn resummed(&self, sum: impl Fn(Src) -> u64) -> Self {
         Self {
-            index: self.index.clone(),
             hashes: self.hashes.clone(),
             key_ends: self.key_ends.clone(),
             key_bytes: self.key_bytes.clone(),

@@ -7,10 +7,11 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::compare::{Comparators, Src, sums};
-use super::history::{DELETE, History, Layer, Live, NOWHERE, OPENS, Part, Place, Points};
-use super::keys::{Keys, PARTS, hash_of, part_of, surrogate};
+use super::history::{DELETE, History, Layer, Live, NOWHERE, OPENS, Part, Place, Points, Seeker};
+use super::keys::{Keys, PARTS, surrogate};
 use super::layout::{Input, Layout, Scd2Spec};
 use super::rows::Row;
+use super::sift::{Change, Sifter};
 use super::{rows, save};
 use crate::error::{Error, Result};
 
@@ -115,89 +116,36 @@ fn prepare(
     }
 }
 
-/// A change on its way to its entity.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Change {
-    pub hash: u64,
-    pub at: i64,
-    pub row: u32,
-}
-
 fn merge_parts(whole: &History, layout: &Layout, input: &Input) -> Result<(Vec<Part>, Counts)> {
     let keys = Keys::new(&input.batch, layout.keys.clone())?;
-    let sums = sums(layout, &input.batch)?;
-    let (mut changes, bounds) = by_part(&keys, &input.at);
+    let sifter = Sifter::new(&keys, &input.at, &sums(layout, &input.batch)?);
     let mut batches = whole.batches();
     batches.push(&input.batch);
     let compare = Comparators::new(layout, batches);
-    let done = slices_of(&mut changes, &bounds)
+    let done = (0..PARTS)
         .into_par_iter()
-        .map(|(p, changes)| {
-            changes.sort_unstable_by_key(|c| (c.hash, c.at, c.row));
-            let mut merger = Merger {
-                whole,
-                p,
-                keys: &keys,
-                sums: &sums,
-                input,
-                compare: &compare,
-                part: Part::default(),
-                counts: Counts::default(),
-            };
-            merger.run(changes)?;
-            Ok((merger.part, merger.counts))
+        .map(|p| {
+            let sifted = sifter.part(p);
+            let part = Part::with_capacity(sifted.hashes(), 2 * sifted.len());
+            let seeker = whole.seeker(p);
+            let mut merger = Merger { whole, seeker, input, compare: &compare, part, counts: Counts::default() };
+            sifted.each(|key, changes| merger.entity(key, changes))?;
+            let Merger { mut part, counts, .. } = merger;
+            part.surrogates.sort_unstable();
+            match part.rivals(whole.layers.iter().map(|l| &l.parts[p])) {
+                Some((surrogate, key, rival)) => Err(collision(surrogate, key, rival)),
+                None => Ok((part, counts)),
+            }
         })
         .collect::<Result<Vec<_>>>()?;
     let counts = done.iter().fold(Counts::default(), |sum, (_, c)| sum.add(*c));
     Ok((done.into_iter().map(|(part, _)| part).collect(), counts))
 }
 
-/// The changes of each part.
-pub(super) fn slices_of<'a>(changes: &'a mut [Change], bounds: &[usize]) -> Vec<(usize, &'a mut [Change])> {
-    let mut slices = Vec::with_capacity(PARTS);
-    let mut rest = changes;
-    for p in 0..PARTS {
-        let (head, tail) = rest.split_at_mut(bounds[p + 1] - bounds[p]);
-        slices.push((p, head));
-        rest = tail;
-    }
-    slices
-}
-
-/// The changes (or facts) in the order of their parts, and where each part begins.
-pub(super) fn by_part(keys: &Keys, at: &[i64]) -> (Vec<Change>, Vec<usize>) {
-    const CHUNK: usize = 16_384;
-    let mut hashes = vec![0; at.len()];
-    hashes.par_chunks_mut(CHUNK).enumerate().for_each(|(i, out)| {
-        let mut key = Vec::new();
-        for (j, hash) in out.iter_mut().enumerate() {
-            keys.encode(i * CHUNK + j, &mut key);
-            *hash = hash_of(&key);
-        }
-    });
-    let mut bounds = vec![0; PARTS + 1];
-    for hash in &hashes {
-        bounds[part_of(*hash) + 1] += 1;
-    }
-    for p in 0..PARTS {
-        bounds[p + 1] += bounds[p];
-    }
-    let mut next = bounds.clone();
-    let mut changes = vec![Change::default(); at.len()];
-    for (row, (&hash, &at)) in hashes.iter().zip(at).enumerate() {
-        let slot = &mut next[part_of(hash)];
-        changes[*slot] = Change { hash, at, row: row as u32 };
-        *slot += 1;
-    }
-    (changes, bounds)
-}
-
 /// Merges the changes of one part.
 struct Merger<'a> {
     whole: &'a History,
-    p: usize,
-    keys: &'a Keys,
-    sums: &'a [u64],
+    seeker: Seeker<'a>,
     input: &'a Input,
     compare: &'a Comparators<'a>,
     part: Part,
@@ -205,41 +153,10 @@ struct Merger<'a> {
 }
 
 impl Merger<'_> {
-    fn run(&mut self, changes: &mut [Change]) -> Result<()> {
-        let entities = changes.chunk_by(|a, b| a.hash == b.hash).count();
-        self.part = Part::with_capacity(entities, 2 * changes.len());
-        let (mut key, mut other) = (Vec::new(), Vec::new());
-        for group in changes.chunk_by_mut(|a, b| a.hash == b.hash) {
-            self.keys.encode(group[0].row as usize, &mut key);
-            let alone = group[1..].iter().all(|c| {
-                self.keys.encode(c.row as usize, &mut other);
-                key == other
-            });
-            if alone {
-                self.entity(&key, group)?;
-                continue;
-            }
-            // Different keys with one hash: take them apart by the keys themselves.
-            let mut keyed: Vec<(Vec<u8>, Change)> = group
-                .iter()
-                .map(|c| {
-                    let mut key = Vec::new();
-                    self.keys.encode(c.row as usize, &mut key);
-                    (key, *c)
-                })
-                .collect();
-            keyed.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.at.cmp(&b.1.at)));
-            for entity in keyed.chunk_by(|a, b| a.0 == b.0) {
-                self.entity(&entity[0].0, &entity.iter().map(|(_, c)| *c).collect::<Vec<_>>())?;
-            }
-        }
-        Ok(())
-    }
-
     /// Merges the changes of one entity, in the order of their times, with what is known of it.
     fn entity(&mut self, key: &[u8], changes: &[Change]) -> Result<()> {
         let hash = changes[0].hash;
-        let known = self.whole.find(self.p, hash, key);
+        let known = self.seeker.seek(hash, key);
         let old = known.map_or(Points::EMPTY, |live| live.points());
         let mut fresh = false;
         let mut next = 0;
@@ -281,18 +198,19 @@ impl Merger<'_> {
         self.counts.entities_changed += 1;
         self.counts.entities_added += u64::from(known.is_none());
         let entity = self.part.close_entity(hash, key, known.map_or(NOWHERE, |live| live.place))?;
-        self.compare_starts(key, hash, entity, old)
+        self.compare_starts(key, hash, entity, old);
+        Ok(())
     }
 
     fn read(&self, change: &Change) -> (u8, u64, Src) {
         let row = change.row as usize;
         let delete = self.input.deletes.as_ref().is_some_and(|d| d.value(row));
         let src = Src { layer: self.whole.layers.len() as u32, row: change.row };
-        (u8::from(delete) * DELETE, self.sums[row], src)
+        (u8::from(delete) * DELETE, change.sum, src)
     }
 
-    /// Counts rows that are new or gone, and looks for collisions of the new ones.
-    fn compare_starts(&mut self, key: &[u8], hash: u64, entity: u32, old: Points<'_>) -> Result<()> {
+    /// Counts rows that are new or gone, and makes the surrogate keys of the new ones.
+    fn compare_starts(&mut self, key: &[u8], hash: u64, entity: u32, old: Points<'_>) {
         let mut before = old.starts().peekable();
         for i in 0..self.part.points(entity).len() {
             let points = self.part.points(entity);
@@ -308,20 +226,15 @@ impl Merger<'_> {
             }
             self.counts.rows_added += 1;
             let surrogate = surrogate(key, hash, at);
-            let lower = self.whole.layers.iter().map(|l| &l.parts[self.p]);
-            if let Some(rival) = lower.chain([&self.part]).find_map(|p| p.rival(surrogate, key)) {
-                return Err(collision(surrogate, key, rival));
-            }
-            self.part.add_surrogate(surrogate, entity);
+            self.part.surrogates.push((surrogate, entity));
         }
         self.counts.rows_removed += before.count() as u64;
-        Ok(())
     }
 }
 
 pub(super) fn collision(surrogate: i64, key: &[u8], rival: &[u8]) -> Error {
     Error::Data(format!(
-        "surrogate key {surrogate} would stand for two entities, '{}' and '{}'; nothing was merged. Keep one of the two out and report it: 63 bits make this as good as impossible by chance",
+        "surrogate key {surrogate} would stand for two rows, of '{}' and of '{}'; nothing was merged. Keep one of the two out and report it: 63 bits make this as good as impossible by chance",
         key.escape_ascii(),
         rival.escape_ascii()
     ))

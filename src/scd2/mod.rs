@@ -31,6 +31,7 @@ mod layout;
 mod merge;
 mod rows;
 mod save;
+mod sift;
 #[cfg(test)]
 mod tests;
 

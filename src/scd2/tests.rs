@@ -562,17 +562,37 @@ fn many_small_loads_stay_few_layers() {
     assert_eq!((history.entities(), history.points()), (23, 200));
 }
 
-#[test]
-fn a_surrogate_key_of_two_entities_is_found() {
-    let mut part = history::Part::with_capacity(2, 2);
-    for (key, surrogate) in [(b"\x01a", 5), (b"\x01b", 6)] {
+/// A part of entities and the surrogate keys of their rows.
+fn part(entities: &[(&[u8], i64)]) -> history::Part {
+    let mut part = history::Part::default();
+    for (key, surrogate) in entities {
         part.push(1, history::OPENS, 0, compare::Src { layer: 0, row: 0 });
         let entity = part.close_entity(keys::hash_of(key), key, history::NOWHERE).unwrap();
-        part.add_surrogate(surrogate, entity);
+        part.surrogates.push((*surrogate, entity));
     }
-    assert_eq!(part.rival(5, b"\x01b"), Some(&b"\x01a"[..]));
-    assert_eq!(part.rival(5, b"\x01a"), None);
-    assert_eq!(part.rival(7, b"\x01a"), None);
-    let error = merge::collision(5, b"\x01b", b"\x01a").to_string();
-    assert!(error.contains("two entities"), "{error}");
+    part.surrogates.sort_unstable();
+    part
+}
+
+#[test]
+fn a_surrogate_key_of_two_rows_is_found() {
+    let lower = part(&[(b"\x01a", 5), (b"\x01b", 6), (b"\x01c", 9)]);
+    let fine = part(&[(b"\x01b", 6), (b"\x01d", 7)]);
+    assert_eq!(fine.rivals([&lower].into_iter()), None);
+    let across = part(&[(b"\x01b", 6), (b"\x01d", 9)]);
+    assert_eq!(across.rivals([&lower].into_iter()), Some((9, &b"\x01d"[..], &b"\x01c"[..])));
+    let within = part(&[(b"\x01b", 6), (b"\x01d", 6)]);
+    assert!(within.rivals([].into_iter()).is_some());
+    let error = merge::collision(9, b"\x01d", b"\x01c").to_string();
+    assert!(error.contains("two rows"), "{error}");
+}
+
+#[test]
+fn galloping_is_a_partition_point() {
+    for n in 0..40_usize {
+        let slice: Vec<usize> = (0..n).collect();
+        for x in 0..=n + 1 {
+            assert_eq!(history::gallop(&slice, |v| *v < x), slice.partition_point(|v| *v < x));
+        }
+    }
 }

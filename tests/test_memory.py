@@ -1,0 +1,40 @@
+"""Memory follows the epoch, never the file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from penstock import _core
+
+import crash
+
+SMALL, FACTOR = 150_000, 4
+
+
+def peak(folder: Path, events: int) -> int:
+    """The peak memory of a run over so many events, at one rate, in KiB."""
+    folder.mkdir()
+    path = folder / "in.jsonl"
+    _core.generate(
+        "ecommerce", json.dumps({"total": events, "seed": 2, "events_per_second": 100.0, "users": 5_000}), str(path)
+    )
+    pipeline = crash.make(folder / "p", [path], epoch_events=25_000)
+    process = pipeline.start()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, process.stderr and process.stderr.read()
+    assert crash.newest_commit(pipeline.lake)["ledger"]["consumed"] == events
+    path.unlink()
+    return usage.ru_maxrss
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="this system does not tell the memory of a child")
+def test_a_longer_file_needs_no_more_memory(tmp_path: Path) -> None:
+    small = peak(tmp_path / "small", SMALL)
+    large = peak(tmp_path / "large", SMALL * FACTOR)
+    print(f"\npeak memory: {SMALL} events {small // 1024} MiB, {SMALL * FACTOR} events {large // 1024} MiB")
+    assert large < small * 1.25
