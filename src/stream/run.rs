@@ -429,6 +429,8 @@ impl<'a> Runner<'a> {
             let full = room == 0 || gathered.bytes >= limits.max_bytes;
             if full {
                 take_all(epoch, operators, &waiting)?;
+                // Where the last line was read just now, the input ends with this epoch and not with an empty one.
+                gathered.caught_up = source.partitions().iter().all(|p| p.progress == Progress::Finished);
                 break;
             }
             let want_bytes = BURST_BYTES.min(usize::try_from(limits.max_bytes - gathered.bytes).unwrap_or(usize::MAX));
@@ -569,9 +571,12 @@ impl<'a> Runner<'a> {
         let entries = self.put_files(outcome.files)?;
         let files_done = began.elapsed().as_secs_f64();
 
-        let parts = if state::merge_is_due(&at.state) { (true, operators.snapshot()?) } else { (false, operators.delta()?) };
-        let written = self.put_state(plan.number, parts.1)?;
-        let mut state = if parts.0 { vec![] } else { at.state.clone() };
+        let whole = state::merge_is_due(&at.state);
+        // A snapshot does not settle what the next delta begins with: a delta does.
+        let changes = operators.delta()?;
+        let parts = if whole { operators.snapshot()? } else { changes };
+        let written = self.put_state(plan.number, parts)?;
+        let mut state = if whole { vec![] } else { at.state.clone() };
         state.extend(written);
         let state_done = began.elapsed().as_secs_f64();
 
