@@ -382,6 +382,7 @@ impl<'a> Runner<'a> {
                 term_id: self.term.id.clone(),
                 ticks: gathered.ticks,
                 partitions: source.snapshot(),
+                waiting: waiting(source),
                 flush,
                 idle: quiet.partitions,
                 idle_watermark: quiet.watermark,
@@ -688,7 +689,17 @@ fn observe(operators: &mut Operators, judgments: &[Judgment]) {
     }
 }
 
+/// The partitions that are known and not yet begun.
+fn waiting(source: &dyn Source) -> Vec<(String, i32)> {
+    let all = source.partitions().into_iter().filter(|p| p.progress == Progress::Waiting);
+    all.map(|p| (p.topic, p.partition)).collect()
+}
+
+/// Tells the watermark which partitions hold it from this epoch on.
 fn finish_partitions(operators: &mut Operators, plan: &Plan) {
+    for (topic, partition) in &plan.waiting {
+        operators.watermark.open_partition(topic, *partition);
+    }
     for partition in &plan.partitions {
         if partition.finished {
             operators.watermark.finish_partition(&partition.topic, partition.partition);
