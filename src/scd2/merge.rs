@@ -10,7 +10,7 @@ use super::compare::{Comparators, Src, sums};
 use super::history::{DELETE, History, Layer, Live, NOWHERE, OPENS, Part, Place, Points, Seeker};
 use super::keys::{Keys, PARTS, surrogate};
 use super::layout::{Input, Layout, Scd2Spec};
-use super::rows::Row;
+use super::rows::{Blocks, Row};
 use super::sift::{Change, Sifter};
 use super::{rows, save};
 use crate::error::{Error, Result};
@@ -327,7 +327,7 @@ impl Merge {
     fn difference(&self, upserts: bool) -> Result<RecordBatch> {
         let compare = Comparators::new(&self.whole.layout, self.whole.batches());
         let found = (0..PARTS).into_par_iter().map(|p| {
-            let mut out: Vec<Row<'_>> = Vec::new();
+            let mut out = Blocks::default();
             let (mut now, mut before) = (Vec::new(), Vec::new());
             for (new, old) in self.delta(p) {
                 now.clear();
@@ -338,17 +338,15 @@ impl Merge {
                 }
                 let (from, against) = if upserts { (&now, &before) } else { (&before, &now) };
                 let mut others = against.iter().peekable();
-                for &row in from {
+                let mut differs = |row: &Row<'_>| {
                     while others.next_if(|o| o.start < row.start).is_some() {}
-                    let same =
-                        others.peek().is_some_and(|o| o.start == row.start && (!upserts || row.same(o, &compare)));
-                    if !same {
-                        out.push(row);
-                    }
-                }
+                    let same = |o: &&&Row<'_>| o.start == row.start && (!upserts || row.same(o, &compare));
+                    others.peek().filter(same).is_none()
+                };
+                out.push(p, |rows| rows.extend(from.iter().filter(|row| differs(row)).copied()));
             }
             out
         });
-        rows::assemble(&self.whole, &rows::by_key(&found.collect::<Vec<_>>().concat(), |row| row.key))
+        rows::assemble(&self.whole, &Blocks::sorted(&found.collect::<Vec<_>>()))
     }
 }

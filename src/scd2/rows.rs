@@ -79,13 +79,48 @@ pub(super) fn by_key<'a, T: Send + Sync + Copy>(things: &[T], key: impl Fn(&T) -
     order.into_par_iter().map(|(_, i)| things[i]).collect()
 }
 
-/// The rows of one entity among those of its part.
+/// The rows of the entities of one part.
+#[derive(Default)]
+pub(super) struct Blocks<'a> {
+    rows: Vec<Row<'a>>,
+    blocks: Vec<Block<'a>>,
+}
+
+/// The rows of one entity.
 #[derive(Clone, Copy)]
 struct Block<'a> {
     key: &'a [u8],
     part: u32,
     begin: u32,
     end: u32,
+}
+
+impl<'a> Blocks<'a> {
+    /// Appends some of the rows of an entity, by start.
+    pub fn push(&mut self, part: usize, fill: impl FnOnce(&mut Vec<Row<'a>>)) {
+        let begin = self.rows.len();
+        fill(&mut self.rows);
+        if let Some(row) = self.rows.get(begin) {
+            let (begin, end) = (begin as u32, self.rows.len() as u32);
+            self.blocks.push(Block { key: row.key, part: part as u32, begin, end });
+        }
+    }
+
+    /// The rows of all parts, by key and start.
+    pub fn sorted(parts: &[Self]) -> Vec<Row<'a>> {
+        let blocks: Vec<Block<'a>> = parts.iter().flat_map(|p| &p.blocks).copied().collect();
+        let rows = by_key(&blocks, |b| b.key)
+            .par_chunks(16_384)
+            .map(|blocks| {
+                let mut rows = Vec::with_capacity(blocks.len() * 2);
+                for b in blocks {
+                    rows.extend_from_slice(&parts[b.part as usize].rows[b.begin as usize..b.end as usize]);
+                }
+                rows
+            })
+            .collect::<Vec<_>>();
+        rows.concat()
+    }
 }
 
 impl History {
@@ -101,22 +136,13 @@ impl History {
     /// As [`super::Merge::history`].
     pub fn rows(&self) -> Result<RecordBatch> {
         let parts = (0..PARTS).into_par_iter().map(|p| {
-            let live = self.live(0, p);
-            let (mut rows, mut blocks) = (Vec::with_capacity(live.len()), Vec::with_capacity(live.len()));
-            for entity in live {
-                let begin = rows.len() as u32;
-                push_rows(entity, &mut rows);
-                blocks.push(Block { key: entity.key(), part: p as u32, begin, end: rows.len() as u32 });
+            let mut blocks = Blocks::default();
+            for entity in self.live(0, p) {
+                blocks.push(p, |rows| push_rows(entity, rows));
             }
-            (rows, blocks)
+            blocks
         });
-        let (parts, blocks): (Vec<_>, Vec<_>) = parts.unzip();
-        let blocks = by_key(&blocks.concat(), |b| b.key);
-        let rows = blocks.par_chunks(16_384).map(|blocks| {
-            let rows = blocks.iter().flat_map(|b| &parts[b.part as usize][b.begin as usize..b.end as usize]);
-            rows.copied().collect::<Vec<_>>()
-        });
-        let rows = rows.collect::<Vec<_>>().concat();
+        let rows = Blocks::sorted(&parts.collect::<Vec<_>>());
         assemble(self, &rows)
     }
 }
