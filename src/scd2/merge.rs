@@ -7,9 +7,10 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::compare::{Comparators, Src, sums};
-use super::history::{DELETE, History, Layer, Live, NOWHERE, OPENS, Part, Place, Points, Seeker};
+use super::history::{History, Layer, Live, Seeker};
 use super::keys::{Keys, PARTS, surrogate};
 use super::layout::{Input, Layout, Scd2Spec};
+use super::part::{DELETE, NOWHERE, OPENS, Part, Place, Points};
 use super::rows::{Blocks, Row};
 use super::sift::{Change, Sifter};
 use super::{rows, save};

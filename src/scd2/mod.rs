@@ -35,6 +35,7 @@ mod history;
 mod keys;
 mod layout;
 mod merge;
+mod part;
 mod rows;
 mod save;
 mod sift;

@@ -7,9 +7,10 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use rayon::prelude::*;
 
 use super::compare::{Comparators, Src};
-use super::history::{CLOSES, History, Live, OPENS, gather, gather_column};
+use super::history::{History, Live, gather, gather_column};
 use super::keys::{PARTS, surrogate};
 use super::layout::Layout;
+use super::part::{CLOSES, OPENS};
 use crate::error::Result;
 
 /// A row of the history before its values are fetched.

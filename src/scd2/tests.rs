@@ -568,25 +568,25 @@ fn many_small_loads_stay_few_layers() {
 }
 
 /// A part of entities and the surrogate keys of their rows.
-fn part(entities: &[(&[u8], i64)]) -> history::Part {
-    let mut part = history::Part::default();
+fn a_part(entities: &[(&[u8], i64)]) -> part::Part {
+    let mut made = part::Part::default();
     for (key, surrogate) in entities {
-        part.push(1, history::OPENS, 0, compare::Src { layer: 0, row: 0 });
-        let entity = part.close_entity(keys::hash_of(key), key, history::NOWHERE).unwrap();
-        part.surrogates.push((*surrogate, entity));
+        made.push(1, part::OPENS, 0, compare::Src { layer: 0, row: 0 });
+        let entity = made.close_entity(keys::hash_of(key), key, part::NOWHERE).unwrap();
+        made.surrogates.push((*surrogate, entity));
     }
-    part.surrogates.sort_unstable();
-    part
+    made.surrogates.sort_unstable();
+    made
 }
 
 #[test]
 fn a_surrogate_key_of_two_rows_is_found() {
-    let lower = part(&[(b"\x01a", 5), (b"\x01b", 6), (b"\x01c", 9)]);
-    let fine = part(&[(b"\x01b", 6), (b"\x01d", 7)]);
+    let lower = a_part(&[(b"\x01a", 5), (b"\x01b", 6), (b"\x01c", 9)]);
+    let fine = a_part(&[(b"\x01b", 6), (b"\x01d", 7)]);
     assert_eq!(fine.rivals([&lower].into_iter()), None);
-    let across = part(&[(b"\x01b", 6), (b"\x01d", 9)]);
+    let across = a_part(&[(b"\x01b", 6), (b"\x01d", 9)]);
     assert_eq!(across.rivals([&lower].into_iter()), Some((9, &b"\x01d"[..], &b"\x01c"[..])));
-    let within = part(&[(b"\x01b", 6), (b"\x01d", 6)]);
+    let within = a_part(&[(b"\x01b", 6), (b"\x01d", 6)]);
     assert!(within.rivals([].into_iter()).is_some());
     let error = merge::collision(9, b"\x01d", b"\x01c").to_string();
     assert!(error.contains("two rows"), "{error}");
@@ -597,7 +597,7 @@ fn galloping_is_a_partition_point() {
     for n in 0..40_usize {
         let slice: Vec<usize> = (0..n).collect();
         for x in 0..=n + 1 {
-            assert_eq!(history::gallop(&slice, |v| *v < x), slice.partition_point(|v| *v < x));
+            assert_eq!(part::gallop(&slice, |v| *v < x), slice.partition_point(|v| *v < x));
         }
     }
 }
