@@ -104,7 +104,7 @@ class Slack:
         except (http.client.HTTPException, ValueError):
             return "the server's answer is not HTTP", True
         except OSError as error:
-            cause: object = error.reason if isinstance(error, urllib.error.URLError) else error
+            cause: object = getattr(error, "reason", error)
             if isinstance(cause, TimeoutError):
                 return f"no answer within {self.timeout:g} seconds", True
             said = cause.strerror if isinstance(cause, OSError) else None
