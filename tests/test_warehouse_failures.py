@@ -203,13 +203,6 @@ def test_another_lake_than_before(lake: Lake) -> None:
         load(lake.spec())
 
 
-def test_a_lake_that_is_not_there_leaves_no_warehouse(tmp_path: Path) -> None:
-    spec = Lake(tmp_path / "nowhere").spec()
-    with pytest.raises(LakeError, match="nowhere"):
-        load(spec)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_file_of_the_lake_that_is_missing(lake: Lake) -> None:
     path = next(iter(lake.rows))
     (lake.root / path).unlink()

@@ -316,7 +316,7 @@ class _Load:
         # To the kernel an inferred row is a change like any other: at the beginning of time, with no attributes.
         changes = self.warehouse.arrow(
             dedent(f"""
-            SELECT user_id, event_timestamp AT TIME ZONE 'UTC' AS changed_at, false AS is_inferred,
+            SELECT user_id, event_timestamp AT TIME ZONE 'UTC' AS changed_at, false AS before_first,
                 row_number() OVER (ORDER BY {_list(POSITION)}) AS position, {_list(self.star.attributes)}
             FROM dim_user_changes WHERE {TOUCHED}
             UNION ALL
@@ -329,19 +329,19 @@ class _Load:
             changes,
             key=["user_id"],
             at="changed_at",
-            tracked=["is_inferred", *TRACKED],
+            tracked=["before_first", *TRACKED],
             op=None,
             order="position",
         )
         self.warehouse.put_arrow("history", merged.history())
-        attributes = ", ".join(f"CASE WHEN NOT is_inferred THEN {name} END AS {name}" for name in self.star.attributes)
+        attributes = ", ".join(f"CASE WHEN NOT before_first THEN {name} END AS {name}" for name in self.star.attributes)
         self._temporary(
             "users",
             f"""
             SELECT surrogate_key AS user_key, user_id, {attributes},
                 effective_start AT TIME ZONE 'UTC' AS effective_start_date,
                 effective_end AT TIME ZONE 'UTC' AS effective_end_date,
-                is_current, is_inferred
+                is_current, before_first AS is_inferred
             FROM history
             """,
         )
