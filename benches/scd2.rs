@@ -4,7 +4,7 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use _core::scd2::{Scd2Spec, merge};
+use _core::scd2::{Scd2Spec, merge, point};
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use criterion::{Criterion, criterion_group, criterion_main};
 
@@ -61,6 +61,10 @@ fn bench(c: &mut Criterion) {
         b.iter(|| merge(Some(first.state()), std::slice::from_ref(black_box(&load)), &spec()))
     });
     group.bench_function("upserts and removed of that merge", |b| b.iter(|| (merged.upserts(), merged.removed())));
+    let key = ["user_id".to_owned()];
+    group.bench_function("1M facts find their rows", |b| {
+        b.iter(|| point(merged.state(), std::slice::from_ref(black_box(&base)), &key, "at"))
+    });
     group.bench_function("the whole history, 1.2M rows", |b| b.iter(|| merged.history()));
     group.finish();
 }

@@ -261,7 +261,7 @@ impl<'a> Deriver<'a> {
     fn follow(&self, node: &'a Node) -> &'a Node {
         let mut at = node;
         for _ in 0..100 {
-            let Some(next) = super::rules::target(self.root, at) else { break };
+            let Some(next) = super::keywords::target(self.root, at) else { break };
             at = next;
         }
         at

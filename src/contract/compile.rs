@@ -8,8 +8,8 @@ use super::columns::{self, Column, Property, Shape};
 use super::fallback::Fallback;
 use super::fast::MOST_TAPS;
 use super::load::Spec;
+use super::plan::Plan;
 use super::program::Program;
-use super::roles::Plan;
 use super::rules::Rules;
 use super::source::File;
 use super::speculate::Glance;
@@ -126,6 +126,13 @@ pub fn compile(spec: &Spec, formats: bool) -> Result<Compiled> {
     // The named ones first: their places are those of `event_types()`.
     types.sort_by_key(|t| t.name == "*");
     let named = types.iter().filter(|t| t.name != "*").count();
+    if named >= usize::from(u16::MAX) {
+        return Err(crate::Error::Contract {
+            file: spec.file.to_path_buf(),
+            line: None,
+            reason: "names too many event types".into(),
+        });
+    }
     let wildcard = (named < types.len()).then_some(named);
     let columns = merge_columns(spec, &types)?;
     for (id, version) in types.iter_mut().flat_map(|t| &mut t.versions).enumerate() {

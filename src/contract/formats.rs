@@ -78,6 +78,18 @@ impl Format {
         matches!(self.check, Check::DateTime)
     }
 
+    /// The same for bytes that are known to be UTF-8.
+    #[inline]
+    pub fn accepts_bytes(&self, text: &[u8]) -> bool {
+        match &self.check {
+            Check::DateTime => date_time(text).is_some(),
+            Check::Date => date(text).is_some(),
+            Check::Time => full_time(text).is_some(),
+            Check::Uuid => uuid(text),
+            _ => std::str::from_utf8(text).is_ok_and(|text| self.accepts(text)),
+        }
+    }
+
     /// Whether a text is of this format.
     pub fn accepts(&self, text: &str) -> bool {
         match &self.check {
@@ -184,13 +196,28 @@ fn full_time(text: &[u8]) -> Option<i64> {
     (second < 60 || time.rem_euclid(DAY) == 0).then_some(time + micros)
 }
 
+/// Whether a text is 32 hexadecimal digits with hyphens where a UUID has them.
 #[inline]
 fn uuid(text: &[u8]) -> bool {
-    text.len() == 36
-        && text.iter().enumerate().all(|(i, b)| match i {
-            8 | 13 | 18 | 23 => *b == b'-',
-            _ => b.is_ascii_hexdigit(),
-        })
+    const HEX: [u8; 256] = {
+        let mut table = [0; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            table[byte] = (byte as u8).is_ascii_hexdigit() as u8;
+            byte += 1;
+        }
+        table
+    };
+    let Ok(text) = <&[u8; 36]>::try_from(text) else { return false };
+    let digits = |part: &[u8]| part.iter().fold(1, |all, b| all & HEX[*b as usize]);
+    let hyphens = text[8] == b'-' && text[13] == b'-' && text[18] == b'-' && text[23] == b'-';
+    hyphens
+        & (digits(&text[..8])
+            & digits(&text[9..13])
+            & digits(&text[14..18])
+            & digits(&text[19..23])
+            & digits(&text[24..])
+            == 1)
 }
 
 #[cfg(test)]

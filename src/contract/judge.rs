@@ -13,8 +13,8 @@ use super::extra::Extra;
 use super::nearest::nearest;
 use super::node::{Doc, Dom, Kind};
 use super::pii::Secret;
+use super::plan::{Message, Plan, Tap, Unreadable};
 use super::problem::{Found, finish};
-use super::roles::{Message, Plan, Tap, Unreadable};
 use super::speculate::Speculation;
 use super::utf8::Utf8;
 use super::{Contract, Limits};
@@ -152,6 +152,10 @@ pub(super) fn judge_by(contract: &Contract, events: &RawEvents, rules: &JudgeRul
         let at = judged.rows.len();
         let outcome = if events.values.is_null(row) {
             Err(Refusal::of(Code::NotAnObject, "is a tombstone: the message has no value"))
+        } else if let Ok(at) = events.truncated.binary_search_by_key(&(row as u32), |t| t.row) {
+            // Of this one only the beginning was carried.
+            let reason = format!("is {} bytes long, {} are allowed", events.truncated[at].length, limits.max_bytes);
+            Err(Refusal::of(Code::TooLarge, &reason))
         } else {
             let text = events.values.value(row);
             let utf8 = utf8.is_valid(&events.values, row, text);

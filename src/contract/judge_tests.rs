@@ -306,3 +306,32 @@ fn schema_files_lie_beside_the_contract() {
     let copy = Contract::from_text(loaded.text(), Path::new("elsewhere")).unwrap();
     assert_eq!(copy.digest(), loaded.digest());
 }
+
+#[test]
+fn a_contract_explains_itself() {
+    let text_ = r#"{"name":"e","roles":{"event_type":"/t","event_time":{"path":"/e","unit":"ms"},"idempotency_key":["/i","/j"]},
+        "events":{"A":{"v1":{"required":["i"],"requird":["j"],"properties":{"i":{"type":"string"}}}},
+                  "B":{"v1":{"anyOf":[{"required":["x"]}],"properties":{"x":{"pattern":"^(?!a)"}}}}}}"#;
+    let told = Contract::from_text(text_, Path::new("e.json")).unwrap().explain();
+    let (a, b) = (&told["event_types"]["A"], &told["event_types"]["B"]);
+    assert_eq!(a["versions"]["v1"]["path"], "fast");
+    assert_eq!(a["versions"]["v1"]["required"][0], "i");
+    assert_eq!(a["versions"]["v1"]["ignored"][0], "requird (did you mean required?) (line 2)");
+    assert_eq!(a["roles"]["event_time"], "/e in milliseconds");
+    assert_eq!(b["versions"]["v1"]["path"], "fallback");
+    assert_eq!(b["versions"]["v1"]["why"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn the_fallback_judges_what_only_it_can() {
+    let text_ = r#"{"name":"f","roles":{"event_type":{"const":"A"},"event_time":{"path":"/e","unit":"s"},"idempotency_key":"/i"},
+        "events":{"A":{"v1":{"properties":{"i":{"type":"string"},"n":{"type":"integer"},"d":{"type":"number","x-penstock-decimal":[4,1]}},
+        "anyOf":[{"required":["n"]},{"required":["d"]}],"patternProperties":{"^x":{"type":"boolean"}},"unevaluatedProperties":false}}}}"#;
+    let contract = Contract::from_text(text_, Path::new("f.json")).unwrap();
+    assert_eq!(
+        refusals(&contract, r#"{"e":1,"i":"k","n":1,"xa":1,"d":1.25}"#),
+        [(Code::WrongType, "/xa".into()), (Code::UnexpectedField, "/e".into()), (Code::NotRepresentable, "/d".into())]
+    );
+    let refused = judge(&contract, &[r#"{"i":"k"}"#]).rejected.remove(0);
+    assert_eq!(refused.problems.iter().map(|p| p.code).collect::<Vec<_>>(), [Code::MissingField, Code::Invalid]);
+}

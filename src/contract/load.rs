@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::keywords::DIALECT;
 use super::nearest::suggestion;
 use super::roles::Roles;
-use super::rules::DIALECT;
 use super::source::{Data, File, Node};
 use crate::error::{Error, Result};
 

@@ -7,7 +7,9 @@ pub mod append;
 pub mod builders;
 pub mod columns;
 pub mod compile;
+pub mod diff;
 pub mod exact;
+mod explain;
 pub mod extra;
 pub mod fallback;
 pub mod fast;
@@ -16,6 +18,7 @@ pub mod json;
 pub mod judge;
 #[cfg(test)]
 mod judge_tests;
+pub mod keywords;
 #[cfg(test)]
 mod laws;
 pub mod load;
@@ -24,10 +27,12 @@ pub mod node;
 pub mod number;
 pub mod pattern;
 pub mod pii;
+pub mod plan;
 pub mod problem;
 pub mod program;
 pub mod roles;
 pub mod rules;
+mod scalar;
 pub mod schema;
 pub mod source;
 pub mod speculate;
@@ -39,6 +44,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use sha2::{Digest, Sha256};
 
+pub use diff::{Breaks, Change, Diff, diff};
 pub use judge::{JudgeRules, Judged, Rejected, events_of};
 
 use crate::error::{Error, Result};
@@ -166,6 +172,12 @@ impl Contract {
     /// The event types that are named (without `*`).
     pub fn event_types(&self) -> Vec<&str> {
         self.compiled.types[..self.compiled.named].iter().map(|t| t.name.as_str()).collect()
+    }
+
+    /// What the contract accepts and how, for people: for each event type and version the path (`fast`, `exact`,
+    /// `fallback`) and why, what is required, the columns.
+    pub fn explain(&self) -> serde_json::Value {
+        explain::explain(self)
     }
 
     /// Judges a piece of events, in order, on this thread.

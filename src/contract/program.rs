@@ -96,6 +96,8 @@ pub struct Object {
 pub struct Key {
     /// The name and the quote after it, as in the text.
     pub quoted: Box<[u8]>,
+    /// The first 16 bytes of that as one number, and the bits of it that count.
+    head: (u128, u128),
     /// What is known of the value.
     pub node: NodeId,
     /// Its column.
@@ -115,6 +117,30 @@ pub struct Array {
     pub rest: NodeId,
     /// Fewest and most items.
     pub count: Option<(u64, u64)>,
+}
+
+impl Key {
+    /// Whether the text has this key, and the quote after it, at `at`.
+    #[inline(always)]
+    pub fn is_at(&self, text: &[u8], at: usize) -> bool {
+        match text.get(at..).and_then(|rest| rest.first_chunk::<16>()) {
+            Some(chunk) if self.quoted.len() <= 16 => u128::from_le_bytes(*chunk) & self.head.1 == self.head.0,
+            Some(chunk) => {
+                u128::from_le_bytes(*chunk) == self.head.0 && text[at + 16..].starts_with(&self.quoted[16..])
+            }
+            None => text.get(at..).is_some_and(|rest| rest.starts_with(&self.quoted)),
+        }
+    }
+}
+
+fn head(quoted: &[u8]) -> (u128, u128) {
+    let mut bytes = [0; 16];
+    let mut mask = [0; 16];
+    for (at, byte) in quoted.iter().take(16).enumerate() {
+        bytes[at] = *byte;
+        mask[at] = u8::MAX;
+    }
+    (u128::from_le_bytes(bytes), u128::from_le_bytes(mask))
 }
 
 /// As many keys as there are bits.
@@ -263,6 +289,7 @@ impl Joiner<'_> {
             let node = self.node(own.or(said.additional), shape, further);
             keys.push(Key {
                 quoted: format!("{name}\"").into_bytes().into(),
+                head: head(format!("{name}\"").as_bytes()),
                 node,
                 slot: declared.and_then(|p| p.slot),
                 extra: keep && declared.is_none(),

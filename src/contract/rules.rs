@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 
-use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
-use super::formats::Format;
+use super::formats::{Format, KNOWN};
+use super::keywords::{ANNOTATIONS, DIALECT, FALLBACK, KEYWORDS, hint, way};
 use super::number::{Decimal, small_decimal};
 use super::pattern::Pattern;
-use super::problem::{TYPES, push_token, tokens};
+use super::problem::{TYPES, push_token};
 use super::source::{Data, Node};
 
 /// The place of a rule in its list.
@@ -26,6 +26,8 @@ pub struct Rules {
     pub root: RuleId,
     /// Why the `jsonschema` crate has to judge instead; empty: it has not to.
     pub fallback: Vec<Reason>,
+    /// Keywords and formats that say nothing, mostly mistyped ones.
+    pub ignored: Vec<Reason>,
 }
 
 /// A keyword that the fast path does not know.
@@ -175,7 +177,14 @@ impl Rules {
     /// # Errors
     /// The line and the reason of what no path can take.
     pub fn compile(root: &Node, formats: bool) -> Result<Self, (usize, String)> {
-        let mut compiler = Compiler { root, formats, rules: Vec::new(), known: HashMap::new(), fallback: Vec::new() };
+        let mut compiler = Compiler {
+            root,
+            formats,
+            rules: Vec::new(),
+            known: HashMap::new(),
+            fallback: Vec::new(),
+            ignored: Vec::new(),
+        };
         let id = compiler.schema(root, &mut String::new())?;
         // A `$ref` beside other keywords that leads back to itself without going down never ends.
         for rule in &compiler.rules {
@@ -188,41 +197,13 @@ impl Rules {
                 at = compiler.rules[target as usize].target;
             }
         }
-        let mut rules = Self { rules: compiler.rules, root: id, fallback: compiler.fallback };
+        let mut rules =
+            Self { rules: compiler.rules, root: id, fallback: compiler.fallback, ignored: compiler.ignored };
         rules.fallback.sort_by(|a, b| (a.line, &a.pointer).cmp(&(b.line, &b.pointer)));
         rules.fallback.dedup();
         Ok(rules)
     }
 }
-
-/// The draft that contracts speak.
-pub const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
-
-/// Keywords that the `jsonschema` crate judges.
-const FALLBACK: &[&str] = &[
-    "allOf",
-    "anyOf",
-    "oneOf",
-    "not",
-    "if",
-    "then",
-    "else",
-    "dependentSchemas",
-    "dependencies",
-    "propertyNames",
-    "contains",
-    "minContains",
-    "maxContains",
-    "patternProperties",
-    "unevaluatedItems",
-    "unevaluatedProperties",
-    "$anchor",
-    "$dynamicRef",
-    "$dynamicAnchor",
-    "$recursiveRef",
-    "$recursiveAnchor",
-    "$vocabulary",
-];
 
 struct Compiler<'a> {
     root: &'a Node,
@@ -230,6 +211,7 @@ struct Compiler<'a> {
     rules: Vec<Rule>,
     known: HashMap<*const Node, RuleId>,
     fallback: Vec<Reason>,
+    ignored: Vec<Reason>,
 }
 
 type Compiled<T> = Result<T, (usize, String)>;
@@ -350,8 +332,10 @@ impl<'a> Compiler<'a> {
                 }
             }
             "format" if self.formats => {
-                if let Some(format) = value.as_str().and_then(Format::of) {
-                    rule.string.get_or_insert_default().format = Some(format);
+                let name = value.as_str().unwrap_or_default();
+                match Format::of(name) {
+                    Some(format) => rule.string.get_or_insert_default().format = Some(format),
+                    None => self.ignore(pointer, value, format!("format {name}{}", hint(name, KNOWN))),
                 }
             }
             "items" => rule.array.get_or_insert_default().items = Some(self.schema(value, pointer)?),
@@ -391,9 +375,14 @@ impl<'a> Compiler<'a> {
                 self.fall_back(pointer, value, "$schema of another dialect".into());
             }
             _ if FALLBACK.contains(&key) => self.fall_back(pointer, value, key.to_owned()),
-            _ => {}
+            _ if ANNOTATIONS.contains(&key) || KEYWORDS.contains(&key) || key.starts_with("x-") => {}
+            _ => self.ignore(pointer, value, format!("{key}{}", hint(key, KEYWORDS))),
         }
         Ok(())
+    }
+
+    fn ignore(&mut self, pointer: &str, node: &Node, what: String) {
+        self.ignored.push(Reason { pointer: pointer.to_owned(), line: node.line, what });
     }
 
     fn below(&mut self, node: &'a Node, token: &str, pointer: &mut String) -> Compiled<RuleId> {
@@ -423,27 +412,6 @@ impl<'a> Compiler<'a> {
             rule.number.push(Bound { keyword, limit: text.clone(), small });
         }
     }
-}
-
-/// The nodes from the root to what the pointer of a local reference leads to.
-fn way<'a>(root: &'a Node, fragment: &str) -> Option<Vec<&'a Node>> {
-    let decoded = percent_decode_str(fragment).decode_utf8().ok()?;
-    let mut way = vec![root];
-    let mut at = root;
-    for token in tokens(&decoded)? {
-        at = match &at.data {
-            Data::Array(items) => items.get(super::node::array_index(&token)?)?,
-            _ => at.get(&token)?,
-        };
-        way.push(at);
-    }
-    Some(way)
-}
-
-/// What a `$ref` of this schema leads to, when it is a local pointer.
-pub fn target<'a>(root: &'a Node, schema: &Node) -> Option<&'a Node> {
-    let fragment = schema.get("$ref")?.as_str()?.strip_prefix('#')?;
-    way(root, fragment)?.pop()
 }
 
 fn count(value: &Node) -> Option<u64> {

@@ -71,7 +71,11 @@ impl Validator {
         if let Err(e) = simdutf8::compat::from_utf8(text) {
             return Err(Syntax { at: e.valid_up_to(), what: "is not UTF-8" });
         }
-        let doc = dom.parse(text)?;
+        dom.parse(text)?;
+        if dom.depth > DEEPEST {
+            return Err(Syntax { at: 0, what: "nests too deep" });
+        }
+        let doc = dom.doc(text);
         let mut found: Vec<Found> = Vec::new();
         match (judge, &self.rules) {
             (Judge::Exact, None) => return Ok(None),

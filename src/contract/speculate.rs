@@ -8,7 +8,7 @@ use super::json;
 use super::judge::{Output, Read, find_type};
 use super::node::Kind;
 use super::pii::Secret;
-use super::roles::{Message, Plan, Tap};
+use super::plan::{Message, Plan, Tap};
 
 /// Finds a property by its name in quotes, at the first place where the text has it.
 #[derive(Debug)]

@@ -40,3 +40,28 @@ impl Utf8 {
         simdutf8::basic::from_utf8(text).is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Array;
+    use arrow::buffer::{Buffer, ScalarBuffer};
+
+    use super::*;
+
+    #[test]
+    fn half_a_character_is_not_utf8() {
+        let buffer = Buffer::from("0123456789abcdé0123456789abcd".as_bytes());
+        let view = |offset: u32, length: u32| {
+            let head = &buffer.as_slice()[offset as usize..offset as usize + 4];
+            ByteView::new(length, head).with_buffer_index(0).with_offset(offset).as_u128()
+        };
+        let views = [view(0, 14), view(0, 15), view(15, 15), view(14, 16), view(16, 13)];
+        let values = BinaryViewArray::new(ScalarBuffer::from(views.to_vec()), vec![buffer.clone()], None);
+        let utf8 = Utf8::new(&values);
+        assert_eq!(utf8.buffers, [true]);
+        for row in 0..values.len() {
+            let text = values.value(row);
+            assert_eq!(utf8.is_valid(&values, row, text), std::str::from_utf8(text).is_ok(), "{row}");
+        }
+    }
+}

@@ -113,6 +113,18 @@ impl Contract {
     fn columns(&self) -> Vec<(String, String)> {
         self.inner.schema().fields().iter().map(|f| (f.name().clone(), f.data_type().to_string())).collect()
     }
+
+    fn explain(&self) -> String {
+        self.inner.explain().to_string()
+    }
+}
+
+/// Compares two contracts; gives JSON.
+#[pyfunction]
+pub fn contract_diff(old: &Contract, new: &Contract) -> PyResult<String> {
+    let diff = contract::diff(&old.inner, &new.inner);
+    serde_json::to_string(&diff)
+        .map_err(|e| Python::attach(|py| to_python(py, Error::Internal(e.to_string()))))
 }
 
 /// What `validate` reads.

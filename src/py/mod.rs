@@ -18,7 +18,7 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _core {
     #[pymodule_export]
-    use super::contract::{Contract, validate};
+    use super::contract::{Contract, contract_diff, validate};
     #[pymodule_export]
     use super::dedup::deduplicate;
     #[pymodule_export]

@@ -6,10 +6,11 @@ use arrow::array::{BooleanArray, BooleanBufferBuilder, Int64Array, RecordBatch, 
 use arrow::datatypes::Schema;
 use rayon::prelude::*;
 
-use super::history::{CLOSES, History, OPENS, Points, gallop, gather};
+use super::history::{History, gather};
 use super::keys::{Keys, PARTS, surrogate};
 use super::layout::{adapt, column_of, micros};
 use super::merge::collision;
+use super::part::{CLOSES, OPENS, Points, gallop};
 use super::rows::{intervals, schema};
 use super::sift::Sifter;
 use crate::error::{Error, Result};

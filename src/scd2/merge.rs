@@ -7,10 +7,11 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::compare::{Comparators, Src, sums};
-use super::history::{DELETE, History, Layer, Live, NOWHERE, OPENS, Part, Place, Points, Seeker};
+use super::history::{History, Layer, Live, Seeker};
 use super::keys::{Keys, PARTS, surrogate};
 use super::layout::{Input, Layout, Scd2Spec};
-use super::rows::Row;
+use super::part::{DELETE, NOWHERE, OPENS, Part, Place, Points};
+use super::rows::{Blocks, Row};
 use super::sift::{Change, Sifter};
 use super::{rows, save};
 use crate::error::{Error, Result};
@@ -306,7 +307,8 @@ impl Merge {
 
     /// The changed entities, by key.
     fn changed_entities(&self) -> Vec<Live<'_>> {
-        rows::sorted((0..PARTS).into_par_iter().map(|p| self.delta(p).map(|(new, _)| new).collect()).collect())
+        let new = |p| self.delta(p).map(|(new, _)| new).collect::<Vec<_>>();
+        rows::by_key(&(0..PARTS).into_par_iter().map(new).collect::<Vec<_>>().concat(), |e| e.key())
     }
 
     /// The changed entities of a part, now and before.
@@ -326,24 +328,26 @@ impl Merge {
     fn difference(&self, upserts: bool) -> Result<RecordBatch> {
         let compare = Comparators::new(&self.whole.layout, self.whole.batches());
         let found = (0..PARTS).into_par_iter().map(|p| {
-            let mut out: Vec<Row<'_>> = Vec::new();
+            let mut out = Blocks::default();
+            let (mut now, mut before) = (Vec::new(), Vec::new());
             for (new, old) in self.delta(p) {
-                let (now, before) = (rows::of_entity(new), old.map(rows::of_entity).unwrap_or_default());
-                let (from, against) = if upserts { (now, before) } else { (before, now) };
-                let mut others = against.iter().peekable();
-                for row in from {
-                    while others.next_if(|o| o.start < row.start).is_some() {}
-                    let same =
-                        others.peek().is_some_and(|o| o.start == row.start && (!upserts || row.same(o, &compare)));
-                    if !same {
-                        out.push(row);
-                    }
+                now.clear();
+                before.clear();
+                rows::push_rows(new, &mut now);
+                if let Some(old) = old {
+                    rows::push_rows(old, &mut before);
                 }
+                let (from, against) = if upserts { (&now, &before) } else { (&before, &now) };
+                let mut others = against.iter().peekable();
+                let mut differs = |row: &Row<'_>| {
+                    while others.next_if(|o| o.start < row.start).is_some() {}
+                    let same = |o: &&&Row<'_>| o.start == row.start && (!upserts || row.same(o, &compare));
+                    others.peek().filter(same).is_none()
+                };
+                out.push(p, |rows| rows.extend(from.iter().filter(|row| differs(row)).copied()));
             }
             out
         });
-        let mut found = found.collect::<Vec<_>>().concat();
-        found.par_sort_unstable_by(|a, b| a.key.cmp(b.key).then(a.start.cmp(&b.start)));
-        rows::assemble(&self.whole, &found)
+        rows::assemble(&self.whole, &Blocks::sorted(&found.collect::<Vec<_>>()))
     }
 }

@@ -12,11 +12,17 @@
 //! and then, late, B at 1½ gives A, B, A: so [`History`] keeps every change point, those too that only confirmed a row.
 //! Of changes at the same moment only the winner can ever matter, so just that one is kept.
 //!
-//! **What this costs.** About 75 bytes and its attributes for each change point, and nothing at all until rows are
-//! asked for: merging touches only the entities that changed. [`History::settle`] bounds it: once nothing older than
-//! some moment is expected any more, the confirmations before it are dropped, and what is left there is one point a
-//! row. A history saved elsewhere need not be loaded whole: points of just the entities that a load touches are enough
-//! ([`History::from_points`], [`Merge::points`]).
+//! **What this costs.** About 80 bytes and its attributes for each change point. Merging reads the keys and times of
+//! what it passes and copies only the entities that changed; rows are made when they are asked for.
+//! [`History::settle`] bounds the points: once nothing older than some moment is expected any more, the confirmations
+//! before it are dropped, and what is left there is one point a row. A history saved elsewhere need not be loaded whole
+//! either: the points of just those entities that a load touches are enough ([`Merge::points`],
+//! [`History::from_points`]).
+//!
+//! **How it is fast.** Entities are split into parts by the hash of their keys, one part at a time for each core, and
+//! stand in the order of the hashes; changes are brought into the same order, and the two are merged as one walks along
+//! sorted lists, with memory read in sequence. Tracked attributes are compared by a 64-bit sum, and by their values
+//! where the sums agree. The parts do not depend on the number of threads, nor does any result.
 //!
 //! A *bare* history (rows without what confirmed them, [`History::from_rows`]) can be merged into as well, but has
 //! forgotten what the law needs; [`Merge::notes`] says so.
@@ -29,6 +35,7 @@ mod history;
 mod keys;
 mod layout;
 mod merge;
+mod part;
 mod rows;
 mod save;
 mod sift;

@@ -7,9 +7,10 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use rayon::prelude::*;
 
 use super::compare::{Comparators, Src};
-use super::history::{CLOSES, History, Live, OPENS, gather, gather_column};
-use super::keys::{PARTS, hash_of, surrogate};
+use super::history::{History, Live, gather, gather_column};
+use super::keys::{PARTS, surrogate};
 use super::layout::Layout;
+use super::part::{CLOSES, OPENS};
 use crate::error::Result;
 
 /// A row of the history before its values are fetched.
@@ -23,6 +24,7 @@ pub(super) struct Row<'a> {
     pub sum: u64,
     /// Where untracked attributes lie.
     pub newest: Src,
+    pub surrogate: i64,
 }
 
 impl Row<'_> {
@@ -34,16 +36,11 @@ impl Row<'_> {
     }
 }
 
-/// The rows of an entity, by start.
-pub(super) fn of_entity(entity: Live<'_>) -> Vec<Row<'_>> {
-    let mut rows = Vec::new();
-    push_rows(entity, &mut rows);
-    rows
-}
-
-fn push_rows<'a>(entity: Live<'a>, out: &mut Vec<Row<'a>>) {
+/// Appends the rows of an entity, by start.
+pub(super) fn push_rows<'a>(entity: Live<'a>, out: &mut Vec<Row<'a>>) {
     let points = entity.points();
     let Some(newest) = points.newest() else { return };
+    let key = entity.key();
     let mut open = false;
     for i in 0..points.len() {
         let flags = points.flags[i];
@@ -56,36 +53,82 @@ fn push_rows<'a>(entity: Live<'a>, out: &mut Vec<Row<'a>>) {
         open = flags & OPENS != 0;
         if open {
             let (start, src, sum) = (points.at[i], points.src[i], points.sums[i]);
-            out.push(Row { key: entity.key(), start, end: None, src, sum, newest });
+            let surrogate = surrogate(key, entity.hash(), start);
+            out.push(Row { key, start, end: None, src, sum, newest, surrogate });
         }
     }
 }
 
-/// The first eight bytes of a key, as a number of the same order.
-fn prefix(key: &[u8]) -> u64 {
-    let mut head = [0; 8];
-    let n = key.len().min(8);
-    head[..n].copy_from_slice(&key[..n]);
-    u64::from_be_bytes(head)
+/// Puts things into the order of their keys; those of one key stay in the order that they have.
+pub(super) fn by_key<'a, T: Send + Sync + Copy>(things: &[T], key: impl Fn(&T) -> &'a [u8] + Sync) -> Vec<T> {
+    let Some(first) = things.first().map(&key) else { return Vec::new() };
+    let shared = |a: &[u8], most: usize| a.iter().zip(&first[..most]).take_while(|(x, y)| x == y).count();
+    // What all keys begin with says nothing. The next eight bytes, as a number, settle most comparisons.
+    let common = things.iter().fold(first.len(), |common, t| shared(key(t), common));
+    let head = |key: &[u8]| {
+        let mut head = [0; 8];
+        let rest = &key[common..];
+        let n = rest.len().min(8);
+        head[..n].copy_from_slice(&rest[..n]);
+        u64::from_be_bytes(head)
+    };
+    let mut order: Vec<(u64, usize)> = things.par_iter().enumerate().map(|(i, t)| (head(key(t)), i)).collect();
+    order.par_sort_unstable_by(|a, b| {
+        let rest = |i: usize| &key(&things[i])[common..];
+        a.0.cmp(&b.0).then_with(|| rest(a.1).cmp(rest(b.1))).then(a.1.cmp(&b.1))
+    });
+    order.into_par_iter().map(|(_, i)| things[i]).collect()
 }
 
-/// Entities by key.
-pub(super) fn sorted(entities: Vec<Vec<Live<'_>>>) -> Vec<Live<'_>> {
-    // The first byte is the tag, the same for nearly all.
-    let keyed =
-        entities.into_par_iter().map(|part| part.into_iter().map(|e| (prefix(&e.key()[1..]), e)).collect::<Vec<_>>());
-    let mut live = keyed.collect::<Vec<_>>().concat();
-    live.par_sort_unstable_by(|a, b| {
-        let (x, y) = (a.1.key(), b.1.key());
-        x[0].cmp(&y[0]).then(a.0.cmp(&b.0)).then_with(|| x.cmp(y))
-    });
-    live.into_iter().map(|(_, e)| e).collect()
+/// The rows of the entities of one part.
+#[derive(Default)]
+pub(super) struct Blocks<'a> {
+    rows: Vec<Row<'a>>,
+    blocks: Vec<Block<'a>>,
+}
+
+/// The rows of one entity.
+#[derive(Clone, Copy)]
+struct Block<'a> {
+    key: &'a [u8],
+    part: u32,
+    begin: u32,
+    end: u32,
+}
+
+impl<'a> Blocks<'a> {
+    /// Appends some of the rows of an entity, by start.
+    pub fn push(&mut self, part: usize, fill: impl FnOnce(&mut Vec<Row<'a>>)) {
+        let begin = self.rows.len();
+        fill(&mut self.rows);
+        if let Some(row) = self.rows.get(begin) {
+            let (begin, end) = (begin as u32, self.rows.len() as u32);
+            self.blocks.push(Block { key: row.key, part: part as u32, begin, end });
+        }
+    }
+
+    /// The rows of all parts, by key and start.
+    pub fn sorted(parts: &[Self]) -> Vec<Row<'a>> {
+        let blocks: Vec<Block<'a>> = parts.iter().flat_map(|p| &p.blocks).copied().collect();
+        let rows = by_key(&blocks, |b| b.key)
+            .par_chunks(16_384)
+            .map(|blocks| {
+                let mut rows = Vec::with_capacity(blocks.len() * 2);
+                for b in blocks {
+                    rows.extend_from_slice(&parts[b.part as usize].rows[b.begin as usize..b.end as usize]);
+                }
+                rows
+            })
+            .collect::<Vec<_>>();
+        rows.concat()
+    }
 }
 
 impl History {
     /// The entities that count, by key.
     pub(super) fn sorted(&self) -> Vec<Live<'_>> {
-        sorted((0..PARTS).into_par_iter().map(|p| self.live(0, p)).collect())
+        let live = (0..PARTS).into_par_iter().map(|p| self.live(0, p)).collect::<Vec<_>>().concat();
+        by_key(&live, |e| e.key())
     }
 
     /// The rows, as [`super::Merge::history`] gives them.
@@ -93,18 +136,15 @@ impl History {
     /// # Errors
     /// As [`super::Merge::history`].
     pub fn rows(&self) -> Result<RecordBatch> {
-        let rows: Vec<Vec<Row<'_>>> = self
-            .sorted()
-            .par_chunks(8_192)
-            .map(|entities| {
-                let mut rows = Vec::with_capacity(entities.len());
-                for entity in entities {
-                    push_rows(*entity, &mut rows);
-                }
-                rows
-            })
-            .collect();
-        assemble(self, &rows.concat())
+        let parts = (0..PARTS).into_par_iter().map(|p| {
+            let mut blocks = Blocks::default();
+            for entity in self.live(0, p) {
+                blocks.push(p, |rows| push_rows(entity, rows));
+            }
+            blocks
+        });
+        let rows = Blocks::sorted(&parts.collect::<Vec<_>>());
+        assemble(self, &rows)
     }
 }
 
@@ -149,7 +189,7 @@ pub(super) fn assemble(history: &History, rows: &[Row<'_>]) -> Result<RecordBatc
             gather_column(layout.schema.field(i).data_type(), arrays, from)
         })
         .collect::<Result<Vec<_>>>()?;
-    let spans: Vec<_> = rows.par_iter().map(|r| (r.start, r.end, surrogate(r.key, hash_of(r.key), r.start))).collect();
+    let spans: Vec<_> = rows.par_iter().map(|r| (r.start, r.end, r.surrogate)).collect();
     columns.extend(intervals(&spans));
     Ok(RecordBatch::try_new(schema(layout, false), columns)?)
 }

@@ -8,10 +8,11 @@ use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use serde::{Deserialize, Serialize};
 
 use super::compare::Src;
-use super::history::{DELETE, History, Live, gather};
+use super::history::{History, Live, gather};
 use super::keys::Keys;
 use super::layout::{ADDED, Layout, Scd2Spec, column_of, micros, new_batch};
 use super::merge::merge;
+use super::part::DELETE;
 use crate::error::{Error, Result};
 
 /// The name of the operation's column where the changes have none.

@@ -221,6 +221,13 @@ proptest! {
         for load in loads.iter().filter(|l| !l.is_empty()) {
             let merged = merge(history.as_ref(), &[batch(load)], &spec()).unwrap();
             let before = table.len() as u64;
+            let touched: BTreeSet<Key> = load.iter().map(|c| (c.key.clone(), c.shop)).collect();
+            // The points of the touched entities are all that a load needs.
+            let needed: Vec<Change> = points.values().filter(|c| touched.contains(&(c.key.clone(), c.shop))).cloned().collect();
+            let partial = History::from_points(&[batch(&needed)], &spec()).unwrap();
+            let partial = merge(Some(&partial), &[batch(load)], &spec()).unwrap();
+            prop_assert_eq!(partial.upserts().unwrap(), merged.upserts().unwrap());
+            prop_assert_eq!(partial.removed().unwrap(), merged.removed().unwrap());
             let removed = seen(&merged.removed().unwrap());
             for (surrogate, row) in &removed {
                 prop_assert_eq!(table.remove(surrogate), Some(row.clone()));
@@ -232,15 +239,13 @@ proptest! {
             prop_assert_eq!(counts.rows_removed, removed.len() as u64);
             prop_assert_eq!(before + counts.rows_added - counts.rows_removed, table.len() as u64);
             prop_assert_eq!(&table, &seen(&merged.history().unwrap()).into_iter().collect::<BTreeMap<_, _>>());
-            // Points kept beside the table give the same history again, also for the touched entities alone.
+            // Points kept beside the table give the same history again.
             for change in changes_of(&merged.points().unwrap()) {
                 points.insert(((change.key.clone(), change.shop), change.at), change);
             }
             let kept: Vec<Change> = points.values().cloned().collect();
-            let spec = Scd2Spec { op: Some("op".into()), ..spec() };
-            let from_points = History::from_points(&[batch(&kept)], &spec).unwrap();
+            let from_points = History::from_points(&[batch(&kept)], &spec()).unwrap();
             prop_assert_eq!(from_points.rows().unwrap(), merged.history().unwrap());
-            let touched: BTreeSet<Key> = load.iter().map(|c| (c.key.clone(), c.shop)).collect();
             let changed = merged.changed_keys().unwrap();
             for (key, shop) in text(&changed, "key").into_iter().zip(ints(&changed, "shop")) {
                 prop_assert!(touched.contains(&(key, shop.unwrap())));
@@ -563,25 +568,25 @@ fn many_small_loads_stay_few_layers() {
 }
 
 /// A part of entities and the surrogate keys of their rows.
-fn part(entities: &[(&[u8], i64)]) -> history::Part {
-    let mut part = history::Part::default();
+fn a_part(entities: &[(&[u8], i64)]) -> part::Part {
+    let mut made = part::Part::default();
     for (key, surrogate) in entities {
-        part.push(1, history::OPENS, 0, compare::Src { layer: 0, row: 0 });
-        let entity = part.close_entity(keys::hash_of(key), key, history::NOWHERE).unwrap();
-        part.surrogates.push((*surrogate, entity));
+        made.push(1, part::OPENS, 0, compare::Src { layer: 0, row: 0 });
+        let entity = made.close_entity(keys::hash_of(key), key, part::NOWHERE).unwrap();
+        made.surrogates.push((*surrogate, entity));
     }
-    part.surrogates.sort_unstable();
-    part
+    made.surrogates.sort_unstable();
+    made
 }
 
 #[test]
 fn a_surrogate_key_of_two_rows_is_found() {
-    let lower = part(&[(b"\x01a", 5), (b"\x01b", 6), (b"\x01c", 9)]);
-    let fine = part(&[(b"\x01b", 6), (b"\x01d", 7)]);
+    let lower = a_part(&[(b"\x01a", 5), (b"\x01b", 6), (b"\x01c", 9)]);
+    let fine = a_part(&[(b"\x01b", 6), (b"\x01d", 7)]);
     assert_eq!(fine.rivals([&lower].into_iter()), None);
-    let across = part(&[(b"\x01b", 6), (b"\x01d", 9)]);
+    let across = a_part(&[(b"\x01b", 6), (b"\x01d", 9)]);
     assert_eq!(across.rivals([&lower].into_iter()), Some((9, &b"\x01d"[..], &b"\x01c"[..])));
-    let within = part(&[(b"\x01b", 6), (b"\x01d", 6)]);
+    let within = a_part(&[(b"\x01b", 6), (b"\x01d", 6)]);
     assert!(within.rivals([].into_iter()).is_some());
     let error = merge::collision(9, b"\x01d", b"\x01c").to_string();
     assert!(error.contains("two rows"), "{error}");
@@ -592,7 +597,7 @@ fn galloping_is_a_partition_point() {
     for n in 0..40_usize {
         let slice: Vec<usize> = (0..n).collect();
         for x in 0..=n + 1 {
-            assert_eq!(history::gallop(&slice, |v| *v < x), slice.partition_point(|v| *v < x));
+            assert_eq!(part::gallop(&slice, |v| *v < x), slice.partition_point(|v| *v < x));
         }
     }
 }

@@ -79,6 +79,9 @@ pub struct Plan {
     pub ticks: Vec<Tick>,
     /// The source's partitions as they stand after the epoch.
     pub partitions: Vec<PartitionState>,
+    /// Partitions that are known and not yet begun: they hold the watermark.
+    #[serde(default)]
+    pub waiting: Vec<(String, i32)>,
     /// Whether the input ends here: sessions close and nothing stays pending.
     pub flush: bool,
     /// The partitions that were quiet for longer than `idle_timeout`: they do not hold the watermark.

@@ -382,6 +382,7 @@ impl<'a> Runner<'a> {
                 term_id: self.term.id.clone(),
                 ticks: gathered.ticks,
                 partitions: source.snapshot(),
+                waiting: waiting(source),
                 flush,
                 idle: quiet.partitions,
                 idle_watermark: quiet.watermark,
@@ -429,6 +430,8 @@ impl<'a> Runner<'a> {
             let full = room == 0 || gathered.bytes >= limits.max_bytes;
             if full {
                 take_all(epoch, operators, &waiting)?;
+                // Where the last line was read just now, the input ends with this epoch and not with an empty one.
+                gathered.caught_up = source.partitions().iter().all(|p| p.progress == Progress::Finished);
                 break;
             }
             let want_bytes = BURST_BYTES.min(usize::try_from(limits.max_bytes - gathered.bytes).unwrap_or(usize::MAX));
@@ -569,9 +572,12 @@ impl<'a> Runner<'a> {
         let entries = self.put_files(outcome.files)?;
         let files_done = began.elapsed().as_secs_f64();
 
-        let parts = if state::merge_is_due(&at.state) { (true, operators.snapshot()?) } else { (false, operators.delta()?) };
-        let written = self.put_state(plan.number, parts.1)?;
-        let mut state = if parts.0 { vec![] } else { at.state.clone() };
+        let whole = state::merge_is_due(&at.state);
+        // A snapshot does not settle what the next delta begins with: a delta does.
+        let changes = operators.delta()?;
+        let parts = if whole { operators.snapshot()? } else { changes };
+        let written = self.put_state(plan.number, parts)?;
+        let mut state = if whole { vec![] } else { at.state.clone() };
         state.extend(written);
         let state_done = began.elapsed().as_secs_f64();
 
@@ -683,7 +689,17 @@ fn observe(operators: &mut Operators, judgments: &[Judgment]) {
     }
 }
 
+/// The partitions that are known and not yet begun.
+fn waiting(source: &dyn Source) -> Vec<(String, i32)> {
+    let all = source.partitions().into_iter().filter(|p| p.progress == Progress::Waiting);
+    all.map(|p| (p.topic, p.partition)).collect()
+}
+
+/// Tells the watermark which partitions hold it from this epoch on.
 fn finish_partitions(operators: &mut Operators, plan: &Plan) {
+    for (topic, partition) in &plan.waiting {
+        operators.watermark.open_partition(topic, *partition);
+    }
     for partition in &plan.partitions {
         if partition.finished {
             operators.watermark.finish_partition(&partition.topic, partition.partition);

@@ -80,6 +80,7 @@ fn plan(number: u64, term: &super::log::Term) -> Plan {
         term_id: term.id.clone(),
         ticks: vec![Tick { arrival: CLOCK.now(), range, events: 1, bytes: 1 }],
         partitions: vec![],
+        waiting: vec![],
         flush: false,
         idle: vec![],
         idle_watermark: None,

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Field, SchemaRef};
 use bytes::Bytes;
-use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
+use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
+use parquet::column::writer::ColumnCloseResult;
 use parquet::file::writer::SerializedFileWriter;
 use rayon::prelude::*;
 
 use super::ParquetSettings;
+use super::text::{self, TextColumn};
 use crate::error::{Error, Result};
 
 /// From so many values on, the columns of a batch are encoded on all cores.
@@ -20,13 +22,25 @@ pub struct Encoder {
     schema: SchemaRef,
     file: SerializedFileWriter<Vec<u8>>,
     factory: ArrowRowGroupWriterFactory,
-    /// The writers of the row group that has begun: for each field its leaves.
-    group: Vec<Vec<ArrowColumnWriter>>,
+    columns: Vec<Column>,
     group_rows: usize,
     groups: usize,
     rows: usize,
     max_rows: usize,
     max_bytes: usize,
+}
+
+/// The encoder of one field.
+enum Column {
+    Text(Box<TextColumn>),
+    /// The general way; the writers of the leaves are made for each row group.
+    Leaves(Vec<ArrowColumnWriter>),
+}
+
+/// What a field became in a row group.
+enum Chunk {
+    Text(Bytes, Box<ColumnCloseResult>),
+    Leaves(Vec<ArrowColumnChunk>),
 }
 
 impl Encoder {
@@ -36,13 +50,24 @@ impl Encoder {
     /// [`Error::Data`] when Parquet has no type for one of them.
     pub fn new(schema: &SchemaRef, settings: &ParquetSettings) -> Result<Self> {
         let (descriptor, properties) = settings.properties(schema)?;
+        let mut leaf = 0;
+        let mut columns = Vec::with_capacity(schema.fields().len());
+        for field in schema.fields() {
+            columns.push(if text::covers(field.data_type()) {
+                let options = settings.text(field.name());
+                Column::Text(Box::new(TextColumn::new(descriptor.column(leaf), field.data_type(), options)))
+            } else {
+                Column::Leaves(Vec::new())
+            });
+            leaf += leaves(field);
+        }
         let file = SerializedFileWriter::new(Vec::new(), descriptor.root_schema_ptr(), Arc::new(properties))?;
         let factory = ArrowRowGroupWriterFactory::new(&file, Arc::clone(schema));
         Ok(Self {
             schema: Arc::clone(schema),
             file,
             factory,
-            group: Vec::new(),
+            columns,
             group_rows: 0,
             groups: 0,
             rows: 0,
@@ -58,8 +83,11 @@ impl Encoder {
 
     /// About how many bytes it has, encoded.
     pub fn bytes(&self) -> usize {
-        let group: usize = self.group.iter().flatten().map(ArrowColumnWriter::get_estimated_total_bytes).sum();
-        self.file.bytes_written() + group
+        self.file.bytes_written() + self.group_bytes()
+    }
+
+    fn group_bytes(&self) -> usize {
+        self.columns.iter().map(Column::bytes).sum()
     }
 
     /// Encodes the rows of a batch after those before.
@@ -67,16 +95,16 @@ impl Encoder {
     /// # Errors
     /// [`Error::Data`] when the columns are not those of the file.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        if batch.num_columns() != self.columns.len() {
+            let (got, expected) = (batch.num_columns(), self.columns.len());
+            return Err(Error::Internal(format!("a batch of {got} columns for a file of {expected}")));
+        }
         let mut from = 0;
         while from < batch.num_rows() {
             let rows = (batch.num_rows() - from).min(self.max_rows - self.group_rows);
             self.encode(&batch.slice(from, rows))?;
             from += rows;
-            let full = self.group_rows >= self.max_rows || {
-                let bytes: usize = self.group.iter().flatten().map(ArrowColumnWriter::get_estimated_total_bytes).sum();
-                bytes >= self.max_bytes
-            };
-            if full {
+            if self.group_rows >= self.max_rows || self.group_bytes() >= self.max_bytes {
                 self.close_group()?;
             }
         }
@@ -84,27 +112,23 @@ impl Encoder {
     }
 
     fn encode(&mut self, batch: &RecordBatch) -> Result<()> {
-        if batch.num_columns() != self.schema.fields().len() {
-            let (got, expected) = (batch.num_columns(), self.schema.fields().len());
-            return Err(Error::Internal(format!("a batch of {got} columns for a file of {expected}")));
-        }
-        if self.group.is_empty() {
+        if self.group_rows == 0 {
             let mut writers = self.factory.create_column_writers(self.groups)?.into_iter();
-            let leaves = self.schema.fields().iter().map(|field| leaves(field));
-            self.group = leaves.map(|n| writers.by_ref().take(n).collect()).collect();
+            for (field, column) in self.schema.fields().iter().zip(&mut self.columns) {
+                let fresh = writers.by_ref().take(leaves(field));
+                match column {
+                    Column::Text(_) => fresh.for_each(drop),
+                    Column::Leaves(leaves) => *leaves = fresh.collect(),
+                }
+            }
         }
         let fields = self.schema.fields();
-        let column = |((field, array), writers): ((&Arc<Field>, &ArrayRef), &mut Vec<ArrowColumnWriter>)| {
-            for (leaf, writer) in compute_leaves(field, array)?.iter().zip(writers) {
-                writer.write(leaf)?;
-            }
-            Ok::<_, Error>(())
-        };
+        let write = |((field, array), column): ((&Arc<Field>, &ArrayRef), &mut Column)| column.write(field, array);
         if batch.num_rows() * fields.len() >= PARALLEL {
-            let columns = fields.par_iter().zip(batch.columns()).zip(&mut self.group);
-            columns.with_max_len(1).try_for_each(column)?;
+            let columns = fields.par_iter().zip(batch.columns()).zip(&mut self.columns);
+            columns.with_max_len(1).try_for_each(write)?;
         } else {
-            fields.iter().zip(batch.columns()).zip(&mut self.group).try_for_each(column)?;
+            fields.iter().zip(batch.columns()).zip(&mut self.columns).try_for_each(write)?;
         }
         self.group_rows += batch.num_rows();
         self.rows += batch.num_rows();
@@ -115,15 +139,17 @@ impl Encoder {
         if self.group_rows == 0 {
             return Ok(());
         }
-        let writers: Vec<_> = std::mem::take(&mut self.group).into_iter().flatten().collect();
-        let chunks = if self.group_rows * writers.len() >= PARALLEL {
-            writers.into_par_iter().with_max_len(1).map(ArrowColumnWriter::close).collect::<Result<Vec<_>, _>>()?
+        let chunks = if self.group_rows * self.columns.len() >= PARALLEL {
+            self.columns.par_iter_mut().with_max_len(1).map(Column::close).collect::<Result<Vec<_>>>()?
         } else {
-            writers.into_iter().map(ArrowColumnWriter::close).collect::<Result<Vec<_>, _>>()?
+            self.columns.iter_mut().map(Column::close).collect::<Result<Vec<_>>>()?
         };
         let mut group = self.file.next_row_group()?;
         for chunk in chunks {
-            chunk.append_to_row_group(&mut group)?;
+            match chunk {
+                Chunk::Text(bytes, close) => group.append_column(&bytes, *close)?,
+                Chunk::Leaves(leaves) => leaves.into_iter().try_for_each(|l| l.append_to_row_group(&mut group))?,
+            }
         }
         group.close()?;
         self.group_rows = 0;
@@ -138,6 +164,40 @@ impl Encoder {
     pub fn finish(mut self) -> Result<Bytes> {
         self.close_group()?;
         Ok(self.file.into_inner()?.into())
+    }
+}
+
+impl Column {
+    fn write(&mut self, field: &Field, array: &ArrayRef) -> Result<()> {
+        match self {
+            Self::Text(column) => column.write(array),
+            Self::Leaves(writers) => {
+                for (leaf, writer) in compute_leaves(field, array)?.iter().zip(writers) {
+                    writer.write(leaf)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn close(&mut self) -> Result<Chunk> {
+        Ok(match self {
+            Self::Text(column) => {
+                let (bytes, close) = column.close()?;
+                Chunk::Text(bytes, Box::new(close))
+            }
+            Self::Leaves(leaves) => {
+                let leaves = std::mem::take(leaves).into_iter().map(ArrowColumnWriter::close);
+                Chunk::Leaves(leaves.collect::<Result<_, _>>()?)
+            }
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Text(column) => column.bytes(),
+            Self::Leaves(leaves) => leaves.iter().map(ArrowColumnWriter::get_estimated_total_bytes).sum(),
+        }
     }
 }
 

@@ -5,7 +5,10 @@
 
 mod encoder;
 mod export;
+mod interner;
+mod levels;
 mod partitioned;
+mod text;
 
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::ArrowSchemaConverter;
@@ -17,6 +20,7 @@ use crate::error::{Error, Result};
 pub use encoder::Encoder;
 pub use export::{Existing, Export, ExportOptions, write_parquet};
 pub use partitioned::{DataFile, PartitionedWriter};
+use text::TextOptions;
 
 /// How files are encoded.
 #[derive(Debug, Clone)]
@@ -56,6 +60,16 @@ impl Default for ParquetSettings {
 }
 
 impl ParquetSettings {
+    /// How a column of text at the top level is written.
+    fn text(&self, name: &String) -> TextOptions {
+        TextOptions {
+            level: self.zstd_level,
+            dictionary: !self.unique.contains(name),
+            statistics: !self.opaque.contains(name),
+            ..TextOptions::default()
+        }
+    }
+
     /// The Parquet schema of an Arrow one, and how each of its columns is written.
     fn properties(&self, schema: &SchemaRef) -> Result<(SchemaDescriptor, WriterProperties)> {
         let descriptor = ArrowSchemaConverter::new()

@@ -1,0 +1,224 @@
+//! Strings, numbers and words on the fast path.
+
+use super::builders::Builder;
+use super::exact;
+use super::fast::{Bail, Fast, Scan};
+use super::formats::date_time;
+use super::json;
+use super::node::Kind;
+use super::number::{Decimal, power_of_ten, small_decimal, small_integer, to_f64};
+use super::pii::{MASK, plain_into};
+use super::program::{Leaf, Node};
+use super::rules::{Allowed, Bound, RuleId, StringRule};
+
+impl Scan<'_> {
+    #[inline]
+    pub(super) fn string(&mut self, node: &Node, pos: usize, into: Option<&mut Builder>, row: usize) -> Fast<usize> {
+        let (end, escaped) = json::string(self.text, pos + 1)?;
+        if node.types & 16 == 0 {
+            return Err(Bail);
+        }
+        let raw = &self.text[pos + 1..end];
+        let kind = if escaped { Kind::Escaped } else { Kind::String };
+        self.tap(node, kind, pos + 1, end);
+        let plain = if escaped {
+            self.scratch.plain.clear();
+            json::unescape_into(raw, &mut self.scratch.plain);
+            self.scratch.plain.as_slice()
+        } else {
+            raw
+        };
+        let mut time = None;
+        if node.rule != RuleId::MAX {
+            let rule = self.rules.get(node.rule);
+            if let Some(said) = &rule.string {
+                time = check_string(said, plain)?;
+            }
+            for allowed in &rule.allowed {
+                if !allowed.values.iter().any(|v| v.as_str().is_some_and(|v| v.as_bytes() == plain)) {
+                    return Err(Bail);
+                }
+            }
+        }
+        if let Some(micros) = time {
+            self.scratch.time = (pos as u32 + 1, micros);
+        }
+        if let Some(into) = into {
+            match node.leaf {
+                Leaf::Text => into.text(row, plain),
+                Leaf::Timestamp => {
+                    let micros = match time {
+                        Some(micros) => micros,
+                        None => date_time(plain).ok_or(Bail)?,
+                    };
+                    into.int(row, micros);
+                }
+                Leaf::Json => into.text(row, &self.text[pos..=end]),
+                Leaf::Mask => into.text(row, MASK),
+                Leaf::Hash => {
+                    let secret = self.secret.ok_or(Bail)?;
+                    into.text_with(row, |out| secret.hash_into(plain, out));
+                }
+                Leaf::Nothing => {}
+                _ => return Err(Bail),
+            }
+        }
+        Ok(end + 1)
+    }
+
+    #[inline]
+    pub(super) fn number(&mut self, node: &Node, pos: usize, into: Option<&mut Builder>, row: usize) -> Fast<usize> {
+        let (end, integer) = json::number(self.text, pos)?;
+        let raw = &self.text[pos..end];
+        self.tap(node, if integer { Kind::Integer } else { Kind::Number }, pos, end);
+        if node.types & 12 != 12 {
+            let bit = if integer || Decimal::parse(raw).is_integer() { 4 } else { 8 };
+            if node.types & bit == 0 {
+                return Err(Bail);
+            }
+        }
+        let mut small = None;
+        if node.rule != RuleId::MAX {
+            let rule = self.rules.get(node.rule);
+            if !rule.number.is_empty() {
+                small = small_decimal(raw);
+                if !rule.number.iter().all(|bound| within(bound, raw, small)) {
+                    return Err(Bail);
+                }
+            }
+            if !rule.allowed.iter().all(|allowed| is_allowed_number(allowed, raw)) {
+                return Err(Bail);
+            }
+        }
+        if let Some(into) = into {
+            match node.leaf {
+                Leaf::Int64 => {
+                    let value = small_integer(raw).or_else(|| Decimal::parse(raw).to_i64());
+                    into.int(row, value.ok_or(Bail)?);
+                }
+                Leaf::Float64 => into.float(row, to_f64(raw).ok_or(Bail)?),
+                Leaf::Decimal(precision, scale) => {
+                    let value = match small.or_else(|| small_decimal(raw)) {
+                        Some((mantissa, digits)) if digits <= u32::from(scale) => {
+                            let value = i128::from(mantissa) * power_of_ten(u32::from(scale) - digits);
+                            (value.unsigned_abs() < power_of_ten(u32::from(precision)) as u128).then_some(value)
+                        }
+                        _ => Decimal::parse(raw).to_decimal(precision, scale),
+                    };
+                    into.decimal(row, value.ok_or(Bail)?);
+                }
+                Leaf::Json => into.text(row, raw),
+                Leaf::Mask => into.text(row, MASK),
+                Leaf::Hash => {
+                    let secret = self.secret.ok_or(Bail)?;
+                    let plain = &mut self.scratch.plain;
+                    plain.clear();
+                    plain_into(Kind::Number, raw, plain);
+                    into.text_with(row, |out| secret.hash_into(plain, out));
+                }
+                Leaf::Nothing => {}
+                _ => return Err(Bail),
+            }
+        }
+        Ok(end)
+    }
+
+    #[inline]
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn word(
+        &mut self,
+        node: &Node,
+        pos: usize,
+        word: &'static [u8],
+        kind: Kind,
+        bit: u8,
+        into: Option<&mut Builder>,
+        row: usize,
+    ) -> Fast<usize> {
+        let end = json::literal(self.text, pos, word)?;
+        self.tap(node, kind, pos, end);
+        if node.types & bit == 0 {
+            return Err(Bail);
+        }
+        if node.rule != RuleId::MAX {
+            let same = |v: &serde_json::Value| match kind {
+                Kind::Null => v.is_null(),
+                Kind::True => v.as_bool() == Some(true),
+                _ => v.as_bool() == Some(false),
+            };
+            if !self.rules.get(node.rule).allowed.iter().all(|allowed| allowed.values.iter().any(same)) {
+                return Err(Bail);
+            }
+        }
+        if let (Some(into), true) = (into, kind != Kind::Null) {
+            match node.leaf {
+                Leaf::Boolean => into.boolean(row, kind == Kind::True),
+                Leaf::Json => into.text(row, word),
+                Leaf::Mask => into.text(row, MASK),
+                Leaf::Hash => {
+                    let secret = self.secret.ok_or(Bail)?;
+                    into.text_with(row, |out| secret.hash_into(word, out));
+                }
+                Leaf::Nothing => {}
+                _ => return Err(Bail),
+            }
+        }
+        Ok(end)
+    }
+}
+
+/// What is said of a string; gives the microseconds when that includes `date-time`.
+#[inline]
+fn check_string(said: &StringRule, plain: &[u8]) -> Fast<Option<i64>> {
+    if let Some(max) = said.max
+        && plain.len() as u64 > max
+        && characters(plain) > max
+    {
+        return Err(Bail);
+    }
+    if let Some(min) = said.min
+        && ((plain.len() as u64) < min || characters(plain) < min)
+    {
+        return Err(Bail);
+    }
+    let mut time = None;
+    if let Some(format) = &said.format {
+        if format.is_date_time() {
+            time = Some(date_time(plain).ok_or(Bail)?);
+        } else if !format.accepts_bytes(plain) {
+            return Err(Bail);
+        }
+    }
+    match &said.pattern {
+        Some(pattern) if !pattern.is_match_bytes(plain) => Err(Bail),
+        _ => Ok(time),
+    }
+}
+
+/// How many code points there are in UTF-8.
+fn characters(plain: &[u8]) -> u64 {
+    plain.iter().filter(|b| **b & 0xc0 != 0x80).count() as u64
+}
+
+#[inline]
+fn within(bound: &Bound, raw: &[u8], small: Option<(i64, u32)>) -> bool {
+    let (Some((value, digits)), Some((limit, limit_digits))) = (small, bound.small) else {
+        return exact::within(bound, raw);
+    };
+    // Both as whole numbers of the finer of the two units.
+    let scale = digits.max(limit_digits);
+    let value = i128::from(value) * power_of_ten(scale - digits);
+    let limit = i128::from(limit) * power_of_ten(scale - limit_digits);
+    match bound.keyword {
+        "minimum" => value >= limit,
+        "maximum" => value <= limit,
+        "exclusiveMinimum" => value > limit,
+        "exclusiveMaximum" => value < limit,
+        _ => limit != 0 && value % limit == 0,
+    }
+}
+
+fn is_allowed_number(allowed: &Allowed, raw: &[u8]) -> bool {
+    let value = Decimal::parse(raw);
+    allowed.values.iter().any(|v| v.as_number().is_some_and(|n| Decimal::parse(n.as_str().as_bytes()) == value))
+}

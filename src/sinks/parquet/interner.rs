@@ -1,0 +1,180 @@
+//! The distinct values of a text column, numbered in the order that they first came.
+
+/// A dictionary, as its page will hold it, and the way from a value to its number.
+pub(super) struct Interner {
+    /// Every value after its length, as Parquet's PLAIN has it.
+    page: Vec<u8>,
+    /// Where each value begins and how long it is.
+    spans: Vec<(u32, u32)>,
+    /// Open addressing: the upper half of the hash, and the number plus one.
+    slots: Vec<(u32, u32)>,
+    seed: u64,
+    last: u32,
+}
+
+impl Interner {
+    pub(super) fn new() -> Self {
+        // Nobody outside can know which values will collide; which numbers they get does not depend on it.
+        Self { page: Vec::new(), spans: Vec::new(), slots: Vec::new(), seed: rand::random(), last: 0 }
+    }
+
+    /// How many values there are.
+    pub(super) fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// The bytes of the dictionary page.
+    pub(super) fn page(&self) -> &[u8] {
+        &self.page
+    }
+
+    /// A value by its number.
+    #[inline]
+    pub(super) fn value(&self, id: u32) -> &[u8] {
+        let (start, length) = self.spans[id as usize];
+        &self.page[start as usize..(start + length) as usize]
+    }
+
+    /// A value with its length before it.
+    pub(super) fn plain(&self, id: u32) -> &[u8] {
+        let (start, length) = self.spans[id as usize];
+        &self.page[start as usize - 4..(start + length) as usize]
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.page.clear();
+        self.spans.clear();
+        self.slots.fill((0, 0));
+    }
+
+    /// The number of a value, new or known.
+    #[inline]
+    pub(super) fn intern(&mut self, value: &[u8]) -> u32 {
+        // Many columns repeat: the topic, the country, what is sorted.
+        if (self.last as usize) < self.spans.len() && self.value(self.last) == value {
+            return self.last;
+        }
+        if self.spans.len() * 2 >= self.slots.len() {
+            self.grow();
+        }
+        let hash = hash(value, self.seed);
+        let tag = (hash >> 32) as u32;
+        let mask = self.slots.len() - 1;
+        let mut at = tag as usize & mask;
+        loop {
+            match self.slots[at] {
+                (_, 0) => break,
+                (t, id) if t == tag && self.value(id - 1) == value => {
+                    self.last = id - 1;
+                    return id - 1;
+                }
+                _ => at = (at + 1) & mask,
+            }
+        }
+        let id = self.spans.len() as u32;
+        self.page.extend_from_slice(&(value.len() as u32).to_le_bytes());
+        self.spans.push((self.page.len() as u32, value.len() as u32));
+        self.page.extend_from_slice(value);
+        self.slots[at] = (tag, id + 1);
+        self.last = id;
+        id
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let old = std::mem::take(&mut self.slots);
+        self.slots = vec![(0, 0); (old.len() * 2).max(256)];
+        let mask = self.slots.len() - 1;
+        for (tag, id) in old.into_iter().filter(|(_, id)| *id > 0) {
+            let mut at = tag as usize & mask;
+            while self.slots[at].1 > 0 {
+                at = (at + 1) & mask;
+            }
+            self.slots[at] = (tag, id);
+        }
+    }
+}
+
+/// Multiply and fold, sixteen bytes at a time (the construction of wyhash).
+#[inline]
+fn hash(value: &[u8], seed: u64) -> u64 {
+    const A: u64 = 0x9e37_79b9_7f4a_7c15;
+    const B: u64 = 0xd1b5_4a32_d192_ed03;
+    let fold = |a: u64, b: u64| {
+        let product = u128::from(a) * u128::from(b);
+        product as u64 ^ (product >> 64) as u64
+    };
+    let mut state = seed ^ value.len() as u64;
+    let (a, b) = match value {
+        [] => (0, 0),
+        [first, ..] if value.len() < 4 => {
+            let middle = value[value.len() / 2];
+            (u64::from(*first) << 8 | u64::from(middle), u64::from(value[value.len() - 1]))
+        }
+        _ if value.len() < 8 => (word4(value), word4(&value[value.len() - 4..])),
+        _ if value.len() <= 16 => (word8(value), word8(&value[value.len() - 8..])),
+        _ => {
+            let mut rest = value;
+            while rest.len() > 16 {
+                state = fold(word8(rest) ^ A ^ state, word8(&rest[8..]) ^ B);
+                rest = &rest[16..];
+            }
+            let end = &value[value.len() - 16..];
+            (word8(end), word8(&end[8..]))
+        }
+    };
+    fold(fold(a ^ A ^ state, b ^ B), A ^ state)
+}
+
+#[inline]
+fn word8(bytes: &[u8]) -> u64 {
+    bytes.first_chunk().map_or(0, |b| u64::from_le_bytes(*b))
+}
+
+#[inline]
+fn word4(bytes: &[u8]) -> u64 {
+    bytes.first_chunk().map_or(0, |b| u64::from(u32::from_le_bytes(*b)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn numbers_are_those_of_first_appearance(values in prop::collection::vec("[ab]{0,3}|[a-c]{4,40}", 0..400)) {
+            let mut interner = Interner::new();
+            let mut model: Vec<&str> = Vec::new();
+            for _ in 0..2 {
+                model.clear();
+                interner.clear();
+                for value in &values {
+                    let expected = model.iter().position(|v| v == value).unwrap_or_else(|| {
+                        model.push(value);
+                        model.len() - 1
+                    });
+                    prop_assert_eq!(interner.intern(value.as_bytes()) as usize, expected);
+                }
+                prop_assert_eq!(interner.len(), model.len());
+                for (id, value) in model.iter().enumerate() {
+                    prop_assert_eq!(interner.value(id as u32), value.as_bytes());
+                    prop_assert_eq!(&interner.plain(id as u32)[4..], value.as_bytes());
+                }
+                let page: usize = model.iter().map(|v| v.len() + 4).sum();
+                prop_assert_eq!(interner.page().len(), page);
+            }
+        }
+    }
+
+    #[test]
+    fn hashes_spread() {
+        for width in [1, 3, 5, 8, 12, 16, 17, 33] {
+            let count = 250usize.min(10usize.pow(width.min(3) as u32)) as u64;
+            let hashes = (0..count).map(|i| hash(format!("{i:0width$}").as_bytes(), 1) >> 32);
+            let distinct: std::collections::HashSet<_> = hashes.map(|h| h & 0xffff).collect();
+            assert!(distinct.len() as u64 > count * 9 / 10, "{width}");
+        }
+    }
+}
