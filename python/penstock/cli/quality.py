@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +19,10 @@ EXAMPLES = (
 
 def quality(
     pipeline: PipelineArgument,
-    date: Annotated[str, typer.Option(metavar="YYYY-MM-DD", help="The day (UTC), by the time of the events.")],
+    date: Annotated[
+        str | None,
+        typer.Option(metavar="YYYY-MM-DD", help="The day (UTC), by the time of the events; yesterday unless told."),
+    ] = None,
     slack_webhook: Annotated[
         str | None,
         typer.Option(envvar="PENSTOCK_SLACK_WEBHOOK", show_envvar=True, help="Where a failed check is told."),
@@ -38,7 +42,8 @@ def quality(
     out = Output(as_json)
     slack = Slack(slack_webhook) if slack_webhook else None
     flow = open_pipeline(pipeline, settings)
-    report = run_checks(flow.spec(), date, warehouse)
+    yesterday = dt.datetime.now(dt.timezone.utc).date() - dt.timedelta(days=1)
+    report = run_checks(flow.spec(), date or yesterday.isoformat(), warehouse)
     found = report.as_dict()
     out.print(checks_table([(c.name, c.passed, c.message) for c in report.checks], f"Quality of {flow.name}, {report.date}"))
     if slack and not report.passed:
