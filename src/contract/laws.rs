@@ -182,7 +182,7 @@ fn fitting(schema: &Value, root: &Value, seed: &mut u64, depth: usize) -> Value 
             for name in map.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
                 object.entry(name).or_insert(json!(1));
             }
-            if (*seed >> 40) % 3 == 0 {
+            if (*seed >> 40).is_multiple_of(3) {
                 object.insert("more".into(), json!({"b": [1, {"c": "\u{e9}"}], "a": null}));
             }
             Value::Object(object)
