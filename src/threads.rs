@@ -19,10 +19,8 @@ static POOL: Mutex<Option<(u32, Arc<ThreadPool>)>> = Mutex::new(None);
 pub fn pool() -> Result<Arc<ThreadPool>> {
     let mut held = POOL.lock().unwrap_or_else(PoisonError::into_inner);
     let process = std::process::id();
-    if let Some((owner, pool)) = held.as_ref() {
-        if *owner == process {
-            return Ok(pool.clone());
-        }
+    if let Some((_, pool)) = held.as_ref().filter(|(owner, _)| *owner == process) {
+        return Ok(pool.clone());
     }
     let pool = ThreadPoolBuilder::new()
         .thread_name(|i| format!("penstock-{i}"))

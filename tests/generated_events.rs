@@ -38,6 +38,8 @@ fn the_contract_finds_what_the_truth_says() {
         timestamps: None,
         keys: None,
         headers: None,
+        timestamp_type: None,
+        truncated: vec![],
         arrival: options.start + options.span().unwrap(),
     };
     for (rules, expected) in [

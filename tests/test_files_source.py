@@ -6,15 +6,16 @@ import gzip
 import json
 import random
 import zlib
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
 
+import crash
 from penstock import _core
 
-import crash
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EVENTS = 3_000
 
@@ -51,7 +52,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]) -> dict[
     path = folder / "in.jsonl"
     path.write_bytes(b"".join(lines))
     result = counts(run(crash.make(folder / "p", [path])))
-    assert result["consumed"] == len(lines) and result["late"] == 0 and result["pending"] == 0
+    assert result["consumed"] == len(lines)
+    assert result["late"] == 0
+    assert result["pending"] == 0
     return result
 
 
@@ -111,11 +114,13 @@ def test_a_last_line_without_an_end(tmp_path: Path, lines: list[bytes]) -> None:
     result = run(pipeline)
     assert result["consumed"] == 10
     (unread,) = result["unread"]
-    assert unread["topic"].endswith("in.jsonl") and unread["bytes"] == 50
+    assert unread["topic"].endswith("in.jsonl")
+    assert unread["bytes"] == 50
     with path.open("ab") as out:
         out.write(lines[10][50:])
     result = run(pipeline)
-    assert result["consumed"] == 11 and result["unread"] == []
+    assert result["consumed"] == 11
+    assert result["unread"] == []
 
 
 def test_blank_lines_are_no_events(tmp_path: Path, lines: list[bytes]) -> None:
@@ -139,10 +144,12 @@ def test_a_file_that_shrank_or_changed(tmp_path: Path, lines: list[bytes]) -> No
     run(pipeline)
     path.write_bytes(b"".join(lines[:50]))
     message = failure(pipeline)
-    assert "SourceError" in message and "in.jsonl" in message
+    assert "SourceError" in message
+    assert "in.jsonl" in message
     path.write_bytes(b"".join(lines[1:150]))
     message = failure(pipeline)
-    assert "SourceError" in message and "in.jsonl" in message
+    assert "SourceError" in message
+    assert "in.jsonl" in message
     path.write_bytes(b"".join(lines[:150]))
     assert run(pipeline)["consumed"] == 150
 
@@ -158,12 +165,14 @@ def test_a_damaged_compressed_file(form: str, tmp_path: Path, lines: list[bytes]
     path = tmp_path / "in.jsonl.gz"
     path.write_bytes(data)
     message = failure(crash.make(tmp_path / "p", [path]))
-    assert "SourceError" in message and "in.jsonl.gz" in message
+    assert "SourceError" in message
+    assert "in.jsonl.gz" in message
 
 
 def test_nothing_to_read_is_said(tmp_path: Path) -> None:
     message = failure(crash.make(tmp_path / "p", [tmp_path / "missing.jsonl"]))
-    assert "SourceError" in message and "missing.jsonl" in message
+    assert "SourceError" in message
+    assert "missing.jsonl" in message
 
 
 def test_a_line_of_many_megabytes(tmp_path: Path, lines: list[bytes]) -> None:
@@ -172,10 +181,12 @@ def test_a_line_of_many_megabytes(tmp_path: Path, lines: list[bytes]) -> None:
     path.write_bytes(lines[0] + huge + lines[1])
     pipeline = crash.make(tmp_path / "p", [path])
     result = run(pipeline)
-    assert result["consumed"] == 3 and result["rejected_by_code"]["too_large"] == 1
+    assert result["consumed"] == 3
+    assert result["rejected_by_code"]["too_large"] == 1
     import pyarrow.dataset as ds
 
     bronze = ds.dataset(pipeline.lake / "bronze/events", partitioning="hive").to_table().to_pylist()
     (row,) = [r for r in bronze if r["value_sha256"] is not None]
-    assert row["value_length"] == len(huge) - 1 and len(row["value"]) == 1 << 20
+    assert row["value_length"] == len(huge) - 1
+    assert len(row["value"]) == 1 << 20
     assert zlib.crc32(row["value"]) == zlib.crc32(huge[: 1 << 20])

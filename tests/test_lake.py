@@ -6,17 +6,18 @@ import json
 import os
 import stat
 import subprocess
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import polars as pl
 import pyarrow.dataset as ds
 import pytest
 
+import crash
 from penstock import _core
 
-import crash
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EVENTS = 5_000
 LAYERS = ["bronze/events", "silver/events", "silver/sessions", "dead_letters", "gold/per_minute"]
@@ -29,7 +30,8 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> crash.Pipeline:
     path = folder / "in.jsonl"
     _core.generate("ecommerce", json.dumps({"total": EVENTS, "seed": 3, "bad_rate": 0.05}), str(path))
     with path.open("a") as out:
-        for event_type in ["../../etc/passwd", "", "a" * 5_000, "x/y=z", "date=1999-01-01", "\u0000\n", "%2e%2e", "CON"]:
+        hostile = ["../../etc/passwd", "", "a" * 5_000, "x/y=z", "date=1999-01-01", "\u0000\n", "%2e%2e", "CON"]
+        for event_type in hostile:
             out.write(json.dumps({"event_type": event_type}) + "\n")
     pipeline = crash.make(folder / "p", [path])
     done = pipeline.run()
@@ -133,14 +135,16 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     pipeline.lake.write_text("a file")
     failed = pipeline.run()
     assert failed.returncode == 3
-    assert "LakeError" in failed.stderr and str(pipeline.lake) in failed.stderr
+    assert "LakeError" in failed.stderr
+    assert str(pipeline.lake) in failed.stderr
     pipeline.lake.unlink()
     if os.geteuid() == 0:
         return  # root may write everywhere
     pipeline.lake.mkdir()
     pipeline.lake.chmod(stat.S_IRUSR | stat.S_IXUSR)
     failed = pipeline.run()
-    assert failed.returncode == 3 and "LakeError" in failed.stderr
+    assert failed.returncode == 3
+    assert "LakeError" in failed.stderr
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
@@ -160,6 +164,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         done = pipeline.run()
         assert done.returncode == 0, done.stderr
         ledger = json.loads(_core.audit(pipeline.spec.read_text()))
-        assert ledger["balanced"] and ledger["consumed"] == source.read_bytes().count(b"\n")
+        assert ledger["balanced"]
+        assert ledger["consumed"] == source.read_bytes().count(b"\n")
     finally:
         subprocess.run(["umount", str(small)], check=False)

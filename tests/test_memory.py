@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+import crash
 from penstock import _core
 
-import crash
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SMALL, FACTOR = 150_000, 4
 

@@ -11,13 +11,16 @@ import sys
 import textwrap
 import threading
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pytest
 
 import penstock
 from penstock import _core
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
@@ -94,8 +97,9 @@ def test_ctrl_c_is_answered_at_once(tmp_path: Path) -> None:
         threading.Thread(target=send, daemon=True).start()
         def progress(*_):
             started.set()
+        options = json.dumps({"total": 500_000_000, "seed": 1})
         try:
-            _core.generate("ecommerce", json.dumps({"total": 500_000_000, "seed": 1}), sys.argv[1], on_progress=progress)
+            _core.generate("ecommerce", options, sys.argv[1], on_progress=progress)
         except KeyboardInterrupt:
             print(json.dumps({"seconds": time.monotonic() - sent[0]}))
         """

@@ -275,6 +275,6 @@ fn a_damaged_state_is_an_error() {
 fn nothing_in_nothing_out() {
     assert_eq!(deduplicate(&[], &["key"], None, None).unwrap(), (Vec::new(), 0));
     let none = events_batch(&[], &[]);
-    let (kept, dropped) = deduplicate(&[none.clone()], &["key"], None, None).unwrap();
+    let (kept, dropped) = deduplicate(std::slice::from_ref(&none), &["key"], None, None).unwrap();
     assert_eq!((concat_batches(&none.schema(), &kept).unwrap(), dropped), (none, 0));
 }

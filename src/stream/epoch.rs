@@ -318,11 +318,9 @@ impl Epoch {
             operators.watermark.advance_to(to);
             watermark = operators.watermark.current();
         }
-        if flush {
-            if let Some(highest) = operators.watermark.highest() {
-                operators.watermark.advance_to(highest.saturating_add(1));
-                watermark = operators.watermark.current();
-            }
+        if let Some(highest) = operators.watermark.highest().filter(|_| flush) {
+            operators.watermark.advance_to(highest.saturating_add(1));
+            watermark = operators.watermark.current();
         }
         if let Some(watermark) = watermark {
             operators.dedup.advance(watermark);

@@ -313,7 +313,7 @@ impl<'a> Journal<'a> {
     /// # Errors
     /// [`Error::Lake`] when it cannot be put.
     pub fn maybe_snapshot(&self, term: &Term, commit: &Commit) -> Result<()> {
-        if (commit.number + 1) % SNAPSHOT_EVERY != 0 {
+        if !(commit.number + 1).is_multiple_of(SNAPSHOT_EVERY) {
             return Ok(());
         }
         failpoint::pass("snapshot.before")?;

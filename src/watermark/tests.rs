@@ -30,10 +30,13 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// A partition: which, its highest event time, whether it is idle, whether it is finished.
+type Known = ((u8, i32), Option<i64>, bool, bool);
+
 /// The obviously right watermark: the list of all partitions, looked through at each commit.
 #[derive(Default)]
 struct Model {
-    partitions: Vec<((u8, i32), Option<i64>, bool, bool)>,
+    partitions: Vec<Known>,
     current: Option<i64>,
 }
 

@@ -86,10 +86,13 @@ fn rows(batch: &RecordBatch) -> Vec<Vec<String>> {
     (0..batch.num_rows()).map(|row| batch.columns().iter().map(|column| cell(column, row)).collect()).collect()
 }
 
+/// A window's start, and its group.
+type Place = (i64, Option<Option<String>>, Option<Option<i64>>);
+
 /// The obviously right windows: each window that holds an event, each group in it, each aggregate from the list of its
 /// events.
 fn model(events: &[Event], spec: &WindowSpec, only: impl Fn(i64) -> bool) -> Vec<Vec<String>> {
-    let mut windows: BTreeMap<(i64, Option<Option<String>>, Option<Option<i64>>), Vec<&Event>> = BTreeMap::new();
+    let mut windows: BTreeMap<Place, Vec<&Event>> = BTreeMap::new();
     for event in events.iter().filter(|e| spec.from.contains(&e.event_type)) {
         for n in -200i64..200 {
             let start = n * spec.slide.unwrap_or(spec.size);

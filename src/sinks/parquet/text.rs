@@ -421,7 +421,7 @@ fn upper_bound(value: &[u8], utf8: bool) -> (Vec<u8>, bool) {
         for (at, c) in text.char_indices().rev() {
             let next = char::from_u32(c as u32 + 1).filter(|next| next.len_utf8() == c.len_utf8());
             if let Some(next) = next {
-                let raised = [text[..at].as_bytes(), next.encode_utf8(&mut [0; 4]).as_bytes()].concat();
+                let raised = [&text.as_bytes()[..at], next.encode_utf8(&mut [0; 4]).as_bytes()].concat();
                 return (raised, false);
             }
         }
