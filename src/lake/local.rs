@@ -207,6 +207,10 @@ impl Drop for Folder {
             && staging.process == std::process::id()
         {
             let _ = fs::remove_dir_all(&staging.folder);
+            // A folder of Parquet files that is no lake is left without a trace. Both go only if they are empty.
+            let folder = self.root.join(STAGING);
+            let _ = fs::remove_dir(&folder);
+            let _ = folder.parent().map(fs::remove_dir);
         }
     }
 }

@@ -128,6 +128,9 @@ fn what_a_dead_writer_left_goes() {
     drop(second);
     drop(first);
     assert_eq!(folders(), 1);
+    fs::remove_dir(staging.join("young")).unwrap();
+    lake(folder.path(), Durability::Process).put("a", "1".into()).unwrap();
+    assert!(!folder.path().join(layout::CONTROL).exists());
 }
 
 #[test]

@@ -73,14 +73,14 @@ pub(super) struct Piece {
 }
 
 /// The room beyond the stop that is read at once, to find the end of the line that stands across.
-const SLACK: usize = 16 << 10;
+pub(super) const SLACK: usize = 16 << 10;
 
 /// Reads the next piece. The text stands after it then, unless it ended.
 pub(super) fn piece(text: &mut Text, topic: &Arc<str>, grid: &Grid, order: &Order) -> Result<Piece> {
     let from = text.position();
     let target = usize::try_from(order.stop.saturating_sub(from)).unwrap_or(usize::MAX).clamp(1, grid.cell as usize);
     let slack = SLACK.min(target);
-    let mut buffer = Vec::with_capacity(text.at_most(target + slack));
+    let mut buffer = text.buffer(target + slack);
     let mut ended = false;
     while buffer.len() < target && !ended {
         let more = target + slack - buffer.len();
@@ -174,13 +174,10 @@ fn lines(
         }
         buffer.truncate(cut);
     }
-    if buffer.len() < buffer.capacity() / 2 {
-        buffer.shrink_to_fit();
-    }
     let end = from + buffer.len() as u64;
     let views: Vec<u128> =
         spans.iter().map(|&(at, length)| make_view(&buffer[at..at + length], 0, at as u32)).collect();
-    Ok(Piece { events: events(topic, offsets, views, buffer, Vec::new(), order.arrival)?, end, ended })
+    Ok(Piece { events: events(topic, offsets, views, text.lend(buffer), Vec::new(), order.arrival)?, end, ended })
 }
 
 /// One line too large to carry: its beginning, its length and its hash.
@@ -224,12 +221,12 @@ fn huge(
     if ended && order.tail != Tail::Take {
         // Whether it is whole JSON cannot be told without holding it.
         let left = end - from;
-        let none = events(topic, Vec::new(), Vec::new(), Vec::new(), Vec::new(), order.arrival)?;
+        let none = events(topic, Vec::new(), Vec::new(), Buffer::default(), Vec::new(), order.arrival)?;
         return Ok(Piece { events: none, end: from, ended: Some(left) });
     }
     let truncated = vec![Truncated { row: 0, length, sha256: hash.finalize().into() }];
     let view = make_view(&kept, 0, 0);
-    let events = events(topic, vec![from as i64], vec![view], kept, truncated, order.arrival)?;
+    let events = events(topic, vec![from as i64], vec![view], kept.into(), truncated, order.arrival)?;
     Ok(Piece { events, end, ended: ended.then_some(0) })
 }
 
@@ -237,12 +234,12 @@ fn events(
     topic: &Arc<str>,
     offsets: Vec<i64>,
     views: Vec<u128>,
-    buffer: Vec<u8>,
+    buffer: Buffer,
     truncated: Vec<Truncated>,
     arrival: i64,
 ) -> Result<RawEvents> {
     // Checks each view against the buffer: a nanosecond an event.
-    let values = BinaryViewArray::try_new(ScalarBuffer::from(views), vec![Buffer::from_vec(buffer)], None)?;
+    let values = BinaryViewArray::try_new(ScalarBuffer::from(views), vec![buffer], None)?;
     Ok(RawEvents {
         topic: Arc::clone(topic),
         partition: 0,

@@ -7,6 +7,7 @@
 
 mod cut;
 mod paths;
+mod pool;
 mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,8 +21,9 @@ use serde::{Deserialize, Serialize};
 use super::{Chunk, PartitionState, PartitionStatus, PartitionTimes, Progress, Range, Source, Unread, Want};
 use crate::error::{Error, Result};
 use crate::events::RawEvents;
-use cut::{Grid, Order, Tail, offset};
+use cut::{Grid, Order, SLACK, Tail, offset};
 use paths::Pattern;
+use pool::Pool;
 pub use text::Format;
 use text::Text;
 
@@ -76,6 +78,7 @@ pub struct Files {
     settings: FilesSettings,
     patterns: Vec<Pattern>,
     grid: Grid,
+    pool: Pool,
     files: BTreeMap<Arc<str>, Entry>,
     /// Not yet begun: they come first.
     waiting: BTreeSet<Arc<str>>,
@@ -125,6 +128,7 @@ impl Files {
             settings,
             patterns,
             grid: Grid::STANDARD,
+            pool: Pool::new(Grid::STANDARD.cell as usize + SLACK),
             files: BTreeMap::new(),
             waiting: BTreeSet::new(),
             open: BTreeSet::new(),
@@ -209,7 +213,7 @@ impl Files {
         entry.check_head(name, &head)?;
         entry.head = Some(Head::of(&head));
         entry.format = Some(format);
-        Text::open(file, name, format, entry.position, entry.length, None)
+        Text::open(file, name, format, entry.position, entry.length, None, self.pool.clone())
     }
 
     fn put_in_order(&mut self, name: &Arc<str>) {
@@ -387,7 +391,7 @@ impl Source for Files {
         if let Some(entry) = self.files.get(&name) {
             entry.check_head(&name, &head)?;
         }
-        let mut text = Text::open(file, &name, Format::of(&head, &name)?, from, length, Some(to))?;
+        let mut text = Text::open(file, &name, Format::of(&head, &name)?, from, length, Some(to), self.pool.clone())?;
         while text.position() < to {
             let stop = self.grid.after(text.position()).min(to);
             let piece = cut::piece(

@@ -4,10 +4,12 @@ use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use arrow::buffer::Buffer;
 use flate2::bufread::MultiGzDecoder;
 use serde::{Deserialize, Serialize};
 
 use super::cut::place;
+use super::pool::Pool;
 use crate::error::{Error, Result};
 
 /// How a file holds its text; told by its first bytes, not by its name.
@@ -51,6 +53,7 @@ pub(super) struct Text {
     end: u64,
     /// Whether what is handed out no longer follows from the position.
     stale: bool,
+    pool: Pool,
 }
 
 enum Inner {
@@ -73,6 +76,7 @@ impl Text {
         position: u64,
         length: u64,
         end: Option<u64>,
+        pool: Pool,
     ) -> Result<Self> {
         let mut text = match format {
             Format::Plain => {
@@ -80,7 +84,7 @@ impl Text {
                 if end > length || position > length {
                     return Err(shrank(path, end.max(position), length));
                 }
-                Self { path: path.to_owned(), inner: Inner::Plain(file), position, end, stale: false }
+                Self { path: path.to_owned(), inner: Inner::Plain(file), position, end, stale: false, pool }
             }
             Format::Gzip | Format::Zstd => {
                 // What is appended while we read is for the next look.
@@ -91,7 +95,7 @@ impl Text {
                     Box::new(zstd::stream::read::Decoder::with_buffer(raw).map_err(|e| Error::source(path, e))?)
                 };
                 let inner = Inner::Compressed { decoder, again: Vec::new(), format };
-                Self { path: path.to_owned(), inner, position: 0, end: end.unwrap_or(u64::MAX), stale: false }
+                Self { path: path.to_owned(), inner, position: 0, end: end.unwrap_or(u64::MAX), stale: false, pool }
             }
         };
         text.skip_to(position)?;
@@ -119,8 +123,18 @@ impl Text {
     }
 
     /// The smaller of a number of bytes and what is left, as far as that is known.
-    pub(super) fn at_most(&self, bytes: usize) -> usize {
+    fn at_most(&self, bytes: usize) -> usize {
         usize::try_from(self.end.saturating_sub(self.position)).map_or(bytes, |left| left.min(bytes))
+    }
+
+    /// An empty buffer for so many bytes, or for what is left.
+    pub(super) fn buffer(&self, bytes: usize) -> Vec<u8> {
+        self.pool.take(self.at_most(bytes))
+    }
+
+    /// What was read into a buffer, for others to look at.
+    pub(super) fn lend(&self, bytes: Vec<u8>) -> Buffer {
+        self.pool.lend(bytes)
     }
 
     /// Appends up to `more` bytes; fewer, at last 0, when the text ends.
