@@ -136,7 +136,9 @@ def parse_day(date: str | dt.date) -> dt.date:
     try:
         return dt.datetime.strptime(date, "%Y-%m-%d").replace(tzinfo=dt.timezone.utc).date()
     except ValueError:
-        raise SettingsError(f"date: {date!r} is not a date. Write it as YYYY-MM-DD, such as 2024-12-17") from None
+        raise SettingsError(
+            f"date: {date!r} is not a date. Write it as YYYY-MM-DD, such as 2024-12-17", name="date"
+        ) from None
 
 
 class _Loader:

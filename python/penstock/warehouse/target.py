@@ -36,7 +36,7 @@ def parse_target(warehouse: str | Mapping[str, Any] | Target | None) -> Target:
     if isinstance(warehouse, Target):
         return warehouse
     if warehouse is None or not warehouse:
-        raise SettingsError(f"warehouse: none is named; {_HOW}")
+        raise SettingsError(f"warehouse: none is named; {_HOW}", name="warehouse")
     if isinstance(warehouse, Mapping):
         if set(warehouse) != {"duckdb"}:
             raise SettingsError(
