@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock import _core
-
 import crash
+from penstock import _core
 
 EVENTS = 12_000
 KILLS = int(os.environ.get("PENSTOCK_KILLS", "50"))
@@ -25,7 +24,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Events with flaws, in two files."""
     folder = tmp_path_factory.mktemp("input")
     whole = folder / "whole.jsonl"
-    _core.generate("ecommerce", f'{{"total": {EVENTS}, "seed": 11, "bad_rate": 0.05, "duplicate_rate": 0.05}}', str(whole))
+    _core.generate(
+        "ecommerce", f'{{"total": {EVENTS}, "seed": 11, "bad_rate": 0.05, "duplicate_rate": 0.05}}', str(whole)
+    )
     lines = whole.read_bytes().splitlines(keepends=True)
     whole.unlink()
     first, second = folder / "a.jsonl", folder / "b.jsonl"

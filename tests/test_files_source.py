@@ -12,9 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from penstock import _core
-
 import crash
+from penstock import _core
 
 EVENTS = 3_000
 

@@ -14,9 +14,8 @@ import polars as pl
 import pyarrow.dataset as ds
 import pytest
 
-from penstock import _core
-
 import crash
+from penstock import _core
 
 EVENTS = 5_000
 LAYERS = ["bronze/events", "silver/events", "silver/sessions", "dead_letters", "gold/per_minute"]
@@ -29,7 +28,16 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> crash.Pipeline:
     path = folder / "in.jsonl"
     _core.generate("ecommerce", json.dumps({"total": EVENTS, "seed": 3, "bad_rate": 0.05}), str(path))
     with path.open("a") as out:
-        for event_type in ["../../etc/passwd", "", "a" * 5_000, "x/y=z", "date=1999-01-01", "\u0000\n", "%2e%2e", "CON"]:
+        for event_type in [
+            "../../etc/passwd",
+            "",
+            "a" * 5_000,
+            "x/y=z",
+            "date=1999-01-01",
+            "\u0000\n",
+            "%2e%2e",
+            "CON",
+        ]:
             out.write(json.dumps({"event_type": event_type}) + "\n")
     pipeline = crash.make(folder / "p", [path])
     done = pipeline.run()

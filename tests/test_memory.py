@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock import _core
-
 import crash
+from penstock import _core
 
 SMALL, FACTOR = 150_000, 4
 

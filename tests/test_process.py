@@ -95,7 +95,8 @@ def test_ctrl_c_is_answered_at_once(tmp_path: Path) -> None:
         def progress(*_):
             started.set()
         try:
-            _core.generate("ecommerce", json.dumps({"total": 500_000_000, "seed": 1}), sys.argv[1], on_progress=progress)
+            options = json.dumps({"total": 500_000_000, "seed": 1})
+            _core.generate("ecommerce", options, sys.argv[1], on_progress=progress)
         except KeyboardInterrupt:
             print(json.dumps({"seconds": time.monotonic() - sent[0]}))
         """

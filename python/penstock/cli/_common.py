@@ -128,15 +128,15 @@ def _box() -> Any:
     return box.SIMPLE_HEAD
 
 
-def checks_table(rows: Sequence[tuple[str, bool, str]], title: str) -> Any:
-    """Checks for a terminal: name, passed, detail."""
+def checks_table(rows: Sequence[tuple[str, bool | None, str]], title: str) -> Any:
+    """Checks for a terminal: name, whether it passed (None: it does not matter), detail."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=title, title_justify="left", box=_box(), show_header=False)
     for name, passed, detail in rows:
-        mark = Text("✓", "green") if passed else Text("✗", "bold red")
-        table.add_row(mark, Text(name), Text(detail, "" if passed else "red"))
+        mark = Text("✓", "green") if passed else Text("-", "yellow") if passed is None else Text("✗", "bold red")
+        table.add_row(mark, Text(name), Text(detail, "red" if passed is False else ""))
     return table
 
 
@@ -207,7 +207,9 @@ def fail(error: BaseException) -> NoReturn:
     if code is ExitCode.INTERRUPTED:
         message = "interrupted; what was committed stays, and the next run goes on from there"
     elif code is ExitCode.INTERNAL:
-        message = f"{kind}: {message}\nThis is a fault of penstock's own. PENSTOCK_DEBUG=1 shows where; please report it."
+        message = (
+            f"{kind}: {message}\nThis is a fault of penstock's own. PENSTOCK_DEBUG=1 shows where; please report it."
+        )
     _print_error(message)
     if _STATE.get("json"):
         Output(True).result({"error": {"type": kind, "message": message}, "exit_code": int(code)})

@@ -30,7 +30,8 @@ EXAMPLES = (
 def load(
     pipeline: PipelineArgument,
     date: Annotated[
-        str | None, typer.Option(help="Load again all events of this day (UTC), wherever they are.", metavar="YYYY-MM-DD")
+        str | None,
+        typer.Option(help="Load again all events of this day (UTC), wherever they are.", metavar="YYYY-MM-DD"),
     ] = None,
     to: Annotated[
         str | None,
