@@ -14,7 +14,7 @@ import pytest
 from penstock import _core
 from penstock.errors import LakeError
 from penstock.quality import run_checks
-from penstock.warehouse import load
+from penstock.warehouse import audit, load
 
 CONTRACT = Path(__file__).parents[1] / "python/penstock/pipelines/ecommerce/contract.yaml"
 SECOND = 1_000_000
@@ -104,6 +104,34 @@ def test_dates_in_any_order_give_the_same_rows(folder: Path) -> None:
     whole = tables(folder / "whole.duckdb")
     assert tables(folder / "forward.duckdb") == whole
     assert tables(folder / "shuffled.duckdb") == whole
+
+
+def test_the_audit_finds_what_is_missing_or_astray(folder: Path) -> None:
+    spec, path = spec_of(folder), folder / "audited.duckdb"
+    target = f"duckdb:{path}"
+    load(spec, target)
+    found = audit(spec, target)
+    assert found.balanced, found
+    assert found.silver == found.facts == json.loads((folder / "truth.json").read_text())["expected"]["silver"]
+    load(spec, target, date="2024-12-18")
+    assert audit(spec, target).balanced
+
+    def damaged(statement: str) -> Any:
+        copy = folder / "damaged.duckdb"
+        copy.write_bytes(path.read_bytes())
+        with duckdb.connect(str(copy)) as con:
+            con.execute("DELETE FROM penstock_loads WHERE event_date IS NOT NULL")
+            con.execute(statement)
+        return audit(spec, f"duckdb:{copy}")
+
+    assert damaged("SELECT 1").balanced
+    one = "(SELECT min(idempotency_key) FROM fact_events)"
+    lost = damaged(f"DELETE FROM fact_events WHERE idempotency_key = {one}")
+    assert (lost.missing, lost.balanced) == (1, False)
+    made_up = damaged(f"UPDATE fact_events SET lake_file = 1 WHERE idempotency_key = {one}")
+    assert (made_up.missing, made_up.surplus, made_up.balanced) == (1, 1, False)
+    moved = damaged(f"UPDATE fact_events SET user_key = 1 WHERE idempotency_key = {one}")
+    assert (moved.astray, moved.balanced) == (1, False)
 
 
 def test_quality_counts_the_dead_letters_of_the_lake(folder: Path) -> None:

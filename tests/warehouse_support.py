@@ -185,6 +185,12 @@ class Lake:
         )
         return [file["path"] for file in written if file["layer"] == "silver/events"]
 
+    def live(self, layer: str) -> list[dict[str, Any]]:
+        """The files of a layer that were added and not removed, as the log has them."""
+        removed = {file["path"] for entry in self.entries for file in entry["removed"]}
+        added = [file for entry in self.entries for file in entry["files"] if file["layer"] == layer]
+        return [file for file in added if file["path"] not in removed]
+
     def silver(self) -> list[dict[str, Any]]:
         """All rows of the files that are there."""
         return [row for rows in self.rows.values() for row in rows]
@@ -193,8 +199,13 @@ class Lake:
 def install(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the loader read the log of the test's lake."""
 
-    def entries(spec_json: str, since: int) -> str:
+    def lake_log(spec_json: str, since: int) -> str:
         assert json.loads(spec_json)["lake"] == str(lake.root)
         return json.dumps([entry for entry in lake.entries if entry["number"] > since])
 
-    monkeypatch.setattr("penstock.warehouse.lakelog._core.lake_log", entries)
+    def read_lake(root: str, layer: str, *, pipeline: str) -> str:
+        assert (root, pipeline) == (str(lake.root), "ecommerce")
+        return json.dumps(lake.live(layer))
+
+    monkeypatch.setattr("penstock.warehouse.lakelog._core.lake_log", lake_log)
+    monkeypatch.setattr("penstock.warehouse.lakelog._core.read_lake", read_lake)

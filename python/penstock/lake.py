@@ -25,9 +25,12 @@ LAYERS = ("bronze/events", "silver/events", "silver/sessions", "dead_letters")
 """The layers that every lake may have; windows stand under `gold/`."""
 
 
-_OPTIONS = "union_by_name = true, hive_partitioning = true, hive_types_autocast = false, hive_types ="
-_READ = "SELECT * FROM read_parquet(?, " + _OPTIONS + " {'date': DATE})"
-_READ_BY_TYPE = "SELECT * FROM read_parquet(?, " + _OPTIONS + " {'date': DATE, 'event_type': VARCHAR})"
+# The path holds a date, and in Bronze the event type, which the files themselves do not.
+_READ = """
+    SELECT * FROM read_parquet(?, union_by_name = true, hive_partitioning = true, hive_types_autocast = false,
+                               hive_types = {'date': DATE})
+"""
+_READ_BY_TYPE = _READ.replace("DATE}", "DATE, 'event_type': VARCHAR}")
 
 
 class LakeTable:

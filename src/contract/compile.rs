@@ -8,7 +8,7 @@ use super::columns::{self, Column, Property, Shape};
 use super::fallback::Fallback;
 use super::fast::MOST_TAPS;
 use super::load::Spec;
-use super::plan::Plan;
+use super::plan::{Plan, impossible};
 use super::program::Program;
 use super::rules::Rules;
 use super::source::File;
@@ -107,6 +107,10 @@ pub fn compile(spec: &Spec, formats: bool) -> Result<Compiled> {
                 line: Some(line),
                 reason,
             })?;
+            if let Some((line, reason)) = impossible(&kind.roles, |tokens| types_at(&rules, tokens)) {
+                let reason = format!("{reason} ({} {})", kind.name, version.name);
+                return Err(crate::Error::Contract { file: spec.file.to_path_buf(), line: Some(line), reason });
+            }
             let time_tap = plan.event_time_tap();
             versions.push(Version {
                 name: version.name.clone(),
@@ -149,6 +153,24 @@ pub fn compile(spec: &Spec, formats: bool) -> Result<Compiled> {
     let schema = schema(&columns);
     let glance = Glance::new(&plan, plan.event_type_tap());
     Ok(Compiled { types, wildcard, named, plan, columns, schema, needs_secret, glance })
+}
+
+/// The types that a schema lets in at a property, 0 when the property cannot be there; none when nothing is said of it.
+fn types_at(rules: &Rules, tokens: &[String]) -> Option<u8> {
+    let mut rule = rules.get(rules.root);
+    for token in tokens {
+        let object = rule.object.as_deref()?;
+        rule = match object.property(token) {
+            Some(id) => rules.get(id),
+            // patternProperties may let it in: only the fallback knows.
+            None if object.closed && rules.fallback.is_empty() => return Some(0),
+            None => return None,
+        };
+        if rule.never {
+            return Some(0);
+        }
+    }
+    Some(rule.types)
 }
 
 /// The fast path of a version, or why there is none.

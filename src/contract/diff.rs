@@ -404,7 +404,12 @@ mod tests {
             (r#"{"properties":{"a":{"multipleOf":2}}}"#, r#"{"properties":{"a":{"multipleOf":1}}}"#, false, true),
             (r#"{"properties":{"a":{"maxLength":5}}}"#, r#"{"properties":{"a":{}}}"#, false, true),
             (r#"{"properties":{"a":{"pattern":"a"}}}"#, r#"{"properties":{"a":{"pattern":"b"}}}"#, true, true),
-            (r#"{}"#, r#"{"additionalProperties":false}"#, true, false),
+            (
+                r#"{"properties":{"a":{"type":"object"}}}"#,
+                r#"{"properties":{"a":{"type":"object","additionalProperties":false}}}"#,
+                true,
+                false,
+            ),
             (r#"{"anyOf":[{}]}"#, r#"{"anyOf":[true]}"#, true, true),
             (r#"{}"#, r#"{"properties":{"n":{"type":"integer"}}}"#, false, false),
             (r#"{"properties":{"n":{"type":"integer"}}}"#, r#"{"properties":{"n":{"type":"number"}}}"#, false, true),

@@ -123,8 +123,13 @@ fn translate(doc: &Doc<'_>, error: &ValidationError<'_>, found: &mut Vec<Found>)
             push(Code::WrongType, problem::wrong_type(type_bit(doc, node), wanted));
         }
         E::Required { property } => {
+            let name = property.as_str().unwrap_or_default();
+            // Beside additionalProperties: false the crate calls properties missing that are there but not declared.
+            if doc.get(node, name).is_some() {
+                return;
+            }
             let mut pointer = pointer.to_owned();
-            push_token(&mut pointer, property.as_str().unwrap_or_default());
+            push_token(&mut pointer, name);
             let message = problem::MISSING.to_owned();
             found.push(Found { code: Code::MissingField, node, pointer, message, value: None });
         }

@@ -41,7 +41,8 @@ events:
         user: {type: object, required: [id], properties: {id: {type: integer}, mail: {type: string, x-penstock-pii: mask}}}
   page_view:
     v1: {properties: {url: {type: string, format: uri}, event_time: {type: string}}}
-    v2: {properties: {url: {type: string}, ref: {type: string, pattern: '^[a-z]+$'}}, additionalProperties: false}
+    v2: {properties: {url: {type: string}, ref: {type: string, pattern: '^[a-z]+$'}, v: {type: string}, id: {type: string}, event_type: {}, event_time: {}, user: {$ref: '#/$defs/user'}}, additionalProperties: false,
+      $defs: {user: {type: object, properties: {id: {type: integer}}}}}
 "#;
 
 pub(crate) fn shop() -> Contract {
@@ -157,12 +158,11 @@ fn each_code_has_its_event() {
         [(Code::NotRepresentable, "/quantity".into())]
     );
     assert_eq!(
-        code(r#"{"event_type":"page_view","v":"v2","id":"1","event_time":"2024-12-17T01:02:03Z","user":{"id":1},"ref":"A"}"#)
+        code(r#"{"event_type":"page_view","v":"v2","id":"1","event_time":"2024-12-17T01:02:03Z","user":{"id":1},"ref":"A","x":1}"#)
             .iter()
             .map(|p| p.0)
             .collect::<Vec<_>>(),
-        // Five properties are not declared; the roles among them are none the less read.
-        [Code::BadFormat, Code::UnexpectedField, Code::UnexpectedField, Code::UnexpectedField, Code::UnexpectedField, Code::UnexpectedField]
+        [Code::BadFormat, Code::UnexpectedField]
     );
     let null = contract.judge(&events_of([None]), &JudgeRules::default()).unwrap();
     assert_eq!(null.rejected[0].problems[0].code, Code::NotAnObject);
@@ -279,6 +279,13 @@ fn broken_contracts_are_refused_with_file_line_and_reason() {
     refused(&with("      properties:\n        a: {$ref: '#/$defs/b'}"), 10, "nothing stands at");
     refused(&with("      properties:\n        a: {$ref: '#/properties/a'}"), 10, "circle");
     refused(&with("      properties:\n        a: {pattern: '('}"), 10, "regular expression");
+    refused(&with("      properties:\n        e: {type: integer}"), 4, "unit: ms");
+    refused(&with("      properties:\n        i: {type: object}"), 5, "cannot be read");
+    refused(
+        &with("      properties:\n        e: {}\n        t: {}\n      additionalProperties: false"),
+        5,
+        "does not let /i in",
+    );
     refused(&with("      type: string"), 9, "takes no object");
     refused(
         &with(

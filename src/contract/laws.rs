@@ -182,7 +182,7 @@ fn fitting(schema: &Value, root: &Value, seed: &mut u64, depth: usize) -> Value 
             for name in map.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
                 object.entry(name).or_insert(json!(1));
             }
-            if (*seed >> 40) % 3 == 0 {
+            if (*seed >> 40).is_multiple_of(3) {
                 object.insert("more".into(), json!({"b": [1, {"c": "\u{e9}"}], "a": null}));
             }
             Value::Object(object)
@@ -292,7 +292,7 @@ proptest! {
 
     #[test]
     fn a_contract_has_one_answer(
-        schemas in prop::collection::vec(prop::collection::vec((prop::sample::select(&NAMES[..]), whole_schema()), 1..4), 1..3),
+        schemas in prop::collection::vec(prop::collection::vec((prop::sample::select(&NAMES[..]), whole_schema(), 0..9u8), 1..4), 1..3),
         events in prop::collection::vec((any::<u64>(), document(), 0..12usize, writing()), 1..12),
         split in any::<prop::sample::Index>(),
     ) {
@@ -340,14 +340,23 @@ fn same(a: &Judged, b: &Judged, texts: &[Vec<u8>]) -> Result<(), TestCaseError> 
 }
 
 /// The schema of an event whose properties have these schemas.
-fn event_schema(properties: &[(&str, Value)]) -> Value {
+fn event_schema(properties: &[(&str, Value, u8)]) -> Value {
     let mut definitions = Map::new();
     let mut declared = Map::new();
-    for (n, (name, schema)) in properties.iter().enumerate() {
+    for (n, (name, schema, mark)) in properties.iter().enumerate() {
         let text = schema.to_string().replace("#/$defs/", &format!("#/$defs/{n}-"));
         let Ok(Value::Object(mut schema)) = serde_json::from_str(&text) else { continue };
         if let Some(Value::Object(own)) = schema.remove("$defs") {
             definitions.extend(own.into_iter().map(|(k, v)| (format!("{n}-{k}"), v)));
+        }
+        let number = matches!(schema.get("type").and_then(Value::as_str), Some("number" | "integer"));
+        match mark {
+            0 => _ = schema.insert("x-penstock-pii".into(), json!("mask")),
+            1 => _ = schema.insert("x-penstock-pii".into(), json!("hash")),
+            2 => _ = schema.insert("x-penstock-pii".into(), json!("drop")),
+            3 => _ = schema.insert("x-penstock-column".into(), json!(format!("column of {name}"))),
+            _ if number => _ = schema.insert("x-penstock-decimal".into(), json!([4, 2])),
+            _ => {}
         }
         declared.insert((*name).to_owned(), Value::Object(schema));
     }
@@ -365,7 +374,8 @@ fn contract_of(schemas: &[Value]) -> Option<Contract> {
         "roles": {"event_type": "/type", "event_time": {"path": "/t", "unit": "s"}, "idempotency_key": ["/k", "/e"], "entity": "/who/id"},
         "events": events,
     });
-    Contract::from_text(&contract.to_string(), Path::new("law.json")).ok()
+    let contract = Contract::from_text(&contract.to_string(), Path::new("law.json")).ok()?;
+    Some(contract.with_secret(Some(b"law")))
 }
 
 /// An event that mostly fits its schema, with any document in it now and then; a few have no type, or one that is not

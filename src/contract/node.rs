@@ -60,6 +60,7 @@ struct Node {
 pub struct Dom {
     nodes: Vec<Node>,
     stack: Vec<u32>,
+    keys: Vec<(u64, Id)>,
     /// The deepest nesting met.
     pub depth: usize,
 }
@@ -202,53 +203,74 @@ impl Dom {
 
     /// Marks each key that an equal one after it supersedes.
     fn bury_equal_keys(&mut self, text: &[u8], object: Id) {
-        let count = self.nodes[object as usize].count;
+        let mut keys = std::mem::take(&mut self.keys);
+        keys.clear();
+        let (mut id, end, mut escaped) = (object + 1, self.nodes[object as usize].next, false);
+        while id < end {
+            let key = self.nodes[id as usize];
+            escaped |= key.kind == Kind::Escaped;
+            keys.push((digest(&text[key.start as usize..key.end as usize]), id));
+            id = self.nodes[id as usize + 1].next;
+        }
+        let buried = if escaped { self.bury_by_meaning(text, object) } else { self.bury_by_text(text, &mut keys) };
+        self.nodes[object as usize].count -= buried;
+        self.keys = keys;
+    }
+
+    /// For keys without escapes, given with their digests: most objects are settled by comparing those.
+    fn bury_by_text(&mut self, text: &[u8], keys: &mut [(u64, Id)]) -> u32 {
+        let nodes = &mut self.nodes;
+        let key = |nodes: &[Node], id: Id| {
+            let node = &nodes[id as usize];
+            &text[node.start as usize..node.end as usize]
+        };
         let mut buried = 0;
-        if count <= 12 {
-            let mut keys = [0u32; 12];
-            let mut n = 0;
-            let mut id = object + 1;
-            let end = self.nodes[object as usize].next;
-            while id < end {
-                keys[n] = id;
-                n += 1;
-                id = self.nodes[id as usize + 1].next;
-            }
-            for i in 0..n {
-                let a = self.nodes[keys[i] as usize];
-                for &later in &keys[i + 1..n] {
-                    let b = self.nodes[later as usize];
-                    let equal = if a.kind == Kind::Escaped || b.kind == Kind::Escaped {
-                        let doc = Doc { text, nodes: &self.nodes };
-                        doc.string(keys[i]) == doc.string(later)
-                    } else {
-                        a.end - a.start == b.end - b.start
-                            && text[a.start as usize..a.end as usize] == text[b.start as usize..b.end as usize]
-                    };
-                    if equal {
-                        self.nodes[keys[i] as usize].dead = true;
-                        buried += 1;
-                        break;
-                    }
+        if keys.len() <= 32 {
+            for (at, (digest, id)) in keys.iter().enumerate() {
+                let equal = |(other, later): &(u64, Id)| other == digest && key(nodes, *later) == key(nodes, *id);
+                if keys[at + 1..].iter().any(equal) {
+                    nodes[*id as usize].dead = true;
+                    buried += 1;
                 }
             }
         } else {
-            let mut dead = Vec::new();
-            {
-                let doc = Doc { text, nodes: &self.nodes };
-                let mut last: HashMap<Cow<'_, str>, Id> = HashMap::with_capacity(count as usize);
-                for (key, _) in doc.all_properties(object) {
-                    if let Some(before) = last.insert(doc.string(key), key) {
-                        dead.push(before);
-                    }
+            keys.sort_unstable_by(|a, b| {
+                a.0.cmp(&b.0).then_with(|| key(nodes, a.1).cmp(key(nodes, b.1))).then(a.1.cmp(&b.1))
+            });
+            for pair in keys.windows(2) {
+                if pair[0].0 == pair[1].0 && key(nodes, pair[0].1) == key(nodes, pair[1].1) {
+                    nodes[pair[0].1 as usize].dead = true;
+                    buried += 1;
                 }
             }
-            buried = dead.len() as u32;
-            for id in dead {
-                self.nodes[id as usize].dead = true;
+        }
+        buried
+    }
+
+    #[inline(never)]
+    fn bury_by_meaning(&mut self, text: &[u8], object: Id) -> u32 {
+        let mut dead = Vec::new();
+        let doc = Doc { text, nodes: &self.nodes };
+        let mut last: HashMap<Cow<'_, str>, Id> = HashMap::new();
+        for (key, _) in doc.all_properties(object) {
+            if let Some(before) = last.insert(doc.string(key), key) {
+                dead.push(before);
             }
         }
-        self.nodes[object as usize].count = count - buried;
+        for id in &dead {
+            self.nodes[*id as usize].dead = true;
+        }
+        dead.len() as u32
+    }
+}
+
+/// A number that is the same for equal keys, and mostly another for others.
+#[inline]
+fn digest(key: &[u8]) -> u64 {
+    let length = (key.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    match (key.first_chunk::<8>(), key.last_chunk::<8>()) {
+        (Some(first), Some(last)) => length ^ u64::from_le_bytes(*first) ^ u64::from_le_bytes(*last).rotate_left(23),
+        _ => key.iter().fold(length, |digest, b| digest.rotate_left(8) ^ u64::from(*b)),
     }
 }
 
@@ -293,6 +315,7 @@ impl<'a> Doc<'a> {
     }
 
     /// The meaning of a string.
+    #[inline]
     pub fn string(&self, id: Id) -> Cow<'a, str> {
         let text = self.text(id);
         if self.kind(id) == Kind::Escaped {
@@ -433,9 +456,13 @@ mod tests {
             compact(r#" { "a" : 1 , "b":[ ], "a": {"x":2 ,"\u0078": 3} } "#).unwrap(),
             r#"{"b":[],"a":{"\u0078":3}}"#
         );
-        let many: Vec<String> = (0..30).map(|i| format!("\"k{}\":{i}", i % 20)).collect();
-        let text = compact(&format!("{{{}}}", many.join(","))).unwrap();
-        assert!(text.starts_with("{\"k10\":10,") && text.ends_with("\"k9\":29}"), "{text}");
+        for (count, distinct) in [(30, 20), (80, 50)] {
+            let many: Vec<String> = (0..count).map(|i| format!("\"key {}\":{i}", i % distinct)).collect();
+            let text = compact(&format!("{{{}}}", many.join(","))).unwrap();
+            let left: Vec<String> =
+                (count - distinct..count).map(|i| format!("\"key {}\":{i}", i % distinct)).collect();
+            assert_eq!(text, format!("{{{}}}", left.join(",")));
+        }
     }
 
     #[test]

@@ -41,6 +41,44 @@ pub struct Plan {
     version: Option<Vec<Part>>,
 }
 
+/// What a role cannot be read from, though the schema lets nothing else in there: the role, and why.
+///
+/// `find` tells the types that the schema lets in at a property; none when it says nothing of it.
+pub fn impossible(roles: &Roles, find: impl Fn(&[String]) -> Option<u8>) -> Option<Fault> {
+    for name in super::roles::ROLES {
+        let Some(role) = roles.get(name) else { continue };
+        for source in &role.parts {
+            let Source::Property { tokens, pointer, unit } = source else { continue };
+            let wanted = match (name, unit) {
+                ("event_time", Some(_)) => 4 | 8,
+                ("event_type" | "event_time", None) => TEXT,
+                ("schema_version", _) => SCALAR & !2,
+                _ => SCALAR,
+            };
+            let Some(types) = find(tokens) else { continue };
+            if types == 0 {
+                return Some((role.line, format!("{name}: the schema does not let {pointer} in")));
+            }
+            if types & wanted == 0 {
+                let hint = if name == "event_time" && types & 12 != 0 {
+                    format!("; {{path: {pointer}, unit: ms}} reads a number")
+                } else {
+                    String::new()
+                };
+                let is = problem::list(types);
+                return Some((
+                    role.line,
+                    format!(
+                        "{name}: {pointer} is of type {is} by the schema, and cannot be read as {}{hint}",
+                        problem::list(wanted)
+                    ),
+                ));
+            }
+        }
+    }
+    None
+}
+
 #[derive(Debug)]
 struct Part {
     source: Source,

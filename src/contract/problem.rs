@@ -83,7 +83,8 @@ pub fn type_bit(doc: &Doc<'_>, id: Id) -> u8 {
     }
 }
 
-fn list(types: u8) -> String {
+/// The types of a set, in words.
+pub fn list(types: u8) -> String {
     let names: Vec<&str> = (0..7).filter(|i| types & (1 << i) != 0).map(|i| TYPES[i]).collect();
     match names.split_last() {
         Some((last, [])) => (*last).to_owned(),

@@ -11,7 +11,14 @@ pub const ROLES: [&str; 5] = ["event_type", "event_time", "idempotency_key", "en
 #[derive(Debug, Clone, PartialEq)]
 pub enum Source {
     /// A property of the event; a number of this many digits after the point of a second (a unit) or a date-time.
-    Property { tokens: Vec<String>, pointer: String, unit: Option<Unit> },
+    Property {
+        /// The way to it.
+        tokens: Vec<String>,
+        /// The same as a JSON Pointer.
+        pointer: String,
+        /// What its number counts; none for a date-time.
+        unit: Option<Unit>,
+    },
     /// The same for every event.
     Const(String),
     /// A header of the message.

@@ -103,3 +103,18 @@ impl Validator {
         std::str::from_utf8(text).is_ok() && { scan }.check().is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_not_missing() {
+        let schema = r#"{"additionalProperties":false,"required":["b"],"properties":{"c":{}}}"#;
+        let validator = Validator::from_text(schema, true).unwrap();
+        let text = br#"{"b":null}"#;
+        let exact = validator.problems(text, Judge::Exact).unwrap().unwrap();
+        assert_eq!(exact.len(), 1);
+        assert_eq!(validator.problems(text, Judge::Fallback).unwrap().unwrap(), exact);
+    }
+}

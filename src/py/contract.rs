@@ -80,8 +80,7 @@ impl Contract {
         assert_formats: bool,
         secret: Option<Vec<u8>>,
     ) -> PyResult<Self> {
-        let contract =
-            py.detach(|| contract::Contract::from_text(text, &origin)).map_err(|e| to_python(py, e))?;
+        let contract = py.detach(|| contract::Contract::from_text(text, &origin)).map_err(|e| to_python(py, e))?;
         with_options(contract, max_bytes, max_depth, assert_formats, secret.as_deref()).map_err(|e| to_python(py, e))
     }
 
@@ -123,8 +122,7 @@ impl Contract {
 #[pyfunction]
 pub fn contract_diff(old: &Contract, new: &Contract) -> PyResult<String> {
     let diff = contract::diff(&old.inner, &new.inner);
-    serde_json::to_string(&diff)
-        .map_err(|e| Python::attach(|py| to_python(py, Error::Internal(e.to_string()))))
+    serde_json::to_string(&diff).map_err(|e| Python::attach(|py| to_python(py, Error::Internal(e.to_string()))))
 }
 
 /// What `validate` reads.
@@ -172,7 +170,11 @@ pub fn validate(
                     stop.check()?;
                     let judged = contract.judge(piece, &rules)?;
                     let letters: Vec<_> = judged.rejected.iter().map(|r| letter(&judged, r)).collect();
-                    let rows = if letters.is_empty() { None } else { Some(dead_letters::batch(piece, &letters, &version, 0)?) };
+                    let rows = if letters.is_empty() {
+                        None
+                    } else {
+                        Some(dead_letters::batch(piece, &letters, &version, 0)?)
+                    };
                     drop(letters);
                     Ok((judged, rows))
                 })
@@ -277,4 +279,3 @@ fn column_pieces(column: &ArrayRef, offset: &mut i64, arrival: i64) -> Result<Ve
     }
     Ok(pieces)
 }
-

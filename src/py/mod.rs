@@ -40,7 +40,10 @@ mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        module.add("FEATURES", ["python", "s3"].iter().filter(|f| **f != "s3" || cfg!(feature = "s3")).collect::<Vec<_>>())?;
+        module.add(
+            "FEATURES",
+            ["python", "s3"].iter().filter(|f| **f != "s3" || cfg!(feature = "s3")).collect::<Vec<_>>(),
+        )?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

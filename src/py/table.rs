@@ -52,11 +52,8 @@ impl Table {
         let field = Arc::new(
             Field::new_struct("", self.schema.fields().clone(), false).with_metadata(self.schema.metadata().clone()),
         );
-        let arrays: Vec<_> = self
-            .batches
-            .iter()
-            .map(|b| Ok(Arc::new(StructArray::from(b.clone())) as ArrayRef))
-            .collect();
+        let arrays: Vec<_> =
+            self.batches.iter().map(|b| Ok(Arc::new(StructArray::from(b.clone())) as ArrayRef)).collect();
         let reader = Box::new(ArrayIterator::new(arrays, field));
         Ok(to_stream_pycapsule(py, reader, requested_schema)?)
     }

@@ -80,9 +80,17 @@ pub fn audit_store(store: &dyn Store, pipeline: &str) -> Result<Audit> {
     let mut check = |name, passed: bool, detail: String| checks.push(Check { name, passed, detail });
 
     let layers = Layers::read(store, &live)?;
-    check("files are whole", true, format!("{} files, {} bytes", live.files.len(), live.files.values().map(|f| f.bytes).sum::<u64>()));
+    check(
+        "files are whole",
+        true,
+        format!("{} files, {} bytes", live.files.len(), live.files.values().map(|f| f.bytes).sum::<u64>()),
+    );
     let (planned, gaps) = planned_events(&journal)?;
-    check("offsets follow on one another", gaps.is_empty(), if gaps.is_empty() { "no gap, no overlap".into() } else { gaps.join("; ") });
+    check(
+        "offsets follow on one another",
+        gaps.is_empty(),
+        if gaps.is_empty() { "no gap, no overlap".into() } else { gaps.join("; ") },
+    );
     check("events planned = consumed", planned == counted.consumed, format!("{planned} = {}", counted.consumed));
 
     let pending = pending_rows(store, &live)?;
@@ -109,12 +117,28 @@ pub fn audit_store(store: &dyn Store, pipeline: &str) -> Result<Audit> {
     recount.duplicate = planned - silver - pending - recount.rejected - late;
     check("Silver rows = silver", silver_kept, format!("{silver} = {}", counted.silver));
     check("held events = pending", pending == counted.pending, format!("{pending} = {}", counted.pending));
-    check("dead letters = rejected + late", dead == counted.rejected + counted.late, format!("{dead} = {} + {}", counted.rejected, counted.late));
+    check(
+        "dead letters = rejected + late",
+        dead == counted.rejected + counted.late,
+        format!("{dead} = {} + {}", counted.rejected, counted.late),
+    );
     check("dead letters by code", recount.rejected_by_code == counted.rejected_by_code, format!("{:?}", layers.codes));
-    check("the rest are duplicates", recount.duplicate == counted.duplicate, format!("{} = {}", recount.duplicate, counted.duplicate));
-    check("session rows = sessions", recount.sessions == counted.sessions, format!("{} = {}", recount.sessions, counted.sessions));
+    check(
+        "the rest are duplicates",
+        recount.duplicate == counted.duplicate,
+        format!("{} = {}", recount.duplicate, counted.duplicate),
+    );
+    check(
+        "session rows = sessions",
+        recount.sessions == counted.sessions,
+        format!("{} = {}", recount.sessions, counted.sessions),
+    );
     if with_bronze {
-        check("Bronze rows = consumed", recount.bronze == counted.consumed, format!("{} = {}", recount.bronze, counted.consumed));
+        check(
+            "Bronze rows = consumed",
+            recount.bronze == counted.consumed,
+            format!("{} = {}", recount.bronze, counted.consumed),
+        );
     }
     let places = Places::count(store, &live, with_bronze)?;
     check("no position is in Bronze twice", places.bronze_twice == 0, format!("{} twice", places.bronze_twice));
@@ -127,7 +151,8 @@ pub fn audit_store(store: &dyn Store, pipeline: &str) -> Result<Audit> {
     let mut uncommitted_files = vec![];
     for layer in ["bronze/", "silver/", "dead_letters/", "gold/"] {
         let ours = |path: &str| path.rsplit('/').next().is_some_and(|name| name.starts_with(&format!("{pipeline}-")));
-        let strays = store.list(layer, None)?.into_iter().filter(|o| ours(&o.path) && !live.files.contains_key(&o.path));
+        let strays =
+            store.list(layer, None)?.into_iter().filter(|o| ours(&o.path) && !live.files.contains_key(&o.path));
         uncommitted_files.extend(strays.map(|o| o.path));
     }
     let balanced = checks.iter().all(|c| c.passed);
@@ -273,9 +298,14 @@ fn open(file: &FileEntry, bytes: Bytes) -> Result<ParquetRecordBatchReaderBuilde
     ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| damaged(file, e.to_string()))
 }
 
-fn columns(file: &FileEntry, builder: ParquetRecordBatchReaderBuilder<Bytes>, names: &[&str]) -> Result<Vec<RecordBatch>> {
+fn columns(
+    file: &FileEntry,
+    builder: ParquetRecordBatchReaderBuilder<Bytes>,
+    names: &[&str],
+) -> Result<Vec<RecordBatch>> {
     let mask = ProjectionMask::columns(builder.parquet_schema(), names.iter().copied());
-    let reader = builder.with_projection(mask).with_batch_size(65_536).build().map_err(|e| damaged(file, e.to_string()))?;
+    let reader =
+        builder.with_projection(mask).with_batch_size(65_536).build().map_err(|e| damaged(file, e.to_string()))?;
     reader.map(|b| b.map_err(|e| damaged(file, e.to_string()))).collect()
 }
 
@@ -288,6 +318,8 @@ fn text(batch: &RecordBatch, name: &str) -> Result<StringArray> {
 }
 
 fn damaged(file: &FileEntry, reason: String) -> Error {
-    Error::checkpoint(&file.path, format!("{reason}. The commit that names it stands; bring the file back from a backup"))
+    Error::checkpoint(
+        &file.path,
+        format!("{reason}. The commit that names it stands; bring the file back from a backup"),
+    )
 }
-

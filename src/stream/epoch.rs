@@ -17,10 +17,10 @@ use crate::error::{Error, Result};
 use crate::events::RawEvents;
 use crate::hash::HashKey;
 use crate::lake::layout::{Partition, data_file};
-use crate::sinks::parquet::{DataFile, ParquetSettings, PartitionedWriter};
-use crate::sinks::dead_letters::{self, Letter};
-use crate::sinks::bronze;
 use crate::sessions::Sessionizer;
+use crate::sinks::bronze;
+use crate::sinks::dead_letters::{self, Letter};
+use crate::sinks::parquet::{DataFile, ParquetSettings, PartitionedWriter};
 use crate::verdict::{Problem, Verdict};
 
 /// A piece of the source with what the contract says of it.
@@ -229,8 +229,8 @@ impl Epoch {
                 event_time: judged.event_time.get(r.row as usize).copied().flatten(),
             })
             .collect();
-        letters.extend(late.iter().zip(&problems).zip(&late_texts).map(|((&i, problems), (kind, version, key, entity))| {
-            Letter {
+        letters.extend(late.iter().zip(&problems).zip(&late_texts).map(
+            |((&i, problems), (kind, version, key, entity))| Letter {
                 row: judged.rows[i],
                 problems,
                 event_type: kind.as_deref(),
@@ -238,8 +238,8 @@ impl Epoch {
                 idempotency_key: key.as_deref(),
                 entity: entity.as_deref(),
                 event_time: Some(times.value(i)),
-            }
-        }));
+            },
+        ));
         letters.sort_by_key(|l| l.row);
         let rows = dead_letters::batch(piece, &letters, &self.contract_version, self.number)?;
         self.counts.dead_letters += rows.num_rows() as i64;
@@ -291,7 +291,9 @@ impl Epoch {
             .iter()
             .map(|field| match rows.column_by_name(field.name()) {
                 Some(column) => column.clone(),
-                None if field.name() == "replayed" => Arc::new(BooleanArray::from(vec![false; rows.num_rows()])) as ArrayRef,
+                None if field.name() == "replayed" => {
+                    Arc::new(BooleanArray::from(vec![false; rows.num_rows()])) as ArrayRef
+                }
                 None => arrow::array::new_null_array(field.data_type(), rows.num_rows()),
             })
             .collect();

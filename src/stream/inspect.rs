@@ -101,7 +101,8 @@ pub fn inspect(spec: &PipelineSpec, epochs: usize) -> Result<Inspection> {
         layer.bytes += file.bytes;
     }
     let from = (live.last.number + 1).saturating_sub(epochs as u64);
-    let entries = (from..=live.last.number).map(|n| Ok(Entry::from(&journal.commit(n)?))).collect::<Result<Vec<_>>>()?;
+    let entries =
+        (from..=live.last.number).map(|n| Ok(Entry::from(&journal.commit(n)?))).collect::<Result<Vec<_>>>()?;
     Ok(Inspection {
         balanced: live.last.ledger.counts.balanced(),
         counts: live.last.ledger.counts.clone(),
@@ -156,10 +157,16 @@ pub fn live_files(lake_url: &str, layer: &str, pipeline: Option<&str>) -> Result
     let wanted: Vec<String> = match pipeline {
         Some(name) if found.iter().any(|f| f == name) => vec![name.to_owned()],
         Some(name) => {
-            let there = if found.is_empty() { "no pipeline has written here".into() } else { format!("there are: {}", found.join(", ")) };
+            let there = if found.is_empty() {
+                "no pipeline has written here".into()
+            } else {
+                format!("there are: {}", found.join(", "))
+            };
             return Err(Error::lake(lake_url, format!("has no pipeline {name}; {there}")));
         }
-        None if found.is_empty() => return Err(Error::lake(lake_url, "is no lake of Penstock: no pipeline has written here")),
+        None if found.is_empty() => {
+            return Err(Error::lake(lake_url, "is no lake of Penstock: no pipeline has written here"));
+        }
         None => found,
     };
     let mut files = vec![];

@@ -141,8 +141,7 @@ impl<'a> Journal<'a> {
         if self.store.get(&next)?.is_none() {
             return Ok(());
         }
-        let newest =
-            self.newest_term()?.ok_or_else(|| Error::checkpoint(next, "a term that was there is gone"))?;
+        let newest = self.newest_term()?.ok_or_else(|| Error::checkpoint(next, "a term that was there is gone"))?;
         Err(Error::Superseded { ours: ours.number, theirs: newest.number, holder: newest.holder() })
     }
 
@@ -162,7 +161,9 @@ impl<'a> Journal<'a> {
             match (layout::number(&object.path), kind) {
                 (Some(n), Some("commit")) => numbers.0.push(n),
                 (Some(n), Some("plan")) => numbers.1.push(n),
-                _ => return Err(Error::checkpoint(object.path, "is no plan and no commit; take it out of this folder")),
+                _ => {
+                    return Err(Error::checkpoint(object.path, "is no plan and no commit; take it out of this folder"));
+                }
             }
         }
         let first = after.map_or(0, |n| n + 1);
@@ -170,7 +171,10 @@ impl<'a> Journal<'a> {
             if expected != *found {
                 return Err(Error::checkpoint(
                     self.commit_path(expected),
-                    format!("missing, though {} is there. Bring it back from a backup; nothing was changed", self.commit_path(*found)),
+                    format!(
+                        "missing, though {} is there. Bring it back from a backup; nothing was changed",
+                        self.commit_path(*found)
+                    ),
                 ));
             }
         }
@@ -190,7 +194,10 @@ impl<'a> Journal<'a> {
         };
         let next = commit.as_ref().map_or(0, |c| c.number + 1);
         if let Some(beyond) = plans.iter().find(|&&n| n > next) {
-            return Err(Error::checkpoint(self.commit_path(next), format!("missing, though epoch {beyond} was planned")));
+            return Err(Error::checkpoint(
+                self.commit_path(next),
+                format!("missing, though epoch {beyond} was planned"),
+            ));
         }
         let plan = if plans.contains(&next) { Some(self.plan(next)?) } else { None };
         Ok(Head { commit, plan })

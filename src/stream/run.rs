@@ -22,10 +22,10 @@ use crate::events::RawEvents;
 use crate::failpoint;
 use crate::hash::HashKey;
 use crate::lake::{Lake, layout};
-use crate::state::to_ipc;
 use crate::sinks::parquet::DataFile;
 use crate::sources::files::{Files, FilesSettings};
 use crate::sources::{PartitionStatus, Progress, Source, Unread, Want};
+use crate::state::to_ipc;
 
 /// How much is read at once, in bytes: a few pieces, so that every core has one to judge.
 const BURST_BYTES: usize = 8 << 20;
@@ -158,7 +158,12 @@ pub fn contract_of(text: &str, path: &str, shape: &Shape) -> Result<Contract> {
 /// # Errors
 /// Settings, contract, source, lake and checkpoint errors as they come; [`Error::Superseded`] when a newer run took
 /// over; [`Error::Ledger`] when an event is not accounted for; [`Error::Interrupted`] when the observer asked to stop.
-pub fn run(spec: &PipelineSpec, options: &RunOptions, secret: Option<&[u8]>, observer: &dyn Observer) -> Result<Report> {
+pub fn run(
+    spec: &PipelineSpec,
+    options: &RunOptions,
+    secret: Option<&[u8]>,
+    observer: &dyn Observer,
+) -> Result<Report> {
     let lake = open_lake(spec, true)?;
     let clock: Box<dyn Clock> = match &spec.fixed {
         Some(fixed) => Box::new(FixedClock(fixed.clock_us)),
@@ -255,7 +260,20 @@ impl<'a> Runner<'a> {
         journal.keep_contract(&digest, contract.text())?;
         let term = journal.take_term(clock)?;
         let names = Names { pipeline: spec.name.clone() };
-        Ok(Self { journal, clock, observer, term, key, names, shape, contract, digest, secret, spec, run: RunCounts::default() })
+        Ok(Self {
+            journal,
+            clock,
+            observer,
+            term,
+            key,
+            names,
+            shape,
+            contract,
+            digest,
+            secret,
+            spec,
+            run: RunCounts::default(),
+        })
     }
 
     fn run(&mut self, source: &mut dyn Source, options: &RunOptions) -> Result<Report> {
@@ -366,7 +384,8 @@ impl<'a> Runner<'a> {
 
             let flush = bounded(self.spec, options) && gathered.caught_up && flushable(&operators);
             let quiet = self.quiet(source, &operators);
-            let moves_on = quiet.watermark.is_some_and(|to| operators.pending() > 0 && operators.watermark.current() < Some(to));
+            let moves_on =
+                quiet.watermark.is_some_and(|to| operators.pending() > 0 && operators.watermark.current() < Some(to));
             if gathered.ticks.is_empty() && !flush && !moves_on {
                 if options.until_caught_up {
                     return Ok(Some(at));
@@ -472,10 +491,8 @@ impl<'a> Runner<'a> {
             }
             let pieces = chunk.pieces;
             // The watermark's view of partitions is read by `next` alone, and `take` changes everything but it.
-            let (taken, judged) = rayon::join(
-                || take_all(epoch, operators, &waiting),
-                || judge_all(contract, &rules, self.key, pieces),
-            );
+            let (taken, judged) =
+                rayon::join(|| take_all(epoch, operators, &waiting), || judge_all(contract, &rules, self.key, pieces));
             taken?;
             waiting = judged?;
             observe(operators, &waiting);
@@ -512,7 +529,9 @@ impl<'a> Runner<'a> {
         if events != planned {
             return Err(Error::source(
                 format!("epoch {}", plan.number),
-                format!("was planned over {planned} events, and {events} are there now: the input was changed after it was read"),
+                format!(
+                    "was planned over {planned} events, and {events} are there now: the input was changed after it was read"
+                ),
             ));
         }
         source.restore(&plan.partitions)?;

@@ -27,9 +27,9 @@ pub fn read(store: &dyn Store, files: &[StateFile]) -> Result<Vec<StateParts>> {
     let mut all: Vec<StateParts> = vec![];
     let mut epoch = None;
     for file in files {
-        let bytes = store
-            .get(&file.path)?
-            .ok_or_else(|| Error::checkpoint(&file.path, "missing, though the newest commit names it; bring it back from a backup"))?;
+        let bytes = store.get(&file.path)?.ok_or_else(|| {
+            Error::checkpoint(&file.path, "missing, though the newest commit names it; bring it back from a backup")
+        })?;
         if bytes.len() as u64 != file.bytes {
             return Err(Error::checkpoint(
                 &file.path,

@@ -45,7 +45,8 @@ impl Store for Memory {
 
     fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<ObjectMeta>> {
         let objects = self.objects.lock().unwrap();
-        let below = objects.iter().filter(|(path, _)| path.starts_with(prefix) && after.is_none_or(|a| path.as_str() > a));
+        let below =
+            objects.iter().filter(|(path, _)| path.starts_with(prefix) && after.is_none_or(|a| path.as_str() > a));
         Ok(below.map(|(path, b)| ObjectMeta { path: path.clone(), size: b.len() as u64, modified_us: 0 }).collect())
     }
 
@@ -200,7 +201,9 @@ fn a_log_with_a_hole_is_refused() {
 fn a_newer_format_is_refused_by_name() {
     let store = Memory::default();
     let journal = Journal::new(&store, "p");
-    store.put_many(vec![("_penstock/p/epochs/0000000000.commit".into(), Bytes::from_static(b"{\"format\": 99}"))]).unwrap();
+    store
+        .put_many(vec![("_penstock/p/epochs/0000000000.commit".into(), Bytes::from_static(b"{\"format\": 99}"))])
+        .unwrap();
     let refused = journal.head().unwrap_err().to_string();
     assert!(refused.contains("newer Penstock") && refused.contains("0000000000.commit"), "{refused}");
 }

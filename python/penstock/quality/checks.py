@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import WarehouseError
-from penstock.warehouse.lakelog import BEGINNING, absolute, live_files, read_log
+from penstock.warehouse.lakelog import absolute, live_files
 from penstock.warehouse.loader import parse_day
 from penstock.warehouse.target import Target, connect
 
@@ -106,8 +106,7 @@ def run_checks(
     """
     day = parse_day(date)
     limits = thresholds or Thresholds()
-    dead = read_log(spec, BEGINNING, DEAD_LETTERS)
-    files = absolute(spec, live_files(dead).values())
+    files = absolute(spec, live_files(spec, DEAD_LETTERS))
     backend = connect(warehouse if warehouse is not None else spec.get("warehouse"), read_only=True)
     try:
         if not backend.columns("fact_events"):

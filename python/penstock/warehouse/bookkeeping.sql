@@ -9,8 +9,8 @@ CREATE TABLE penstock_schema (
 CREATE TABLE penstock_loads (
     pipeline        TEXT      NOT NULL,
     load_number     BIGINT    NOT NULL,     -- from 1
-    log_number      BIGINT    NOT NULL,     -- the last entry of the lake's log that the load has seen
-    event_date      DATE,                   -- the date loaded; null when it took the log since the load before
+    log_number      BIGINT    NOT NULL,     -- the last entry of the lake's log that is loaded; -1: none yet
+    event_date      DATE,                   -- the date loaded, at the same place in the log; null: the log went on
     facts_inserted  BIGINT    NOT NULL,
     facts_updated   BIGINT    NOT NULL,
     facts_deleted   BIGINT    NOT NULL,

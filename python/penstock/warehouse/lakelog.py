@@ -62,23 +62,16 @@ def read_log(spec: Mapping[str, Any], since: int, layer: str) -> list[Entry]:
         spec: The pipeline file, read.
         since: The number of the last entry that is not wanted; `BEGINNING` for all.
         layer: Such as `silver/events`.
+
+    Raises:
+        LakeError: There is no lake.
     """
     _root(spec)
     entries = [
         Entry(
             number=entry["number"],
             kind=entry.get("kind", "epoch"),
-            added=tuple(
-                LakeFile(
-                    path=file["path"],
-                    layer=file["layer"],
-                    rows=file["rows"],
-                    min_event_time=file.get("min_event_time"),
-                    max_event_time=file.get("max_event_time"),
-                )
-                for file in entry.get("files", ())
-                if file["layer"] == layer
-            ),
+            added=tuple(_file(file) for file in entry.get("files", ()) if file["layer"] == layer),
             removed=tuple(file["path"] for file in entry.get("removed", ()) if file["layer"] == layer),
         )
         for entry in json.loads(_core.lake_log(json.dumps(spec), since))
@@ -87,7 +80,7 @@ def read_log(spec: Mapping[str, Any], since: int, layer: str) -> list[Entry]:
     return sorted(entries, key=lambda entry: entry.number)
 
 
-def live_files(entries: Iterable[Entry]) -> dict[str, LakeFile]:
+def files_left(entries: Iterable[Entry]) -> dict[str, LakeFile]:
     """The files that these entries added and did not take away again, by path."""
     files: dict[str, LakeFile] = {}
     for entry in entries:
@@ -96,6 +89,27 @@ def live_files(entries: Iterable[Entry]) -> dict[str, LakeFile]:
         for file in entry.added:
             files[file.path] = file
     return files
+
+
+def live_files(spec: Mapping[str, Any], layer: str) -> list[LakeFile]:
+    """All files of a layer that count now.
+
+    Raises:
+        LakeError: There is no lake, or the pipeline has not written to it yet.
+    """
+    _root(spec)
+    found = json.loads(_core.read_lake(str(spec["lake"]), layer, pipeline=str(spec["name"])))
+    return [_file(file) for file in found]
+
+
+def _file(told: Mapping[str, Any]) -> LakeFile:
+    return LakeFile(
+        path=told["path"],
+        layer=told["layer"],
+        rows=told["rows"],
+        min_event_time=told.get("min_event_time"),
+        max_event_time=told.get("max_event_time"),
+    )
 
 
 def _root(spec: Mapping[str, Any]) -> Path:

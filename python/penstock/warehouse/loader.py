@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.errors import DataError, LakeError, SettingsError, WarehouseError
 from penstock.warehouse import star
-from penstock.warehouse.lakelog import BEGINNING, Entry, LakeFile, absolute, live_files, read_log
+from penstock.warehouse.lakelog import (
+    BEGINNING,
+    Entry,
+    LakeFile,
+    absolute,
+    file_number,
+    files_left,
+    live_files,
+    read_log,
+)
 from penstock.warehouse.target import Target, connect, parse_target
 
 if TYPE_CHECKING:
@@ -96,10 +105,10 @@ def load(
     target = parse_target(warehouse if warehouse is not None else spec.get("warehouse"))
     folder = tables if tables is not None else tables_of(spec["name"])
     sql = {name: _read(folder, name) for name in (*DDL, "silver.sql", "lookup.sql")}
-    whole_log = read_log(spec, BEGINNING, SILVER)  # before the warehouse is opened: a missing lake leaves no empty file
+    held = live_files(spec, SILVER)  # before the warehouse is opened: a missing lake leaves no empty file
     backend = connect(target)
     try:
-        return _Loader(backend, spec, sql, rows_a_transaction, progress).load(whole_log, day)
+        return _Loader(backend, spec, sql, rows_a_transaction, progress).load(held, day)
     except BaseException:
         backend.rollback()
         raise
@@ -141,6 +150,14 @@ def parse_day(date: str | dt.date) -> dt.date:
         ) from None
 
 
+def last_entry(warehouse: Backend, pipeline: str) -> int:
+    """The last entry of the lake's log that was loaded."""
+    ((last,),) = warehouse.rows(
+        f"SELECT max(log_number) FROM penstock_loads WHERE pipeline = {_literal(pipeline)} AND event_date IS NULL"
+    )
+    return BEGINNING if last is None else int(last)
+
+
 class _Loader:
     def __init__(
         self,
@@ -157,19 +174,20 @@ class _Loader:
         self.rows_a_transaction = rows_a_transaction
         self.progress = progress
 
-    def load(self, whole_log: list[Entry], day: dt.date | None) -> LoadReport:
+    def load(self, held: list[LakeFile], day: dt.date | None) -> LoadReport:
         """Load what is new, or the day, one transaction a step."""
         self._prepare()
-        head = whole_log[-1].number if whole_log else BEGINNING
-        since = self._last()
-        if since > head:
+        last = last_entry(self.warehouse, self.pipeline)
+        # From the last loaded entry on, that one included: it must be there still.
+        log = read_log(self.spec, last - 1 if last > BEGINNING else BEGINNING, SILVER)
+        if last > BEGINNING and (not log or log[0].number != last):
             raise LakeError(
-                f"lake {self.spec['lake']}: its log ends with entry {head}, and the warehouse {self.warehouse.place} "
-                f"has already loaded entry {since}. This is another lake than before; name the right one, or another "
-                "warehouse"
+                f"lake {self.spec['lake']}: its log has no entry {last}, and the warehouse {self.warehouse.place} has "
+                "loaded it. This is another lake than before; name the right one, or another warehouse"
             )
-        steps = list(self._one_day(whole_log, day, head) if day else self._since(whole_log, since))
-        report = LoadReport(self.pipeline, self.warehouse.place, day, head)
+        new = [entry for entry in log if entry.number > last]
+        steps = [_one_day(held, day, last)] if day else list(self._since(new))
+        report = LoadReport(self.pipeline, self.warehouse.place, day, last if day or not new else new[-1].number)
         todo = sum(step.rows for step in steps)
         for step in steps:
             report.counts.add(self._load_step(step, day))
@@ -198,37 +216,21 @@ class _Loader:
             )
         warehouse.commit()
 
-    def _last(self) -> int:
-        """The last entry of the log that was loaded."""
-        ((last,),) = self.warehouse.rows(
-            "SELECT max(log_number) FROM penstock_loads "
-            f"WHERE pipeline = {_literal(self.pipeline)} AND event_date IS NULL"
-        )
-        return BEGINNING if last is None else int(last)
-
-    def _since(self, whole_log: list[Entry], since: int) -> Iterator[_Step]:
-        """The log after `since`, cut into steps between entries."""
-        live = live_files(whole_log)
+    def _since(self, entries: list[Entry]) -> Iterator[_Step]:
+        """Entries of the log, cut into steps between them."""
+        left = files_left(entries)
         new: list[LakeFile] = []
         removed: list[str] = []
         rows = 0
-        entries = [entry for entry in whole_log if entry.number > since]
         for entry in entries:
             # A file that a later entry takes away again is not read: it may be gone from the disk already.
-            added = [file for file in entry.added if live.get(file.path) == file]
+            added = [file for file in entry.added if left.get(file.path) == file]
             new += added
             removed += entry.removed
             rows += sum(file.rows for file in added)
             if rows >= self.rows_a_transaction or entry is entries[-1]:
                 yield _Step(entry.number, new, removed, rows)
                 new, removed, rows = [], [], 0
-
-    def _one_day(self, whole_log: list[Entry], day: dt.date, head: int) -> Iterator[_Step]:
-        """All files that may hold events of the day, by their statistics."""
-        midnight = dt.datetime.combine(day, dt.time(), dt.timezone.utc)
-        start = int(midnight.timestamp()) * 1_000_000
-        held = [file for file in live_files(whole_log).values() if file.may_hold(start, start + 86_400_000_000)]
-        yield _Step(head, held, [], sum(file.rows for file in held))
 
     def _load_step(self, step: _Step, day: dt.date | None) -> star.Counts:
         warehouse = self.warehouse
@@ -263,7 +265,7 @@ class _Loader:
             return within
         if not step.removed:
             return None
-        numbers = ", ".join(str(LakeFile(path, SILVER, 0, None, None).number) for path in step.removed)
+        numbers = ", ".join(str(file_number(path)) for path in step.removed)
         return f"lake_file IN ({numbers})"
 
     def _record(self, step: _Step, day: dt.date | None, counts: star.Counts) -> None:
@@ -277,6 +279,14 @@ class _Loader:
         )
         if written != 1:
             raise DataError(f"warehouse {self.warehouse.place}: the load could not be recorded; nothing was loaded")
+
+
+def _one_day(held: list[LakeFile], day: dt.date, last: int) -> _Step:
+    """All files that may hold events of the day, by their statistics."""
+    midnight = dt.datetime.combine(day, dt.time(), dt.timezone.utc)
+    start = int(midnight.timestamp()) * 1_000_000
+    found = [file for file in held if file.may_hold(start, start + 86_400_000_000)]
+    return _Step(last, found, [], sum(file.rows for file in found))
 
 
 def _literal(text: str) -> str:

@@ -114,7 +114,7 @@ def _same_position(left: str, right: str) -> str:
     return " AND ".join(f"{left}.{column} = {right}.{column}" for column in POSITION)
 
 
-def _valid(event: str, user: str) -> str:
+def valid(event: str, user: str) -> str:
     """The user's row was valid at the event's time."""
     return (
         f"{event}.event_timestamp >= {user}.effective_start_date "
@@ -287,7 +287,7 @@ class _Load:
         self.counts.users = removed + updated + inserted
         self.counts.repointed = self._change(f"""
             UPDATE fact_events SET user_key = u.user_key FROM users AS u
-            WHERE u.user_id = fact_events.user_id AND {_valid("fact_events", "u")}
+            WHERE u.user_id = fact_events.user_id AND {valid("fact_events", "u")}
                 AND fact_events.user_key <> u.user_key AND fact_events.{NOT_KNOWN}
         """)
 
@@ -353,7 +353,7 @@ class _Load:
         picked = ", ".join("d.user_key" if column == "user_key" else f"s.{column}" for column in columns)
         rows = f"""
             SELECT {picked} FROM stage AS s
-            JOIN dim_user AS d ON d.user_id = s.user_id AND {_valid("s", "d")}
+            JOIN dim_user AS d ON d.user_id = s.user_id AND {valid("s", "d")}
         """
         if self._some("known"):
             self.counts.updated = self._change(f"""
