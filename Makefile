@@ -24,6 +24,8 @@ UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .uv/bin/uv)
 # No Python of uv's own: the environment is that of the Python found above.
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := $(VENV)
+# Compiled once here, so that no command or test compiles its packages again.
+export UV_COMPILE_BYTECODE := 1
 # One interpreter for every build of the bindings, so that cargo does not build them again.
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         SupersededError,
         WarehouseError,
     )
-    from penstock.lake import read_lake, write_parquet
+    from penstock.lake import LakeTable, read_lake, write_parquet
     from penstock.ledger import Audit, Ledger
     from penstock.pipeline import Pipeline
     from penstock.scd2 import Merge, scd2_merge
@@ -59,6 +59,7 @@ _HOME = {
     "ForkedError": "errors",
     "InternalError": "errors",
     "LakeError": "errors",
+    "LakeTable": "lake",
     "Ledger": "ledger",
     "LedgerError": "errors",
     "Merge": "scd2",
@@ -90,6 +91,7 @@ __all__ = [
     "ForkedError",
     "InternalError",
     "LakeError",
+    "LakeTable",
     "Ledger",
     "LedgerError",
     "Merge",

@@ -7,7 +7,7 @@ interface and go out as objects that have `__arrow_c_stream__`.
 from collections.abc import Callable
 from os import PathLike
 
-from penstock._typing import ArrowArrayExportable, ArrowLike, ArrowSchemaExportable, ArrowStreamExportable
+from penstock._typing import ArrowLike, ArrowSchemaExportable
 
 __version__: str
 #: The Cargo features that this build has.
@@ -44,6 +44,7 @@ class Contract:
     @property
     def event_types(self) -> list[str]: ...
     def explain(self) -> str: ...
+    def columns(self) -> list[tuple[str, str]]: ...
 
 def contract_diff(old: Contract, new: Contract) -> str: ...
 def validate(
@@ -53,9 +54,7 @@ def validate(
     progress: Callable[[str], object] | None = None,
 ) -> tuple[Table, Table, str]: ...
 def deduplicate(events: ArrowLike, *, key: list[str], at: str | None, horizon_us: int | None) -> Table: ...
-def sessionize(
-    events: ArrowLike, *, entity: str, at: str, gap_us: int, max_duration_us: int | None
-) -> Table: ...
+def sessionize(events: ArrowLike, *, entity: str, at: str, gap_us: int, max_duration_us: int | None) -> Table: ...
 def aggregate_windows(
     events: ArrowLike,
     *,

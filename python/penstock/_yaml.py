@@ -134,7 +134,9 @@ def _error(document: Document, loc: Loc, reason: str) -> SettingsError:
     file, line = document.place(loc)
     where = f"{file}:{line}" if line else file
     name = dotted(loc)
-    return SettingsError(f"{where}: {name}: {reason}" if name else f"{where}: {reason}", name=name, file=file, line=line)
+    return SettingsError(
+        f"{where}: {name}: {reason}" if name else f"{where}: {reason}", name=name, file=file, line=line
+    )
 
 
 def override(document: Document, assignment: str) -> None:
@@ -162,7 +164,9 @@ def override(document: Document, assignment: str) -> None:
     elif isinstance(here, dict):
         here[last] = value
     else:
-        raise SettingsError(f"--set {name}: {dotted(tuple(steps))} is a single value and has nothing below it", name=name)
+        raise SettingsError(
+            f"--set {name}: {dotted(tuple(steps))} is a single value and has nothing below it", name=name
+        )
     whole = (*steps, last)
     for known in [known for known in document.lines if known[: len(whole)] == whole]:
         del document.lines[known]
@@ -176,7 +180,9 @@ def _step(here: Any, part: str, steps: list[str | int], name: str) -> Any:
         steps.append(index)
         return here[index]
     if not isinstance(here, dict):
-        raise SettingsError(f"--set {name}: {dotted(tuple(steps))} is a single value and has nothing below it", name=name)
+        raise SettingsError(
+            f"--set {name}: {dotted(tuple(steps))} is a single value and has nothing below it", name=name
+        )
     steps.append(part)
     if here.get(part) is None:
         here[part] = {}
@@ -186,4 +192,6 @@ def _step(here: Any, part: str, steps: list[str | int], name: str) -> Any:
 def _index(here: list[Any], part: str, name: str) -> int:
     if part.isdecimal() and int(part) < len(here):
         return int(part)
-    raise SettingsError(f"--set {name}: {part!r} is no place in a list of {len(here)}; they are counted from 0", name=name)
+    raise SettingsError(
+        f"--set {name}: {part!r} is no place in a list of {len(here)}; they are counted from 0", name=name
+    )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from penstock import _core
 from penstock.errors import ContractError, DataError
 from penstock.progress import Progress
-from penstock.table import Table
+from penstock.table import Table, is_arrow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -132,7 +132,7 @@ class Contract:
         except TypeError as error:
             raise ContractError(f"contract: {error}; a contract holds what JSON can say") from None
         # Schema files that it names are looked for in the working directory.
-        return cls(_core.Contract.from_text(text, Path.cwd() / "contract", **limits))
+        return cls(_core.Contract.from_text(text, Path.cwd() / "<contract>", **limits))
 
     @property
     def name(self) -> str:
@@ -141,7 +141,7 @@ class Contract:
 
     @property
     def text(self) -> str:
-        """The whole contract as canonical JSON, schemas inlined: `Contract.load(json.loads(text))` gives an equal one."""
+        """The whole contract as canonical JSON, schemas inlined; loaded again, it gives an equal one."""
         return self._inner.text
 
     @property
@@ -160,18 +160,18 @@ class Contract:
         return self._inner.schema
 
     def explain(self) -> dict[str, Any]:
-        """What it accepts and how: for each event type and version the path it takes and why, columns, what is required."""
+        """What it accepts: for each event type and version the path and why, columns, what is required."""
         return dict(json.loads(self._inner.explain()))
 
     def diff(self, new: Contract) -> ContractDiff:
         """What changes from this contract to `new`, and whom it breaks."""
-        found = json.loads(_core.contract_diff(self._inner, new._inner))  # noqa: SLF001
+        found = json.loads(_core.contract_diff(self._inner, new._inner))
         return ContractDiff(tuple(found["changes"]), bool(found["backward"]), bool(found["forward"]))
 
     def validate(
         self, data: str | os.PathLike[str] | bytes | bytearray | memoryview | ArrowLike, *, progress: bool | None = None
     ) -> Validation:
-        """Judge events: a file of JSON lines (plain, gzip, zstd), bytes of JSON lines, or an Arrow column of text or binary.
+        """Judge events: a file of JSON lines (plain, gzip, zstd), bytes of them, or an Arrow column of text or binary.
 
         Args:
             data: The events.
@@ -184,9 +184,7 @@ class Contract:
         given: Any
         if isinstance(data, (bytearray, memoryview)):
             given = bytes(data)
-        elif isinstance(data, (str, bytes, os.PathLike)) or hasattr(data, "__arrow_c_stream__"):
-            given = data
-        elif hasattr(data, "__arrow_c_array__"):
+        elif isinstance(data, (str, bytes, os.PathLike)) or is_arrow(data):
             given = data
         else:
             raise DataError(

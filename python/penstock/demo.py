@@ -100,7 +100,9 @@ class Demo:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / MARK).write_text("Made by `penstock demo`, which may make this folder anew.\n", encoding="utf-8")
         except OSError as error:
-            raise SettingsError(f"{folder}: cannot be written ({error.strerror}); name another folder with --dir") from None
+            raise SettingsError(
+                f"{folder}: cannot be written ({error.strerror}); name another folder with --dir"
+            ) from None
         copy_out(self.pipeline, folder, force=True)
         (folder / "in").mkdir(exist_ok=True)
         self.flow = Pipeline.load(folder / "pipeline.yaml")
@@ -141,8 +143,8 @@ class Demo:
         self._compare("ledger balances", ledger.balanced, True, step)
         rate = ledger.run.consumed / ledger.seconds if ledger.seconds else 0
         step.said = (
-            f"{ledger.silver:,} events to Silver in {ledger.sessions:,} sessions, {ledger.dead_letters:,} dead letters; "
-            f"{rate:,.0f} events/s"
+            f"{ledger.silver:,} events in {ledger.sessions:,} sessions to Silver, {ledger.dead_letters:,} dead letters"
+            f", {rate:,.0f} events/s"
         )
         step.tables.append(("ledger", (ledger, {"pending": 0, **expected})))
 
@@ -179,8 +181,8 @@ class Demo:
         done = subprocess.run(  # noqa: S603 - our own interpreter on our own project
             [
                 sys.executable, "-c", "from dbt.cli.main import cli; cli()", "--no-use-colors",
-                "--log-path", str(project / "logs"), "build", "--project-dir", str(project), "--profiles-dir", str(project),
-                "--target-path", str(project / "target"),
+                "--log-path", str(project / "logs"), "build", "--target-path", str(project / "target"),
+                "--project-dir", str(project), "--profiles-dir", str(project),
             ],
             check=False,
             capture_output=True,
@@ -208,11 +210,15 @@ class Demo:
     def _audit(self, step: Step) -> None:
         found = self.flow.audit()
         failed = [check for check in found.checks if not check.passed]
-        step.said = f"{len(found.checks) - len(failed)} of {len(found.checks)} checks passed, counted again from the files"
+        step.said = (
+            f"{len(found.checks) - len(failed)} of {len(found.checks)} checks passed, counted again from the files"
+        )
         step.tables.append(("checks", [(c.name, c.passed, c.detail) for c in found.checks]))
         if not found.balanced:
             step.status = "failed"
-            self.disagreements += [f"audit, {check.name}: {check.detail}" for check in failed] or ["audit: does not balance"]
+            self.disagreements += [f"audit, {check.name}: {check.detail}" for check in failed] or [
+                "audit: does not balance"
+            ]
 
 
 def _importable(name: str) -> bool:

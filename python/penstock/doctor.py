@@ -98,12 +98,14 @@ def _packages() -> list[Finding]:
     for name, what in CONVENIENCES.items():
         version = _version(name)
         remedy = "" if version else f"pip install {name}"
-        found.append(Finding("Packages", name, version is not None, False, version or f"not there, for {what}", remedy))
+        found.append(
+            Finding("Packages", name, version is not None, False, version or f"not there (for {what})", remedy)
+        )
     for extra, (what, distributions) in EXTRAS.items():
         missing = [name for name in distributions if _version(name) is None]
         said = ", ".join(f"{name} {_version(name)}" for name in distributions if name not in missing)
         remedy = f'pip install "penstock[{extra}]"' if missing else ""
-        text = said if not missing else f"{', '.join(missing)} not there, for {what}"
+        text = said if not missing else f"{', '.join(missing)} not there (for {what})"
         found.append(Finding("Extras", extra, not missing, False, text, remedy))
     return found
 
@@ -134,12 +136,15 @@ def _places(pipeline: str | None, overrides: Sequence[str]) -> list[Finding]:
 
 
 def _inputs(files: dict[str, Any]) -> Finding:
-    import glob
-
-    paths = [path for pattern in files["paths"] for path in glob.glob(str(Path(files["base_dir"]) / pattern), recursive=True)]
+    paths = [path for pattern in files["paths"] for path in _glob(Path(files["base_dir"]), pattern)]
     said = f"{len(paths):,} files match {', '.join(files['paths'])}"
     remedy = "" if paths else f"put files there (relative paths begin in {files['base_dir']})"
     return Finding("Places", "source", bool(paths), False, said, remedy)
+
+
+def _glob(base: Path, pattern: str) -> list[Path]:
+    whole = base / pattern
+    return list(Path(whole.anchor).glob(str(whole.relative_to(whole.anchor)))) if whole.is_absolute() else []
 
 
 def _existing(path: Path) -> Path:

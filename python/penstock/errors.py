@@ -71,7 +71,7 @@ class ContractError(PenstockError, ValueError):
 
 
 class SettingsError(PenstockError, ValueError):
-    """A setting or an argument is wrong: the message names it, the file and line it stands in, and the nearest right one."""
+    """A setting or an argument is wrong: the message names it, its file and line, and the nearest right one."""
 
     name: str | None = None
     file: str | None = None
@@ -129,7 +129,7 @@ class LedgerError(PenstockError):
 
 
 class ForkedError(PenstockError, RuntimeError):
-    """The process was forked while the engine was at work: start workers with `spawn`, or call Penstock in the child only."""
+    """The process was forked while the engine was at work: start workers with `spawn`, or call it in the child only."""
 
 
 class InternalError(PenstockError, RuntimeError):

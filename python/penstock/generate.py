@@ -56,7 +56,9 @@ def generate(
         SourceError: The file cannot be written.
     """
     if profile not in ready_made():
-        raise SettingsError(f"profile {profile!r}: nobody knows how to make such events; {did_you_mean(profile, ready_made())}")
+        raise SettingsError(
+            f"profile {profile!r}: nobody knows how to make such events; {did_you_mean(profile, ready_made())}"
+        )
     options = {
         "total": total,
         "seed": seed,

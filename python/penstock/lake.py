@@ -25,6 +25,14 @@ LAYERS = ("bronze/events", "silver/events", "silver/sessions", "dead_letters")
 """The layers that every lake may have; windows stand under `gold/`."""
 
 
+# The path holds a date, and in Bronze the event type, which the files themselves do not.
+_READ = """
+    SELECT * FROM read_parquet(?, union_by_name = true, hive_partitioning = true, hive_types_autocast = false,
+                               hive_types = {'date': DATE})
+"""
+_READ_BY_TYPE = _READ.replace("DATE}", "DATE, 'event_type': VARCHAR}")
+
+
 class LakeTable:
     """The committed rows of one layer, as the log had them when it was read. Reads files when rows are asked for.
 
@@ -66,21 +74,14 @@ class LakeTable:
         if connection is None:
             connection = duckdb.connect()
             connection.execute("SET TimeZone = 'UTC'")
-        relation = connection.from_query(
-            "SELECT * FROM read_parquet(?, hive_partitioning = true, hive_types = {'date': DATE, 'event_type': VARCHAR},"
-            " hive_types_autocast = false, union_by_name = true)"
-            if _has_event_type(self._files)
-            else "SELECT * FROM read_parquet(?, hive_partitioning = true, hive_types = {'date': DATE},"
-            " hive_types_autocast = false, union_by_name = true)",
-            params=[self.files],
-        )
+        query = _READ_BY_TYPE if any("/event_type=" in file["path"] for file in self._files) else _READ
+        relation = connection.from_query(query, params=[self.files])
         if self._columns is None:
             return relation
         unknown = [name for name in self._columns if name not in relation.columns]
         if unknown:
-            raise LakeError(
-                f"lake {self.lake}: {self.layer} has no column {unknown[0]!r}; {did_you_mean(unknown[0], relation.columns)}"
-            )
+            hint = did_you_mean(unknown[0], relation.columns)
+            raise LakeError(f"lake {self.lake}: {self.layer} has no column {unknown[0]!r}; {hint}")
         return relation.select(*(duckdb.ColumnExpression(name) for name in self._columns))
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
@@ -113,10 +114,6 @@ class LakeTable:
             for row in shown.fetchall()
         )
         return f"{title}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _has_event_type(files: list[dict[str, Any]]) -> bool:
-    return any("/event_type=" in file["path"] for file in files)
 
 
 def _place(lake: str, path: str) -> str:

@@ -118,8 +118,8 @@ class Ledger(Counts):
         )
         verdict = "balanced" if self.balanced else "<b style='color:#b00'>does not balance</b>"
         return (
-            "<table><thead><tr><th style='text-align:left'>ledger</th><th>since the beginning</th><th>this run</th></tr>"
-            f"</thead><tbody>{body}</tbody></table>"
+            "<table><thead><tr><th style='text-align:left'>ledger</th><th>since the beginning</th><th>this run</th>"
+            f"</tr></thead><tbody>{body}</tbody></table>"
             f"<p>{verdict}; {self.sessions:,} sessions, {self.epochs:,} epochs"
             + (f", watermark {self.watermark:%Y-%m-%d %H:%M:%S} UTC" if self.watermark else "")
             + "</p>"

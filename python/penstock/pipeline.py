@@ -50,8 +50,8 @@ class Inspection:
 
     def _repr_html_(self) -> str:
         body = "".join(
-            f"<tr><td style='text-align:left'>{html.escape(name)}</td><td>{size['files']:,}</td><td>{size['rows']:,}</td>"
-            f"<td>{format_size(size['bytes'])}</td></tr>"
+            f"<tr><td style='text-align:left'>{html.escape(name)}</td><td>{size['files']:,}</td>"
+            f"<td>{size['rows']:,}</td><td>{format_size(size['bytes'])}</td></tr>"
             for name, size in self.layers.items()
         )
         head = f"{self.counts.consumed:,} events in {len(self.partitions):,} partitions"
@@ -172,7 +172,9 @@ class Pipeline:
 
     def _repr_html_(self) -> str:
         source = self.settings.source
-        reads = ", ".join(source.files.paths) if source.files else ", ".join(source.kafka.topics if source.kafka else [])
+        reads = (
+            ", ".join(source.files.paths) if source.files else ", ".join(source.kafka.topics if source.kafka else [])
+        )
         rows = {
             "file": str(self.file.path),
             "reads": reads,
@@ -180,7 +182,7 @@ class Pipeline:
             "layers": ", ".join(self.settings.layers),
         }
         body = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td style='text-align:left'>{html.escape(value)}</td></tr>"
+            f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left'>{html.escape(value)}</td></tr>"
             for name, value in rows.items()
         )
         return f"<p><b>Pipeline {html.escape(self.name)}</b></p><table>{body}</table>"

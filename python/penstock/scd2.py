@@ -26,8 +26,10 @@ class Merge:
 
     @property
     def history(self) -> Table:
-        """Every row: key, tracked and other columns, `effective_start`, `effective_end` (null while current),
-        `is_current`, `surrogate_key`. Made when first read.
+        """Every row of the dimension; made when first read.
+
+        Key, tracked and other columns, `effective_start`, `effective_end` (null while current), `is_current`,
+        `surrogate_key`.
         """
         if self._history is None:
             self._history = Table(self._inner.history())
@@ -77,9 +79,9 @@ def scd2_merge(
 ) -> Merge:
     """Merge changes into the history of a dimension.
 
-    Intervals are half-open `[effective_start, effective_end)` in event time. A change that comes late splits the interval
-    that it falls into; one that changes nothing makes no row; null is a value, distinct from `''`. Any order of arrival,
-    in any number of loads, gives the same history.
+    Intervals are half-open `[effective_start, effective_end)` in event time. A change that comes late splits the
+    interval that it falls into; one that changes nothing makes no row; null is a value, distinct from `''`. Any order
+    of arrival, in any number of loads, gives the same history.
 
     Args:
         current: None to begin, an earlier result, or a bare history (which has forgotten what confirmed its rows).

@@ -9,7 +9,7 @@ environment is never shown.
 | key | value |
 |---|---|
 | `name` | text |
-| `contract_text`, `contract_path` | the contract as it stands in its file, and that file (schemas are found beside it) |
+| `contract_text`, `contract_path` | the contract as it stands in its file, and that file (its schemas lie beside it) |
 | `source.files` | `paths`, `bounded`, `base_dir` (where relative paths begin) |
 | `lake` | an absolute folder, or a URL |
 | `layers` | a list of `bronze`, `silver` |
@@ -328,7 +328,9 @@ class PipelineFile:
     def _refuse_what_is_not_there(self) -> None:
         own = self.settings
         if own.source.files is None:
-            raise SettingsError(f"{self.path}: source.kafka: this version reads files; name source.files", name="source.kafka")
+            raise SettingsError(
+                f"{self.path}: source.kafka: this version reads files; name source.files", name="source.kafka"
+            )
         if own.transform is not None:
             raise SettingsError(f"{self.path}: transform: this version has no users' transforms", name="transform")
         if own.warehouse and own.warehouse.postgres:
@@ -367,7 +369,9 @@ def load_file(
         raise SettingsError(f"{path}: cannot be read ({error.strerror})", file=str(path)) from None
     document = _yaml.parse(text, path)
     if not isinstance(document.value, dict):
-        raise SettingsError(f"{path}: a pipeline file is a mapping with name, contract, source and lake", file=str(path))
+        raise SettingsError(
+            f"{path}: a pipeline file is a mapping with name, contract, source and lake", file=str(path)
+        )
     for assignment in overrides:
         _yaml.override(document, assignment)
     try:
@@ -391,9 +395,8 @@ def _find(pipeline: str | os.PathLike[str]) -> tuple[Path, bool]:
     if looks_like_a_path:
         there = "is a folder without a pipeline.yaml" if path.is_dir() else "there is no such file"
         raise SettingsError(f"pipeline {text}: {there}", file=text)
-    raise SettingsError(
-        f"pipeline {text!r}: there is neither a file nor a ready-made pipeline of this name; {did_you_mean(text, ready_made())}"
-    )
+    hint = did_you_mean(text, ready_made())
+    raise SettingsError(f"pipeline {text!r}: there is neither a file nor a ready-made pipeline of this name; {hint}")
 
 
 # --- errors for people ------------------------------------------------------------------------------------------------
@@ -409,7 +412,11 @@ def _explain(error: ValidationError, document: _yaml.Document) -> SettingsError:
         file, line = document.place(loc)
         first = first or (name, file, line)
         where = f"{file}:{line}" if line else file
-        messages.append(f"{where}: {name}: {_reason(dict(found), loc, document)}" if name else f"{where}: {_reason(dict(found), loc, document)}")
+        messages.append(
+            f"{where}: {name}: {_reason(dict(found), loc, document)}"
+            if name
+            else f"{where}: {_reason(dict(found), loc, document)}"
+        )
     messages = list(dict.fromkeys(messages))
     name, file, line = first or ("", document.file, None)
     return SettingsError("\n".join(messages), name=name, file=file, line=line)
@@ -427,7 +434,9 @@ def _reason(found: dict[str, Any], loc: _yaml.Loc, document: _yaml.Document) -> 
     if kind == "missing":
         return "is missing"
     secret = loc[-1:] == ("secret",) or loc[-1:] == ("postgres",) or "kafka" in loc
-    shown = "" if secret or isinstance(found.get("input"), (dict, list)) else f"{document.shown(loc, found.get('input'))}: "
+    shown = (
+        "" if secret or isinstance(found.get("input"), (dict, list)) else f"{document.shown(loc, found.get('input'))}: "
+    )
     if kind == "value_error":
         # Our own words; they hold the value, so they are used only where the file itself has it.
         return _own_words(found, loc, document, secret=secret)
@@ -455,7 +464,9 @@ def _own_words(found: dict[str, Any], loc: _yaml.Loc, document: _yaml.Document, 
     value = found.get("input")
     if loc in document.written or secret:
         # The value came from the environment: say what is wrong with it, not what it is.
-        return f"{document.written.get(loc, 'the value')}: what it holds is not right: {said.replace(repr(value), 'it')}"
+        return (
+            f"{document.written.get(loc, 'the value')}: what it holds is not right: {said.replace(repr(value), 'it')}"
+        )
     return said
 
 

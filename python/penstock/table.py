@@ -22,8 +22,8 @@ _SHOWN = 10
 class Table:
     """Rows in Arrow memory, given to any library that speaks Arrow without a copy.
 
-    `polars.DataFrame(table)`, `pyarrow.table(table)`, `duckdb.from_arrow(...)` and every function of Penstock take it as
-    it is; it can be read any number of times.
+    `polars.DataFrame(table)`, `pyarrow.table(table)` and every function of Penstock take it as it is, any number of
+    times.
     """
 
     def __init__(self, inner: _core.Table) -> None:
@@ -120,13 +120,18 @@ def needs(package: str, what: str) -> Any:
         raise MissingExtraError(f"{what} needs {package}, which is not installed: pip install {package}") from error
 
 
+def is_arrow(value: object) -> bool:
+    """Whether it speaks Arrow."""
+    return hasattr(value, "__arrow_c_stream__") or hasattr(value, "__arrow_c_array__")
+
+
 def arrow(value: object, argument: str) -> ArrowLike:
     """The argument, if it speaks Arrow.
 
     Raises:
         DataError: It does not; the message says what would.
     """
-    if hasattr(value, "__arrow_c_stream__") or hasattr(value, "__arrow_c_array__"):
+    if is_arrow(value):
         return value  # type: ignore[return-value]
     kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
     hint = "hand over a pyarrow, Polars, DuckDB or pandas (2.2 or newer) table"
@@ -135,12 +140,14 @@ def arrow(value: object, argument: str) -> ArrowLike:
     raise DataError(f"{argument}: {kind} has no Arrow data (__arrow_c_stream__); {hint}")
 
 
-def names(value: str | list[str] | tuple[str, ...] | None, argument: str) -> list[str]:
+def names(value: object, argument: str) -> list[str]:
     """One column name or several, as a list."""
     if value is None:
         return []
     if isinstance(value, str):
         return [value]
-    if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
-        return list(value)
+    if isinstance(value, (list, tuple)):
+        found = [name for name in value if isinstance(name, str)]
+        if len(found) == len(value):
+            return found
     raise DataError(f"{argument}: {value!r} is neither a column's name nor a list of names")

@@ -42,7 +42,7 @@ def parse_duration(value: str | dt.timedelta) -> int:
             raise ValueError(f"{value} is negative; a duration is not")
         return micros
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} has no unit; write a duration as 250ms, 30s, 10m, 24h or 7d")  # noqa: TRY004
+        raise ValueError(f"{value!r} has no unit; write a duration as 250ms, 30s, 10m, 24h or 7d")
     if value.strip() == "0":
         return 0
     return _parse(value, _DURATIONS, "duration", "250ms, 30s, 10m, 24h or 7d")
@@ -59,7 +59,7 @@ def parse_size(value: str | int) -> int:
             raise ValueError(f"{value} is negative; a size is not")
         return value
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no size; write it as 512KiB, 256MiB or 1GiB")  # noqa: TRY004
+        raise ValueError(f"{value!r} is no size; write it as 512KiB, 256MiB or 1GiB")
     if value.strip().isdecimal():
         return int(value)
     return _parse(value, _SIZES, "size", "512KiB, 256MiB or 1GiB")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import Console
 
@@ -127,15 +128,15 @@ def _box() -> Any:
     return box.SIMPLE_HEAD
 
 
-def checks_table(rows: Sequence[tuple[str, bool, str]], title: str) -> Any:
-    """Checks for a terminal: name, passed, detail."""
+def checks_table(rows: Sequence[tuple[str, bool | None, str]], title: str) -> Any:
+    """Checks for a terminal: name, whether it passed (None: it does not matter), detail."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=title, title_justify="left", box=_box(), show_header=False)
     for name, passed, detail in rows:
-        mark = Text("✓", "green") if passed else Text("✗", "bold red")
-        table.add_row(mark, Text(name), Text(detail, "" if passed else "red"))
+        mark = Text("✓", "green") if passed else Text("-", "yellow") if passed is None else Text("✗", "bold red")
+        table.add_row(mark, Text(name), Text(detail, "red" if passed is False else ""))
     return table
 
 
@@ -150,6 +151,29 @@ def simple_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
+
+
+@contextlib.contextmanager
+def transient_bar(title: str, what: str, *, show: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error while something is done, in a terminal only; yields what to call with done and todo."""
+    if not show or not sys.stderr.isatty():
+        yield lambda _done, _todo: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(what), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, todo: progress.update(task, completed=done, total=todo)
+
+
+def warn(message: str) -> None:
+    """Say on standard error what does not end the command."""
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text(message, "yellow"))
 
 
 def exit_code_of(error: BaseException) -> ExitCode:
@@ -183,7 +207,9 @@ def fail(error: BaseException) -> NoReturn:
     if code is ExitCode.INTERRUPTED:
         message = "interrupted; what was committed stays, and the next run goes on from there"
     elif code is ExitCode.INTERNAL:
-        message = f"{kind}: {message}\nThis is a fault of penstock's own. PENSTOCK_DEBUG=1 shows where; please report it."
+        message = (
+            f"{kind}: {message}\nThis is a fault of penstock's own. PENSTOCK_DEBUG=1 shows where; please report it."
+        )
     _print_error(message)
     if _STATE.get("json"):
         Output(True).result({"error": {"type": kind, "message": message}, "exit_code": int(code)})

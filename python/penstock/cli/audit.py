@@ -19,7 +19,7 @@ def audit(pipeline: PipelineArgument, settings: SetOption = None, as_json: JsonO
     out.print(checks_table([(c.name, c.passed, c.detail) for c in found.checks], "Audit: counted again"))
     if found.uncommitted_files:
         out.print(
-            f"{len(found.uncommitted_files):,} files belong to no commit (a run was killed before it could commit, or is at "
+            f"{len(found.uncommitted_files):,} files belong to no commit (a run was killed, or is at "
             "work); readers of the log never see them"
         )
     out.print("[green]everything agrees[/green]" if found.balanced else "[red]something does not agree[/red]")

@@ -41,28 +41,42 @@ def _load(contract: str) -> Any:
     return Contract.load(contract)
 
 
-@app.command("check", epilog=examples("penstock contract check contract.yaml", "penstock contract check ecommerce --json"))
+@app.command(
+    "check", epilog=examples("penstock contract check contract.yaml", "penstock contract check ecommerce --json")
+)
 def check(contract: ContractArgument, as_json: JsonOption = False) -> None:
-    """Say what a contract accepts, and which path each event type takes and why; refuse a broken one with file and line."""
+    """Say what a contract accepts, and which path each event type takes and why.
+
+    A broken one is refused with file, line and reason.
+    """
+    from rich.text import Text
+
     out = Output(as_json)
     loaded = _load(contract)
     found = loaded.explain()
     out.print(f"[bold]{loaded.name}[/bold], {len(loaded.event_types)} event types, digest {loaded.digest[:16]}")
-    rows = []
-    for event in found.get("events", []):
-        why = event.get("why") or event.get("reason") or ""
-        rows.append(
-            (
-                str(event.get("event_type", "")),
-                str(event.get("version", "") or ""),
-                str(event.get("path", "")),
-                ", ".join(map(str, event.get("required", []))),
-                "; ".join(map(str, why)) if isinstance(why, list) else str(why),
-            )
+    rows = [
+        (
+            name,
+            version,
+            said["path"],
+            "; ".join(said["why"]) or "every keyword is on it",
+            str(len(said["required"])),
+            said["unknown_properties"],
         )
-    out.print(simple_table("Event types", ("event type", "version", "path", "required", "why"), rows))
+        for name, event in found["event_types"].items()
+        for version, said in event["versions"].items()
+    ]
+    columns = ("event type", "version", "path", "why", ">required", "unknown properties")
+    out.print(simple_table("Event types", columns, rows))
+    for name, event in found["event_types"].items():
+        for version, said in event["versions"].items():
+            if said["ignored"]:
+                out.print(Text(f"{name} {version}: not looked at: {', '.join(map(str, said['ignored']))}", "yellow"))
     out.print(simple_table("Columns of Silver", ("column", "type"), loaded.columns))
-    out.result({"valid": True, "digest": loaded.digest, "event_types": loaded.event_types, **found})
+    if found["needs_secret"]:
+        out.print("properties are hashed: a run needs [bold]pii.secret[/bold] in the pipeline file")
+    out.result({"valid": True, **found})
 
 
 @app.command(
@@ -88,11 +102,11 @@ def diff(
     found = _load(old).diff(_load(new))
     rows = [
         (
-            str(change.get("event_type", "")),
-            str(change.get("version", "") or ""),
-            str(change.get("pointer", "")),
-            str(change.get("change", "")),
-            ", ".join(change.get("breaks", [])) or "nobody",
+            change["event_type"] or "all",
+            change["version"] or "",
+            change["pointer"],
+            change["change"],
+            ", ".join(change["breaks"]) or "nobody",
         )
         for change in found.changes
     ]

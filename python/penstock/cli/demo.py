@@ -12,7 +12,11 @@ from penstock.cli._common import JsonOption, Output, QuietOption, checks_table, 
 if TYPE_CHECKING:
     from penstock.demo import Step
 
-EXAMPLES = ("penstock demo", "penstock demo ecommerce --events 1000000 --dir /tmp/demo", "penstock demo --json | tail -n 1")
+EXAMPLES = (
+    "penstock demo",
+    "penstock demo ecommerce --events 1000000 --dir /tmp/demo",
+    "penstock demo --json | tail -n 1",
+)
 
 
 def demo(
@@ -37,7 +41,7 @@ def demo(
     run = Demo(pipeline, folder, events=events, seed=seed, progress=False if quiet or as_json else None)
 
     def show(step: Step) -> None:
-        mark = {"ok": "[green]✓[/green]", "skipped": "[yellow]–[/yellow]", "failed": "[red]✗[/red]"}[step.status]
+        mark = {"ok": "[green]✓[/green]", "skipped": "[yellow]-[/yellow]", "failed": "[red]✗[/red]"}[step.status]
         out.print(f"{mark} [bold]{step.name:<9}[/bold] {step.seconds:6.1f} s  {step.said}")
         for kind, what in step.tables:
             out.print(_table(kind, what))

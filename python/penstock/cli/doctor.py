@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from penstock.cli._common import JsonOption, Output, SetOption, checks_table
@@ -10,7 +12,9 @@ EXAMPLES = ("penstock doctor", "penstock doctor pipeline.yaml", "penstock doctor
 
 
 def doctor(
-    pipeline: str | None = typer.Argument(None, metavar="[PIPELINE]", help="Look at what this pipeline needs, too."),
+    pipeline: Annotated[
+        str | None, typer.Argument(metavar="[PIPELINE]", help="Look at what this pipeline needs, too.")
+    ] = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -23,10 +27,16 @@ def doctor(
     out = Output(as_json)
     checks = examine(pipeline, settings or ())
     for group in dict.fromkeys(check.group for check in checks):
-        rows = [(c.name, c.ok, c.said + (f"; {c.remedy}" if c.remedy else "")) for c in checks if c.group == group]
+        rows = [
+            (c.name, c.ok or (False if c.needed else None), c.said + (f": {c.remedy}" if c.remedy else ""))
+            for c in checks
+            if c.group == group
+        ]
         out.print(checks_table(rows, group))
     healthy = all(check.ok or not check.needed for check in checks)
-    out.print("[green]all that is needed is there[/green]" if healthy else "[red]something that is needed does not work[/red]")
+    out.print(
+        "[green]all that is needed is there[/green]" if healthy else "[red]something that is needed does not work[/red]"
+    )
     out.result({"ok": healthy, "checks": [check.to_dict() for check in checks]})
     if not healthy:
         raise typer.Exit(1)

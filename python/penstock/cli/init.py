@@ -18,7 +18,10 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy a ready-made pipeline out of the package, to change it: contract, pipeline file, warehouse tables, dbt project."""
+    """Copy a ready-made pipeline out of the package, to change it.
+
+    Contract, schemas, pipeline file, warehouse tables and the dbt project.
+    """
     from penstock.errors import SettingsError
     from penstock.nearest import nearest
     from penstock.resources import copy_out, ready_made
@@ -26,8 +29,8 @@ def init(
     out = Output(as_json)
     if pipeline not in ready_made() and folder is None and nearest(pipeline, ready_made()) is None:
         raise SettingsError(
-            f"pipeline {pipeline!r}: there is no ready-made pipeline of this name (there are: {', '.join(ready_made())}). To "
-            f"name the folder, write: penstock init {ready_made()[0]} {pipeline}"
+            f"pipeline {pipeline!r}: it is not ready-made (there are: {', '.join(ready_made())}). "
+            f"To name the folder, write: penstock init {ready_made()[0]} {pipeline}"
         )
     target = folder or Path(pipeline)
     written = copy_out(pipeline, target, force=force)

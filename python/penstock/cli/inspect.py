@@ -30,7 +30,9 @@ def inspect(
         f"last commit: entry {last['number']} by term {last['term']}, {when:%Y-%m-%d %H:%M:%S} UTC"
     )
     if found.planned is not None:
-        out.print(f"[yellow]epoch {found.planned} is planned and not committed: a run is at work on it, or was killed[/yellow]")
+        out.print(
+            f"[yellow]epoch {found.planned} is planned and not committed: a run is at work, or was killed[/yellow]"
+        )
     out.print(
         simple_table(
             "Layers",
@@ -52,7 +54,7 @@ def inspect(
     for entry in found.epochs:
         counts = entry["counts"]
         numbers = [f"{counts[name]:,}" for name in ("consumed", "silver", "pending", "rejected", "duplicate", "late")]
-        rows.append([str(entry["number"]), str(entry["kind"]), str(entry["term"]), *numbers, str(entry["files"])])
-    columns = (">entry", "kind", ">term", ">consumed", ">silver", ">pending", ">rejected", ">duplicate", ">late", ">files")
+        rows.append([f"{entry['number']} {entry['kind']}", str(entry["term"]), *numbers, str(entry["files"])])
+    columns = (">entry", ">term", ">consumed", ">silver", ">pending", ">rejected", ">duplicate", ">late", ">files")
     out.print(simple_table("Newest entries of the log", columns, rows))
     out.result(found.to_dict())

@@ -1,40 +1,76 @@
-"""`penstock load`."""
+"""`penstock load`: Silver into the warehouse."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from penstock.cli._common import JsonOption, Output, PipelineArgument, SetOption, open_pipeline, simple_table
+from penstock.cli._common import (
+    JsonOption,
+    Output,
+    PipelineArgument,
+    QuietOption,
+    SetOption,
+    open_pipeline,
+    simple_table,
+    transient_bar,
+)
+
+if TYPE_CHECKING:
+    from penstock.warehouse import LoadReport
 
 EXAMPLES = (
-    "penstock load pipeline.yaml",
+    "penstock load ecommerce",
     "penstock load ecommerce --date 2024-12-17",
-    "penstock load pipeline.yaml --to duckdb:other.duckdb --json",
+    "penstock load shop/pipeline.yaml --to duckdb:/data/shop.duckdb --json",
 )
 
 
 def load(
     pipeline: PipelineArgument,
     date: Annotated[
-        str | None, typer.Option(metavar="YYYY-MM-DD", help="Load again all events of this day (UTC), wherever they are.")
+        str | None,
+        typer.Option(help="Load again all events of this day (UTC), wherever they are.", metavar="YYYY-MM-DD"),
     ] = None,
-    to: Annotated[str | None, typer.Option(metavar="KIND:PLACE", help="Another warehouse: duckdb:FILE.")] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(help="Another warehouse than that of the pipeline file.", metavar="duckdb:FILE"),
+    ] = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
-    """Load Silver into the warehouse: everything since the last load, or one day again.
+    """Load what is new in the lake into the warehouse, or one day again.
 
-    Can be repeated and mixed in any order: equal Silver gives equal tables.
+    A load is one transaction: killed in the middle, nothing of it is seen. It can be repeated, and days can be loaded
+    in any order: the tables end up the same.
     """
+    from rich.text import Text
+
     from penstock.warehouse import load as load_warehouse
 
     out = Output(as_json)
     flow = open_pipeline(pipeline, settings)
-    report = load_warehouse(flow.spec(), to, date=date, tables=flow.file.tables).as_dict()
-    what = f"the events of {date}" if date else "what is new"
-    out.print(f"{flow.name}: {what} is in [bold]{report['warehouse']}[/bold]")
-    shown = {name: value for name, value in report.items() if isinstance(value, int) and not isinstance(value, bool)}
-    out.print(simple_table("", ("", ">"), [(name.replace("_", " "), f"{value:,}") for name, value in shown.items()]))
-    out.result(report)
+    spec = flow.spec()
+    with transient_bar("loading", "rows", show=not quiet) as progress:
+        report = load_warehouse(spec, to, date=date, tables=flow.file.tables, progress=progress)
+    what = f"events of {report.date}" if report.date else f"the log up to entry {report.log_number}"
+    out.print(Text(report.pipeline, "bold").append(f": {what}, into {report.warehouse}", "not bold"))
+    out.print(table_of(report))
+    out.result(report.as_dict())
+
+
+def table_of(report: LoadReport) -> Any:
+    """The report for people."""
+    counts = report.counts
+    rows = (
+        (f"read from {report.files} Silver files", report.rows_read),
+        ("facts inserted", counts.inserted),
+        ("facts updated", counts.updated),
+        ("facts deleted", counts.deleted),
+        ("facts pointed to another row of their user", counts.repointed),
+        ("rows of dim_user written or removed", counts.users),
+        ("duplicates kept aside", counts.duplicates),
+    )
+    return simple_table("", ("", ">rows"), [(name, f"{count:,}") for name, count in rows])

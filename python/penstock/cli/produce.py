@@ -16,7 +16,9 @@ EXAMPLES = (
 
 
 def produce(
-    pipeline: Annotated[str, typer.Argument(metavar="PROFILE", help="Whose events: a ready-made pipeline (ecommerce).")],
+    pipeline: Annotated[
+        str, typer.Argument(metavar="PROFILE", help="Whose events: a ready-made pipeline (ecommerce).")
+    ],
     to: Annotated[Path, typer.Option(help="The file; .gz and .zst compress. `-` is standard output.")],
     total_events: Annotated[int, typer.Option(min=1, help="How many, counting flawed ones and duplicates.")] = 10_000,
     events_per_second: Annotated[
@@ -26,8 +28,12 @@ def produce(
     duplicate_rate: Annotated[float, typer.Option(min=0, max=1, help="The share delivered a second time.")] = 0.02,
     late_rate: Annotated[float, typer.Option(min=0, max=1, help="The share that comes hours too late.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same events.")] = 0,
-    start: Annotated[str | None, typer.Option(help="When the first happens: 2024-12-17 or 2024-12-17T08:00:00Z.")] = None,
-    span: Annotated[str | None, typer.Option(help="Over how much time they spread, e.g. 7d; a day unless given.")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="When the first happens: 2024-12-17 or 2024-12-17T08:00:00Z.")
+    ] = None,
+    span: Annotated[
+        str | None, typer.Option(help="Over how much time they spread, e.g. 7d; a day unless given.")
+    ] = None,
     users: Annotated[int | None, typer.Option(min=1, help="How many users; a twentieth of the events.")] = None,
     truth: Annotated[Path | None, typer.Option(help="Where the truth goes; FILE.truth.json unless given.")] = None,
     as_json: JsonOption = False,

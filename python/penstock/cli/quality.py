@@ -1,67 +1,83 @@
-"""`penstock quality`."""
+"""`penstock quality`: the checks of a day, with an alert."""
 
 from __future__ import annotations
 
-import datetime as dt
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from penstock.cli._common import JsonOption, Output, PipelineArgument, SetOption, checks_table, open_pipeline
+from penstock.cli._common import (
+    ExitCode,
+    JsonOption,
+    Output,
+    PipelineArgument,
+    SetOption,
+    checks_table,
+    open_pipeline,
+    warn,
+)
 
 EXAMPLES = (
     "penstock quality ecommerce --date 2024-12-17",
-    'penstock quality pipeline.yaml --date 2024-12-17 --slack-webhook "$PENSTOCK_SLACK_WEBHOOK" --output-json report.json',
+    "PENSTOCK_SLACK_WEBHOOK=https://… penstock quality ecommerce --output-json quality.json",
 )
 
 
 def quality(
     pipeline: PipelineArgument,
     date: Annotated[
-        str | None,
-        typer.Option(metavar="YYYY-MM-DD", help="The day (UTC), by the time of the events; yesterday unless told."),
+        str | None, typer.Option(help="The day to check (UTC); yesterday unless told.", metavar="YYYY-MM-DD")
     ] = None,
     slack_webhook: Annotated[
         str | None,
-        typer.Option(envvar="PENSTOCK_SLACK_WEBHOOK", show_envvar=True, help="Where a failed check is told."),
+        typer.Option(
+            envvar="PENSTOCK_SLACK_WEBHOOK",
+            help="Where to send an alert when a check fails. A secret: better set in the environment.",
+            metavar="URL",
+            show_default=False,
+        ),
     ] = None,
-    output_json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report there too.")] = None,
-    warehouse: Annotated[str | None, typer.Option(metavar="KIND:PLACE", help="Another warehouse: duckdb:FILE.")] = None,
+    output_json: Annotated[Path | None, typer.Option(help="Write the report here too.", metavar="FILE")] = None,
+    warehouse: Annotated[
+        str | None, typer.Option(help="Another warehouse than that of the pipeline file.", metavar="duckdb:FILE")
+    ] = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a day: fresh, of the usual volume, no nulls in critical columns, few dead letters.
+    """Check a day: fresh, of the usual volume, no nulls where there must be none, few dead letters.
 
-    Ends with exit code 1 when a check fails. An alert that cannot be sent is told, and never hides the failed check.
+    Ends with code 1 when a check fails, whether or not the alert could be sent and the report written.
     """
+    import datetime as dt
+    import json
+
     from penstock.errors import SettingsError
     from penstock.quality import Slack, run_checks
 
     out = Output(as_json)
-    slack = Slack(slack_webhook) if slack_webhook else None
-    flow = open_pipeline(pipeline, settings)
-    yesterday = dt.datetime.now(dt.timezone.utc).date() - dt.timedelta(days=1)
-    report = run_checks(flow.spec(), date or yesterday.isoformat(), warehouse)
-    found = report.as_dict()
-    out.print(checks_table([(c.name, c.passed, c.message) for c in report.checks], f"Quality of {flow.name}, {report.date}"))
+    slack = Slack(slack_webhook) if slack_webhook else None  # a broken address is said before the checks run
+    day = date or (dt.datetime.now(dt.timezone.utc).date() - dt.timedelta(days=1)).isoformat()
+    report = run_checks(open_pipeline(pipeline, settings).spec(), day, warehouse)
+    told = report.as_dict()
+    rows = [(c.name, c.passed, c.message if c.passed else f"FAILED: {c.message}") for c in report.checks]
+    out.print(checks_table(rows, f"{report.pipeline}: quality of {report.date}"))
     if slack and not report.passed:
         alert = slack.send(report)
-        found["alert"] = {"sent": alert.sent, "attempts": alert.attempts, "reason": alert.reason}
+        told["alert"] = {"sent": alert.sent, "attempts": alert.attempts, "reason": alert.reason}
         if not alert.sent:
-            typer.echo(f"The alert could not be sent: {alert.reason} ({alert.attempts} attempts)", err=True)
+            warn(f"the alert could not be sent after {alert.attempts} attempts: {alert.reason}")
     unwritten = None
     if output_json:
         try:
-            output_json.write_text(json.dumps(found, indent=2, default=str) + "\n", encoding="utf-8")
+            output_json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             unwritten = SettingsError(f"--output-json {output_json}: cannot be written ({error.strerror})")
-    if not report.passed:
-        if unwritten:
-            typer.echo(f"Error: {unwritten}", err=True)
-        out.result(found)
-        raise typer.Exit(1)
-    if unwritten:
+    if unwritten and report.passed:
         raise unwritten
-    out.result(found)
+    if unwritten:
+        # The failed check decides how the command ends.
+        warn(str(unwritten))
+    out.result(told)
+    if not report.passed:
+        raise typer.Exit(ExitCode.CHECK_FAILED)

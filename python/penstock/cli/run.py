@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from penstock.cli._common import JsonOption, Output, PipelineArgument, QuietOption, SetOption, ledger_table, open_pipeline
+from penstock.cli._common import (
+    JsonOption,
+    Output,
+    PipelineArgument,
+    QuietOption,
+    SetOption,
+    ledger_table,
+    open_pipeline,
+)
 
 EXAMPLES = (
     "penstock run pipeline.yaml --until-caught-up",
