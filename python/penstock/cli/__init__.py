@@ -1,1 +1,75 @@
-"""The command line."""
+"""The command line `penstock`.
+
+One module a command. A module imports only what its options need; the rest is imported when the command runs, so that
+`penstock --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from penstock.cli import _common, audit, contract, demo, doctor, init, inspect, load, produce, quality, run
+from penstock.cli._common import EXIT_CODES, examples
+
+_EPILOG = (
+    "[bold]Exit codes[/bold]\n\n"
+    + "\n\n".join(f"  [cyan]{code.value:>3}[/cyan]  {meaning}" for code, meaning in EXIT_CODES.items())
+    + "\n\nPENSTOCK_DEBUG=1 shows the traceback of an error."
+)
+
+app = typer.Typer(
+    name="penstock",
+    help="Event streams into tables, without a cluster: every event accounted for.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from penstock import __version__
+
+        typer.echo(f"penstock {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _penstock(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Event streams into tables, without a cluster: every event accounted for."""
+
+
+_WORK = "See it work"
+_RUN = "Run pipelines"
+_LOOK = "Look inside"
+
+app.command("demo", rich_help_panel=_WORK, epilog=examples(*demo.EXAMPLES))(demo.demo)
+app.command("init", rich_help_panel=_WORK, epilog=examples(*init.EXAMPLES))(init.init)
+app.command("produce", rich_help_panel=_WORK, epilog=examples(*produce.EXAMPLES))(produce.produce)
+app.command("run", rich_help_panel=_RUN, epilog=examples(*run.EXAMPLES))(run.run)
+app.command("load", rich_help_panel=_RUN, epilog=examples(*load.EXAMPLES))(load.load)
+app.command("quality", rich_help_panel=_RUN, epilog=examples(*quality.EXAMPLES))(quality.quality)
+app.command("audit", rich_help_panel=_RUN, epilog=examples(*audit.EXAMPLES))(audit.audit)
+app.command("inspect", rich_help_panel=_LOOK, epilog=examples(*inspect.EXAMPLES))(inspect.inspect)
+app.command("doctor", rich_help_panel=_LOOK, epilog=examples(*doctor.EXAMPLES))(doctor.doctor)
+app.add_typer(contract.app, name="contract", rich_help_panel=_LOOK)
+
+
+def main() -> NoReturn:
+    """The command `penstock`: no traceback for a user's mistake."""
+    try:
+        app(prog_name="penstock")
+    except KeyboardInterrupt as error:
+        _common.fail(error)
+    except Exception as error:  # noqa: BLE001 - the one gate: whatever it is, people get a message and an exit code
+        _common.fail(error)
+    sys.exit(0)

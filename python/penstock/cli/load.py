@@ -2,80 +2,68 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from penstock.pipeline import Pipeline
-from penstock.warehouse import LoadReport
-from penstock.warehouse import load as load_warehouse
+from penstock.cli._common import (
+    JsonOption,
+    Output,
+    PipelineArgument,
+    QuietOption,
+    SetOption,
+    open_pipeline,
+    simple_table,
+    transient_bar,
+)
+
+if TYPE_CHECKING:
+    from penstock.warehouse import LoadReport
+
+EXAMPLES = (
+    "penstock load ecommerce",
+    "penstock load ecommerce --date 2024-12-17",
+    "penstock load shop/pipeline.yaml --to duckdb:/data/shop.duckdb --json",
+)
 
 
 def load(
-    pipeline: Annotated[str, typer.Argument(help="A ready-made name, or a pipeline file.")],
+    pipeline: PipelineArgument,
     date: Annotated[
-        str | None,
-        typer.Option(help="Load again all events of this day (UTC): YYYY-MM-DD.", metavar="DATE"),
+        str | None, typer.Option(help="Load again all events of this day (UTC), wherever they are.", metavar="YYYY-MM-DD")
     ] = None,
     to: Annotated[
         str | None,
         typer.Option(help="Another warehouse than that of the pipeline file.", metavar="duckdb:FILE"),
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a setting of the pipeline file.", metavar="A.B=C")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON instead of a table.")] = False,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Load what is new in the lake into the warehouse, or one day again.
 
     A load is one transaction: killed in the middle, nothing of it is seen. It can be repeated, and days can be loaded
     in any order: the tables end up the same.
-
-    Examples:
-      penstock load ecommerce
-      penstock load ecommerce --date 2024-12-17
-      penstock load shop/pipeline.yaml --to duckdb:/data/shop.duckdb --json
     """
-    opened = Pipeline.load(pipeline, settings or [])
-    with Progress(
-        TextColumn("loading"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("rows"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=as_json or not sys.stderr.isatty(),
-    ) as progress:
-        task = progress.add_task("loading", total=None)
-        report = load_warehouse(
-            opened.spec(),
-            to,
-            date=date,
-            tables=opened.file.tables,
-            progress=lambda done, todo: progress.update(task, completed=done, total=todo),
-        )
-    if as_json:
-        typer.echo(json.dumps(report.as_dict()))
-    else:
-        what = f"events of {report.date}" if report.date else f"the log up to entry {report.log_number}"
-        Console().print(f"[bold]{escape(report.pipeline)}[/]: {what}, into {escape(report.warehouse)}", soft_wrap=True)
-        Console().print(table_of(report))
+    from rich.text import Text
+
+    from penstock.warehouse import load as load_warehouse
+
+    out = Output(as_json)
+    flow = open_pipeline(pipeline, settings)
+    spec = flow.spec()
+    with transient_bar("loading", "rows", show=not quiet) as progress:
+        report = load_warehouse(spec, to, date=date, tables=flow.file.tables, progress=progress)
+    what = f"events of {report.date}" if report.date else f"the log up to entry {report.log_number}"
+    out.print(Text(report.pipeline, "bold").append(f": {what}, into {report.warehouse}", "not bold"))
+    out.print(table_of(report))
+    out.result(report.as_dict())
 
 
-def table_of(report: LoadReport) -> Table:
+def table_of(report: LoadReport) -> Any:
     """The report for people."""
-    table = Table()
-    table.add_column("")
-    table.add_column("rows", justify="right")
     counts = report.counts
-    for name, count in (
+    rows = (
         (f"read from {report.files} Silver files", report.rows_read),
         ("facts inserted", counts.inserted),
         ("facts updated", counts.updated),
@@ -83,6 +71,5 @@ def table_of(report: LoadReport) -> Table:
         ("facts pointed to another row of their user", counts.repointed),
         ("rows of dim_user written or removed", counts.users),
         ("duplicates kept aside", counts.duplicates),
-    ):
-        table.add_row(name, f"{count:,}")
-    return table
+    )
+    return simple_table("", ("", ">rows"), [(name, f"{count:,}") for name, count in rows])

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import json
-from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from penstock.errors import SettingsError
-from penstock.pipeline import Pipeline
-from penstock.quality import QualityReport, Slack, run_checks
+from penstock.cli._common import (
+    ExitCode,
+    JsonOption,
+    Output,
+    PipelineArgument,
+    SetOption,
+    checks_table,
+    open_pipeline,
+    warn,
+)
 
-FAILED = 1
-"""Exit code when a check failed."""
+EXAMPLES = (
+    "penstock quality ecommerce --date 2024-12-17",
+    "PENSTOCK_SLACK_WEBHOOK=https://… penstock quality ecommerce --output-json quality.json",
+)
 
 
 def quality(
-    pipeline: Annotated[str, typer.Argument(help="A ready-made name, or a pipeline file.")],
+    pipeline: PipelineArgument,
     date: Annotated[
-        str | None, typer.Option(help="The day to check (UTC): YYYY-MM-DD; yesterday unless told.", metavar="DATE")
+        str | None, typer.Option(help="The day to check (UTC); yesterday unless told.", metavar="YYYY-MM-DD")
     ] = None,
     slack_webhook: Annotated[
         str | None,
@@ -38,49 +42,42 @@ def quality(
     warehouse: Annotated[
         str | None, typer.Option(help="Another warehouse than that of the pipeline file.", metavar="duckdb:FILE")
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a setting of the pipeline file.", metavar="A.B=C")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON instead of a table.")] = False,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Check a day: fresh, of the usual volume, no nulls where there must be none, few dead letters.
 
-    Ends with code 1 when a check fails, whether or not the alert could be sent.
-
-    Examples:
-      penstock quality ecommerce --date 2024-12-17
-      PENSTOCK_SLACK_WEBHOOK=https://… penstock quality ecommerce --output-json quality.json
+    Ends with code 1 when a check fails, whether or not the alert could be sent and the report written.
     """
+    import datetime as dt
+    import json
+
+    from penstock.errors import SettingsError
+    from penstock.quality import Slack, run_checks
+
+    out = Output(as_json)
     slack = Slack(slack_webhook) if slack_webhook else None  # a broken address is said before the checks run
     day = date or (dt.datetime.now(dt.timezone.utc).date() - dt.timedelta(days=1)).isoformat()
-    report = run_checks(Pipeline.load(pipeline, settings or []).spec(), day, warehouse)
+    report = run_checks(open_pipeline(pipeline, settings).spec(), day, warehouse)
     told = report.as_dict()
+    rows = [(c.name, c.passed, c.message if c.passed else f"FAILED: {c.message}") for c in report.checks]
+    out.print(checks_table(rows, f"{report.pipeline}: quality of {report.date}"))
     if slack and not report.passed:
         alert = slack.send(report)
         told["alert"] = {"sent": alert.sent, "attempts": alert.attempts, "reason": alert.reason}
         if not alert.sent:
-            Console(stderr=True).print(
-                f"[yellow]the alert could not be sent after {alert.attempts} attempts: {escape(str(alert.reason))}[/]"
-            )
-    if as_json:
-        typer.echo(json.dumps(told))
-    else:
-        Console().print(table_of(report))
+            warn(f"the alert could not be sent after {alert.attempts} attempts: {alert.reason}")
+    unwritten = None
     if output_json:
         try:
             output_json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
-            raise SettingsError(f"--output-json {output_json}: cannot be written ({error.strerror})") from error
+            unwritten = SettingsError(f"--output-json {output_json}: cannot be written ({error.strerror})")
+    if unwritten and report.passed:
+        raise unwritten
+    if unwritten:
+        # The failed check decides how the command ends.
+        warn(str(unwritten))
+    out.result(told)
     if not report.passed:
-        raise typer.Exit(FAILED)
-
-
-def table_of(report: QualityReport) -> Table:
-    """The report for people."""
-    table = Table(title=f"{report.pipeline}: quality of {report.date}", title_justify="left")
-    table.add_column("check")
-    table.add_column("")
-    table.add_column("what was seen")
-    for check in report.checks:
-        table.add_row(check.name, "[green]passed[/]" if check.passed else "[bold red]FAILED[/]", escape(check.message))
-    return table
+        raise typer.Exit(ExitCode.CHECK_FAILED)

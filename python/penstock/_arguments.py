@@ -1,0 +1,31 @@
+"""Arguments of the public functions, brought to what the engine takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, overload
+
+from penstock.errors import SettingsError
+from penstock.units import parse_duration
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+
+@overload
+def duration(value: None, name: str) -> None: ...
+@overload
+def duration(value: str | dt.timedelta, name: str) -> int: ...
+@overload
+def duration(value: str | dt.timedelta | None, name: str) -> int | None: ...
+def duration(value: str | dt.timedelta | None, name: str) -> int | None:
+    """Microseconds; None stays None.
+
+    Raises:
+        SettingsError: It is no duration.
+    """
+    if value is None:
+        return None
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise SettingsError(f"{name}: {error}", name=name) from None

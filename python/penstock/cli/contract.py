@@ -1,0 +1,108 @@
+"""`penstock contract check` and `penstock contract diff`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from penstock.cli._common import JsonOption, Output, examples, simple_table
+
+app = typer.Typer(
+    help="Explain a contract, or compare two.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+ContractArgument = Annotated[str, typer.Argument(metavar="CONTRACT", help="A contract file, or a ready-made pipeline.")]
+
+
+class Compatibility(str, Enum):
+    """What `contract diff` may demand."""
+
+    backward = "backward"
+    forward = "forward"
+    full = "full"
+
+
+def _load(contract: str) -> Any:
+    from penstock.contract import Contract
+    from penstock.errors import ContractError
+    from penstock.nearest import did_you_mean
+    from penstock.resources import ready_made, ready_made_folder
+
+    if contract in ready_made():
+        return Contract.load(ready_made_folder(contract) / "contract.yaml")
+    if not Path(contract).exists() and "/" not in contract and "." not in contract:
+        raise ContractError(f"contract {contract!r}: there is no such file; {did_you_mean(contract, ready_made())}")
+    return Contract.load(contract)
+
+
+@app.command("check", epilog=examples("penstock contract check contract.yaml", "penstock contract check ecommerce --json"))
+def check(contract: ContractArgument, as_json: JsonOption = False) -> None:
+    """Say what a contract accepts, and which path each event type takes and why; refuse a broken one with file and line."""
+    out = Output(as_json)
+    loaded = _load(contract)
+    found = loaded.explain()
+    out.print(f"[bold]{loaded.name}[/bold], {len(loaded.event_types)} event types, digest {loaded.digest[:16]}")
+    rows = []
+    for event in found.get("events", []):
+        why = event.get("why") or event.get("reason") or ""
+        rows.append(
+            (
+                str(event.get("event_type", "")),
+                str(event.get("version", "") or ""),
+                str(event.get("path", "")),
+                ", ".join(map(str, event.get("required", []))),
+                "; ".join(map(str, why)) if isinstance(why, list) else str(why),
+            )
+        )
+    out.print(simple_table("Event types", ("event type", "version", "path", "required", "why"), rows))
+    out.print(simple_table("Columns of Silver", ("column", "type"), loaded.columns))
+    out.result({"valid": True, "digest": loaded.digest, "event_types": loaded.event_types, **found})
+
+
+@app.command(
+    "diff",
+    epilog=examples(
+        "penstock contract diff old.yaml new.yaml", "penstock contract diff old.yaml new.yaml --require backward --json"
+    ),
+)
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The contract as it is.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The contract as it is to be.")],
+    require: Annotated[
+        Compatibility | None, typer.Option(help="End with exit code 1 unless the change is compatible in this way.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which changes between two contracts break readers or writers.
+
+    [bold]backward[/bold]: readers of the new one can read old events. [bold]forward[/bold]: readers of the old one can
+    read new events. [bold]full[/bold]: both.
+    """
+    out = Output(as_json)
+    found = _load(old).diff(_load(new))
+    rows = [
+        (
+            str(change.get("event_type", "")),
+            str(change.get("version", "") or ""),
+            str(change.get("pointer", "")),
+            str(change.get("change", "")),
+            ", ".join(change.get("breaks", [])) or "nobody",
+        )
+        for change in found.changes
+    ]
+    if rows:
+        out.print(simple_table("Changes", ("event type", "version", "where", "change", "breaks"), rows))
+    else:
+        out.print("no changes")
+    for name in ("backward", "forward", "full"):
+        holds = getattr(found, name)
+        out.print(f"{name}: {'[green]compatible[/green]' if holds else '[red]not compatible[/red]'}")
+    out.result(found.to_dict())
+    if require is not None and not getattr(found, require.value):
+        raise typer.Exit(1)

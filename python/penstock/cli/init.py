@@ -1,0 +1,42 @@
+"""`penstock init`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from penstock.cli._common import JsonOption, Output
+
+EXAMPLES = ("penstock init ecommerce shop && cd shop", "penstock init ecommerce")
+
+
+def init(
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="The ready-made pipeline (ecommerce).")],
+    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Where to; ./PIPELINE unless given.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy a ready-made pipeline out of the package, to change it: contract, pipeline file, warehouse tables, dbt project."""
+    from penstock.errors import SettingsError
+    from penstock.nearest import nearest
+    from penstock.resources import copy_out, ready_made
+
+    out = Output(as_json)
+    if pipeline not in ready_made() and folder is None and nearest(pipeline, ready_made()) is None:
+        raise SettingsError(
+            f"pipeline {pipeline!r}: there is no ready-made pipeline of this name (there are: {', '.join(ready_made())}). To "
+            f"name the folder, write: penstock init {ready_made()[0]} {pipeline}"
+        )
+    target = folder or Path(pipeline)
+    written = copy_out(pipeline, target, force=force)
+    (target / "in").mkdir(exist_ok=True)
+    out.print(f"{len(written)} files in [bold]{target}[/bold]. Next:")
+    out.print(
+        f"  cd {target}\n"
+        f"  penstock produce {pipeline} --total-events 100000 --to in/events.jsonl\n"
+        "  penstock run pipeline.yaml --until-caught-up\n"
+        "  penstock load pipeline.yaml"
+    )
+    out.result({"pipeline": pipeline, "folder": str(target), "files": [str(path) for path in written]})

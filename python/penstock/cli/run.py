@@ -1,0 +1,49 @@
+"""`penstock run`."""
+
+from __future__ import annotations
+
+import signal
+from typing import Annotated
+
+import typer
+
+from penstock.cli._common import JsonOption, Output, PipelineArgument, QuietOption, SetOption, ledger_table, open_pipeline
+
+EXAMPLES = (
+    "penstock run pipeline.yaml --until-caught-up",
+    "penstock run ecommerce --until-caught-up --json | tail -n 1 | jq .balanced",
+    "penstock run pipeline.yaml --set sessions.gap=45m --set 'source.files.paths=[\"in/*.jsonl.gz\"]'",
+)
+
+
+def run(
+    pipeline: PipelineArgument,
+    until_caught_up: Annotated[
+        bool, typer.Option("--until-caught-up", help="End when all that is there is committed; else run for ever.")
+    ] = False,
+    max_epochs: Annotated[int | None, typer.Option(min=1, help="End after so many commits.")] = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Run a pipeline: from its source to its lake, exactly once.
+
+    A run that was killed is started again as it was: it goes on from the last commit, and nothing is lost or doubled. A
+    newer run of the same pipeline takes over from an older one, which then ends with exit code 4.
+    """
+    out = Output(as_json)
+    flow = open_pipeline(pipeline, settings)
+    # Schedulers stop a task with SIGTERM: as Ctrl-C, it ends the run before its next durable step.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ledger = flow.run(until_caught_up=until_caught_up, max_epochs=max_epochs, progress=False if quiet else None)
+    out.print(ledger_table(ledger))
+    for line in ledger.unread:
+        out.print(f"[yellow]left unread, a last line without an end:[/yellow] {line}")
+    rate = f", {ledger.run.consumed / ledger.seconds:,.0f} events/s" if ledger.seconds > 0 else ""
+    out.print(
+        f"{'[green]balanced[/green]' if ledger.balanced else '[red]does not balance[/red]'}; "
+        f"{ledger.run.epochs:,} epochs in {ledger.seconds:.1f} s{rate}"
+    )
+    out.result(ledger.to_dict())
+    if not ledger.balanced:
+        raise typer.Exit(1)

@@ -1,0 +1,222 @@
+"""The demo: a ready-made pipeline from made-up events to checked marts, compared with the truth about the events."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from penstock.errors import SettingsError
+from penstock.generate import generate
+from penstock.pipeline import Pipeline
+from penstock.resources import copy_out
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# A folder with this file was made by a demo and may be made anew; no other folder is ever touched.
+MARK = ".penstock-demo"
+DAYS = 8
+START, LAST_DAY = "2024-12-10", "2024-12-17"
+# Below the 1 % at which the dead-letter check alerts, so that the demo's last day passes it.
+BAD_RATE = 0.005
+
+PLANS = """
+    SELECT coalesce(u.plan_type, 'unknown') AS plan, count(DISTINCT f.user_id) AS users, count(*) AS purchases,
+           sum(f.purchase_amount) AS amount
+    FROM fact_events f JOIN dim_user u ON f.user_key = u.user_key
+    WHERE f.event_type = 'purchase'
+      AND f.event_timestamp BETWEEN u.effective_start_date AND coalesce(u.effective_end_date, '9999-12-31')
+    GROUP BY ALL ORDER BY amount DESC
+"""
+
+
+@dataclass
+class Step:
+    """One step, and how it went: `ok`, `skipped` or `failed`."""
+
+    name: str
+    status: str = "ok"
+    seconds: float = 0.0
+    said: str = ""
+    detail: dict[str, Any] = field(default_factory=dict)
+    tables: list[tuple[str, Any]] = field(default_factory=list)
+
+
+class Demo:
+    """A demo in a folder of its own."""
+
+    def __init__(self, pipeline: str, folder: Path, *, events: int, seed: int, progress: bool | None) -> None:
+        self.pipeline = pipeline
+        self.folder = folder
+        self.events = events
+        self.seed = seed
+        self.progress = progress
+        self.disagreements: list[str] = []
+        self.truth: dict[str, Any] = {}
+
+    def run(self, show: Callable[[Step], object] = lambda _: None) -> dict[str, Any]:
+        """Run all steps; `show` is called after each.
+
+        Returns:
+            `ok`, `seconds`, `steps`, `ledger`, `truth`, `disagreements`.
+        """
+        began = time.perf_counter()
+        self._prepare()
+        steps = []
+        for name in ("produce", "run", "load", "dbt", "quality", "audit"):
+            step, start = Step(name), time.perf_counter()
+            getattr(self, f"_{name}")(step)
+            step.seconds = time.perf_counter() - start
+            steps.append(step)
+            show(step)
+        return {
+            "ok": not self.disagreements,
+            "seconds": round(time.perf_counter() - began, 3),
+            "steps": [
+                {"name": s.name, "status": s.status, "seconds": round(s.seconds, 3), "said": s.said, **s.detail}
+                for s in steps
+            ],
+            "ledger": self.ledger.to_dict(),
+            "truth": self.truth,
+            "disagreements": self.disagreements,
+        }
+
+    def _prepare(self) -> None:
+        folder = self.folder
+        if folder.exists() and any(folder.iterdir()):
+            if not (folder / MARK).is_file():
+                raise SettingsError(f"{folder}: is not empty, and no demo made it; name another folder with --dir")
+            shutil.rmtree(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / MARK).write_text("Made by `penstock demo`, which may make this folder anew.\n", encoding="utf-8")
+        except OSError as error:
+            raise SettingsError(f"{folder}: cannot be written ({error.strerror}); name another folder with --dir") from None
+        copy_out(self.pipeline, folder, force=True)
+        (folder / "in").mkdir(exist_ok=True)
+        self.flow = Pipeline.load(folder / "pipeline.yaml")
+
+    def _compare(self, what: str, found: object, expected: object, step: Step) -> bool:
+        if found == expected:
+            return True
+        step.status = "failed"
+        self.disagreements.append(f"{what}: {found} found, {expected} expected")
+        return False
+
+    def _produce(self, step: Step) -> None:
+        path = self.folder / "in" / "events.jsonl"
+        self.truth = generate(
+            self.pipeline,
+            path,
+            total=self.events,
+            seed=self.seed,
+            bad_rate=BAD_RATE,
+            start=START,
+            span=f"{DAYS}d",
+            progress=self.progress,
+        )
+        (self.folder / "truth.json").write_text(json.dumps(self.truth, indent=2) + "\n", encoding="utf-8")
+        bad, twice = self.truth["expected"]["rejected"], self.truth["expected"]["duplicate"]
+        step.said = (
+            f"{self.truth['total']:,} events of {self.truth['users']:,} users in {path}: {bad:,} broken on purpose, "
+            f"{twice:,} sent twice"
+        )
+
+    def _run(self, step: Step) -> None:
+        self.ledger = ledger = self.flow.run(until_caught_up=True, progress=self.progress)
+        expected = self.truth["expected"]
+        for name in ("consumed", "silver", "rejected", "duplicate", "late", "rejected_by_code"):
+            self._compare(f"ledger, {name}", getattr(ledger, name), expected[name], step)
+        self._compare("ledger, pending", ledger.pending, 0, step)
+        self._compare("sessions", ledger.sessions, self.truth["sessions"], step)
+        self._compare("ledger balances", ledger.balanced, True, step)
+        rate = ledger.run.consumed / ledger.seconds if ledger.seconds else 0
+        step.said = (
+            f"{ledger.silver:,} events to Silver in {ledger.sessions:,} sessions, {ledger.dead_letters:,} dead letters; "
+            f"{rate:,.0f} events/s"
+        )
+        step.tables.append(("ledger", (ledger, {"pending": 0, **expected})))
+
+    def _load(self, step: Step) -> None:
+        from penstock.warehouse import connect, load
+
+        spec = self.flow.spec()
+        step.detail = load(spec, tables=self.flow.file.tables).as_dict()
+        warehouse = connect(spec["warehouse"], read_only=True)
+        try:
+            ((facts, amount),) = warehouse.rows("SELECT count(*), sum(purchase_amount) FROM fact_events")
+            ((users, versions),) = warehouse.rows(
+                "SELECT count(DISTINCT user_id), count(*) FROM dim_user WHERE plan_type IS NOT NULL"
+            )
+            plans = warehouse.rows(PLANS)
+        finally:
+            warehouse.close()
+        self._compare("facts in the warehouse", facts, self.truth["expected"]["silver"], step)
+        self._compare("sum of purchases", Decimal(amount or 0), Decimal(self.truth["purchase_amount"]), step)
+        self._compare("users with a plan", users, self.truth["users_signed_up"], step)
+        self._compare("rows of their history", versions, self.truth["plan_rows"], step)
+        step.said = f"{facts:,} facts, {users:,} users with {versions:,} rows of history, {amount:,} paid, to the cent"
+        rows = [(str(p), f"{u:,}", f"{n:,}", f"{a:,}") for p, u, n, a in plans]
+        columns = ("plan at the time", ">users", ">purchases", ">amount")
+        step.tables.append(("table", ("Revenue by plan", columns, rows)))
+
+    def _dbt(self, step: Step) -> None:
+        project = self.folder / "dbt"
+        missing = [name for name in ("dbt.cli.main", "dbt.adapters.duckdb") if not _importable(name)]
+        if missing or not project.is_dir():
+            step.status = "skipped"
+            step.said = 'dbt is not installed; for the marts: pip install "penstock[dbt]"'
+            return
+        done = subprocess.run(  # noqa: S603 - our own interpreter on our own project
+            [
+                sys.executable, "-c", "from dbt.cli.main import cli; cli()", "--no-use-colors",
+                "--log-path", str(project / "logs"), "build", "--project-dir", str(project), "--profiles-dir", str(project),
+                "--target-path", str(project / "target"),
+            ],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PENSTOCK_WAREHOUSE": str(Path(self.flow.spec()["warehouse"]["duckdb"]).absolute())},
+        )  # fmt: skip
+        summary = [line for line in done.stdout.splitlines() if "PASS=" in line]
+        step.said = summary[-1].split("  ")[-1].strip() if summary else ""
+        if done.returncode != 0:
+            step.status = "failed"
+            tail = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
+            self.disagreements.append(f"dbt build ended with exit code {done.returncode}:\n{tail}")
+
+    def _quality(self, step: Step) -> None:
+        from penstock.quality import run_checks
+
+        report = run_checks(self.flow.spec(), LAST_DAY)
+        step.detail = report.as_dict()
+        step.said = f"{len(report.checks) - len(report.failed)} of {len(report.checks)} checks passed for {LAST_DAY}"
+        step.tables.append(("checks", [(c.name, c.passed, c.message) for c in report.checks]))
+        for check in report.failed:
+            step.status = "failed"
+            self.disagreements.append(f"quality, {check.name}: {check.message}")
+
+    def _audit(self, step: Step) -> None:
+        found = self.flow.audit()
+        failed = [check for check in found.checks if not check.passed]
+        step.said = f"{len(found.checks) - len(failed)} of {len(found.checks)} checks passed, counted again from the files"
+        step.tables.append(("checks", [(c.name, c.passed, c.detail) for c in found.checks]))
+        if not found.balanced:
+            step.status = "failed"
+            self.disagreements += [f"audit, {check.name}: {check.detail}" for check in failed] or ["audit: does not balance"]
+
+
+def _importable(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False

@@ -1,0 +1,184 @@
+"""Reading a lake, and writing Parquet."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from penstock import _core
+from penstock.errors import LakeError
+from penstock.nearest import did_you_mean
+from penstock.table import arrow, names, needs
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+
+    from penstock._typing import ArrowLike
+
+LAYERS = ("bronze/events", "silver/events", "silver/sessions", "dead_letters")
+"""The layers that every lake may have; windows stand under `gold/`."""
+
+
+class LakeTable:
+    """The committed rows of one layer, as the log had them when it was read. Reads files when rows are asked for.
+
+    Any Arrow library takes it as it is, in batches: memory follows the batch, not the layer.
+    """
+
+    def __init__(self, lake: str, layer: str, files: list[dict[str, Any]], columns: list[str] | None) -> None:
+        self.lake = lake
+        self.layer = layer
+        self._files = files
+        self._columns = columns
+
+    @property
+    def files(self) -> list[str]:
+        """The data files, as paths."""
+        return [_place(self.lake, file["path"]) for file in self._files]
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are, by the log."""
+        return sum(int(file["rows"]) for file in self._files)
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def to_duckdb(self, connection: duckdb.DuckDBPyConnection | None = None) -> duckdb.DuckDBPyRelation:
+        """The rows as a DuckDB relation, to filter and join before anything is read.
+
+        Args:
+            connection: Where the relation lives; a new one in memory unless given.
+
+        Raises:
+            LakeError: The layer has no rows yet, so that its columns are not known.
+        """
+        import duckdb
+
+        if not self._files:
+            raise LakeError(f"lake {self.lake}: {self.layer} has no committed rows yet, so its columns are not known")
+        if connection is None:
+            connection = duckdb.connect()
+            connection.execute("SET TimeZone = 'UTC'")
+        relation = connection.from_query(
+            "SELECT * FROM read_parquet(?, hive_partitioning = true, hive_types = {'date': DATE, 'event_type': VARCHAR},"
+            " hive_types_autocast = false, union_by_name = true)"
+            if _has_event_type(self._files)
+            else "SELECT * FROM read_parquet(?, hive_partitioning = true, hive_types = {'date': DATE},"
+            " hive_types_autocast = false, union_by_name = true)",
+            params=[self.files],
+        )
+        if self._columns is None:
+            return relation
+        unknown = [name for name in self._columns if name not in relation.columns]
+        if unknown:
+            raise LakeError(
+                f"lake {self.lake}: {self.layer} has no column {unknown[0]!r}; {did_you_mean(unknown[0], relation.columns)}"
+            )
+        return relation.select(*(duckdb.ColumnExpression(name) for name in self._columns))
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return self.to_duckdb().__arrow_c_stream__(requested_schema)
+
+    def to_pyarrow(self) -> pa.Table:
+        """The rows as a `pyarrow.Table`."""
+        return needs("pyarrow", "to_pyarrow").table(self)
+
+    def to_polars(self) -> pl.DataFrame:
+        """The rows as a `polars.DataFrame`."""
+        return needs("polars", "to_polars").DataFrame(self)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The rows as a `pandas.DataFrame`."""
+        needs("pandas", "to_pandas")
+        return self.to_duckdb().df()
+
+    def __repr__(self) -> str:
+        return f"penstock.LakeTable({self.lake} {self.layer}: {self.num_rows:,} rows in {len(self._files):,} files)"
+
+    def _repr_html_(self) -> str:
+        title = f"<p><b>{html.escape(self.layer)}</b>: {self.num_rows:,} rows in {len(self._files):,} files</p>"
+        if not self._files:
+            return title
+        shown = self.to_duckdb().limit(10)
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in shown.columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(str(value))[:80]}</td>" for value in row) + "</tr>"
+            for row in shown.fetchall()
+        )
+        return f"{title}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _has_event_type(files: list[dict[str, Any]]) -> bool:
+    return any("/event_type=" in file["path"] for file in files)
+
+
+def _place(lake: str, path: str) -> str:
+    return f"{lake.rstrip('/')}/{path}" if "://" in lake else str(Path(lake) / path)
+
+
+def read_lake(
+    lake: str | os.PathLike[str],
+    layer: str = "silver/events",
+    *,
+    pipeline: str | None = None,
+    columns: list[str] | None = None,
+) -> LakeTable:
+    """Read a layer of a lake: exactly the committed rows, whatever a run is writing meanwhile.
+
+    Args:
+        lake: The lake's folder.
+        layer: `bronze/events`, `silver/events`, `silver/sessions`, `dead_letters` or `gold/<window>`.
+        pipeline: Rows of this pipeline only, where several write to one lake.
+        columns: These columns only.
+
+    Raises:
+        LakeError: The lake or the layer is not there.
+    """
+    place = os.fspath(lake)
+    name = layer.strip("/")
+    if name not in LAYERS and not name.startswith("gold/"):
+        raise LakeError(f"lake {place}: {layer!r} is no layer; {did_you_mean(name, [*LAYERS, 'gold/<window>'])}")
+    files = json.loads(_core.read_lake(place, name, pipeline=pipeline))
+    if not files and name.startswith("gold/"):
+        there = Path(place) / "gold"
+        windows = sorted(f"gold/{path.name}" for path in there.iterdir()) if there.is_dir() else []
+        if name not in windows:
+            raise LakeError(f"lake {place}: there is no {name} yet; {did_you_mean(name, windows)}")
+    return LakeTable(place, name, files, None if columns is None else names(columns, "columns"))
+
+
+def write_parquet(
+    rows: ArrowLike,
+    path: str | os.PathLike[str],
+    *,
+    partition_by: str | list[str] | None = None,
+    name: str | None = None,
+    replace: bool = False,
+) -> list[str]:
+    """Write rows as Parquet files (zstd, dictionaries, statistics, page index) into a folder, by partition.
+
+    Args:
+        rows: Any Arrow table; memory follows the batch.
+        path: The folder.
+        partition_by: Columns whose values become folders (`date=2024-12-17/`); percent-encoded, so no value can choose
+            a path.
+        name: How file names begin.
+        replace: Replace files of the same name instead of refusing.
+
+    Returns:
+        The files' paths below `path`.
+
+    Raises:
+        DataError: A column of `partition_by` is missing or cannot be one.
+        LakeError: The folder cannot be written, or a file is there already.
+    """
+    return _core.write_parquet(
+        arrow(rows, "rows"), path, partition_by=names(partition_by, "partition_by"), name=name, replace=replace
+    )

@@ -1,0 +1,186 @@
+"""A pipeline: from its source to its lake, exactly once."""
+
+from __future__ import annotations
+
+import html
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from penstock import _core
+from penstock.ledger import Audit, Counts, Ledger
+from penstock.progress import Progress
+from penstock.settings import PipelineFile, Settings, load_file
+from penstock.units import format_size, time_of
+
+if TYPE_CHECKING:
+    import datetime as dt
+    import os
+    from collections.abc import Callable, Mapping, Sequence
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A pipeline from outside, as its newest commit has it."""
+
+    counts: Counts
+    balanced: bool
+    watermark: dt.datetime | None
+    planned: int | None
+    raw: dict[str, Any] = field(repr=False)
+
+    @property
+    def layers(self) -> dict[str, dict[str, int]]:
+        """Files, rows and bytes of each layer."""
+        return dict(self.raw["layers"])
+
+    @property
+    def partitions(self) -> list[dict[str, Any]]:
+        """The source's partitions: how far each was read."""
+        return list(self.raw["partitions"])
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The newest entries of the log, newest last."""
+        return list(self.raw["epochs"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dict(self.raw)
+
+    def _repr_html_(self) -> str:
+        body = "".join(
+            f"<tr><td style='text-align:left'>{html.escape(name)}</td><td>{size['files']:,}</td><td>{size['rows']:,}</td>"
+            f"<td>{format_size(size['bytes'])}</td></tr>"
+            for name, size in self.layers.items()
+        )
+        head = f"{self.counts.consumed:,} events in {len(self.partitions):,} partitions"
+        mark = f", watermark {self.watermark:%Y-%m-%d %H:%M:%S} UTC" if self.watermark else ""
+        return (
+            f"<p>{head}{mark}</p><table><thead><tr><th style='text-align:left'>layer</th><th>files</th><th>rows</th>"
+            f"<th>size</th></tr></thead><tbody>{body}</tbody></table>"
+        )
+
+
+class Pipeline:
+    """A pipeline file, ready to run."""
+
+    def __init__(self, file: PipelineFile) -> None:
+        self.file = file
+
+    @classmethod
+    def load(
+        cls,
+        pipeline: str | os.PathLike[str],
+        overrides: Sequence[str] | Mapping[str, Any] = (),
+        *,
+        base: str | os.PathLike[str] | None = None,
+    ) -> Pipeline:
+        """Load a pipeline file, or a ready-made pipeline by its name.
+
+        Args:
+            pipeline: The name (`ecommerce`), a file, or a folder with a `pipeline.yaml`.
+            overrides: Settings in place of the file's: `["sessions.gap=45m"]` or `{"sessions.gap": "45m"}`.
+            base: Where relative paths of data begin; the file's folder unless given (the working directory for a
+                ready-made pipeline).
+
+        Raises:
+            SettingsError: There is no such pipeline, or a setting is wrong.
+        """
+        if hasattr(overrides, "items"):
+            overrides = [f"{name}={json.dumps(value)}" for name, value in overrides.items()]
+        return cls(load_file(pipeline, list(overrides), base=base))
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.file.settings.name
+
+    @property
+    def settings(self) -> Settings:
+        """What stands in its file; secrets are masked."""
+        return self.file.settings
+
+    def spec(self) -> dict[str, Any]:
+        """The same as the engine takes it, without secrets: see `penstock.settings`."""
+        return self.file.spec()
+
+    def run(
+        self,
+        *,
+        until_caught_up: bool = True,
+        max_epochs: int | None = None,
+        progress: bool | None = None,
+        on_event: Callable[[dict[str, Any]], object] | None = None,
+    ) -> Ledger:
+        """Run it: read, judge, deduplicate, sessionise, write, commit, again and again.
+
+        A run that was killed is simply started again: it goes on from the last commit, and nothing is lost or doubled.
+        Ctrl-C ends it before its next durable step.
+
+        Args:
+            until_caught_up: End when everything that was there is committed; else go on for ever.
+            max_epochs: End after so many commits.
+            progress: Show it; None: in a terminal or a notebook.
+            on_event: Called with what happens: `{"event": "committed", …}`.
+
+        Returns:
+            The ledger: sums since the pipeline began, and this run's own.
+
+        Raises:
+            SourceError: The source cannot be read, or is no longer what it was.
+            LakeError: The lake cannot be written.
+            CheckpointError: The lake's log is damaged, or of a newer version.
+            SupersededError: A newer run took over.
+            LedgerError: Not every event is accounted for.
+        """
+        with Progress(self.name, progress, also=on_event) as shown:
+            found = _core.run_pipeline(
+                json.dumps(self.spec()),
+                until_caught_up=until_caught_up,
+                max_epochs=max_epochs,
+                on_event=shown.callback,
+                secret=self.file.secret,
+            )
+        return Ledger.of(json.loads(found))
+
+    def audit(self) -> Audit:
+        """Count the ledger again from the files, the log and the state.
+
+        Raises:
+            LakeError: The lake is not there, or has no such pipeline.
+            CheckpointError: The log, or a file that it names, is missing or damaged.
+        """
+        return Audit.of(json.loads(_core.audit(json.dumps(self.spec()))))
+
+    def inspect(self, *, epochs: int = 10) -> Inspection:
+        """Look at it from outside, also while it runs: term, epochs, watermark, partitions, state, layers.
+
+        Args:
+            epochs: How many of the newest entries of the log to show.
+
+        Raises:
+            LakeError: The lake is not there, or has no such pipeline.
+        """
+        found = json.loads(_core.inspect(json.dumps(self.spec()), epochs=epochs))
+        return Inspection(
+            Counts.of(found), bool(found["balanced"]), time_of(found["watermark"]), found["planned"], found
+        )
+
+    def __repr__(self) -> str:
+        return f"penstock.Pipeline({self.name!r}, {str(self.file.path)!r}, lake={self.settings.lake!r})"
+
+    def _repr_html_(self) -> str:
+        source = self.settings.source
+        reads = ", ".join(source.files.paths) if source.files else ", ".join(source.kafka.topics if source.kafka else [])
+        rows = {
+            "file": str(self.file.path),
+            "reads": reads,
+            "lake": self.settings.lake,
+            "layers": ", ".join(self.settings.layers),
+        }
+        body = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td style='text-align:left'>{html.escape(value)}</td></tr>"
+            for name, value in rows.items()
+        )
+        return f"<p><b>Pipeline {html.escape(self.name)}</b></p><table>{body}</table>"

@@ -1,0 +1,500 @@
+"""The pipeline file: read, checked, and brought to what the engine takes.
+
+Settings follow one order: the pipeline file, `${ENV}` and `${ENV:-default}` in it, `--set a.b=c`. Durations are written
+`30m`, sizes `256MiB`. A mistake is named with file, line, key and the nearest right one; a value that came from the
+environment is never shown.
+
+`PipelineFile.spec()` gives the engine's own form: JSON with durations in microseconds and sizes in bytes.
+
+| key | value |
+|---|---|
+| `name` | text |
+| `contract_text`, `contract_path` | the contract as it stands in its file, and that file (schemas are found beside it) |
+| `source.files` | `paths`, `bounded`, `base_dir` (where relative paths begin) |
+| `lake` | an absolute folder, or a URL |
+| `layers` | a list of `bronze`, `silver` |
+| `watermark` | `lateness_us`, `idle_timeout_us`, `max_future_skew_us` |
+| `deduplicate` | `horizon_us` |
+| `sessions` | `gap_us`, `max_duration_us` or null; null without sessions |
+| `windows` | a list of `name`, `size_us`, `slide_us`, `by`, `from`, `mode`, `to`, `aggregates` (pairs) |
+| `epoch` | `max_events`, `max_bytes`, `max_wait_us`, `tick_us` |
+| `durability` | `disk` or `process` |
+| `memory_bytes` | a number |
+| `max_event_bytes`, `max_event_depth`, `assert_formats` | limits of the contract |
+| `warehouse` | `{"duckdb": absolute path}` or null; read by loads, not by the engine |
+
+Secrets are not part of it: `PipelineFile.secret` goes to the engine beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+
+from penstock import _yaml
+from penstock.errors import ContractError, SettingsError
+from penstock.nearest import did_you_mean, nearest
+from penstock.resources import ready_made, ready_made_folder
+from penstock.units import parse_duration, parse_size
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Sequence
+
+    from typing_extensions import Self
+
+
+def _positive(value: int) -> int:
+    if value <= 0:
+        raise ValueError("it must be more than nothing")
+    return value
+
+
+Duration = Annotated[int, BeforeValidator(parse_duration)]
+PositiveDuration = Annotated[int, BeforeValidator(parse_duration), AfterValidator(_positive)]
+Size = Annotated[int, BeforeValidator(parse_size), AfterValidator(_positive)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
+_MINUTE = 60_000_000
+_HOUR = 60 * _MINUTE
+
+
+class _Model(BaseModel):
+    # Values stay out of pydantic's own messages: they may be secrets.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class FilesSource(_Model):
+    """`source.files`: JSON lines, plain, gzip or zstd.
+
+    Attributes:
+        paths: Paths and globs, relative to the pipeline file.
+        bounded: A run until caught up takes the files as ended.
+    """
+
+    paths: list[str] = Field(min_length=1)
+    bounded: bool = True
+
+
+class KafkaSource(BaseModel):
+    """`source.kafka`: topics, and librdkafka's own settings by their names."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
+
+    topics: list[str] = Field(min_length=1)
+    group: str
+    brokers: str
+
+    def __repr__(self) -> str:
+        return f"KafkaSource(topics={self.topics!r}, group={self.group!r})"
+
+    __str__ = __repr__
+
+
+class Source(_Model):
+    """`source`: one of `files` and `kafka`."""
+
+    files: FilesSource | None = None
+    kafka: KafkaSource | None = None
+    keyed_by: Literal["entity"] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.files is None) == (self.kafka is None):
+            raise ValueError("name one source: files or kafka")
+        return self
+
+
+class Watermark(_Model):
+    """`watermark`: how far event time is taken to have come."""
+
+    lateness: Duration = 10 * _MINUTE
+    idle_timeout: Duration = 30_000_000
+    max_future_skew: Duration = 5 * _MINUTE
+
+
+class Deduplicate(_Model):
+    """`deduplicate`: for how long of event time a key is remembered."""
+
+    horizon: Duration = 24 * _HOUR
+
+
+class Sessions(_Model):
+    """`sessions`: the longest pause inside one, and the longest one."""
+
+    gap: PositiveDuration = 30 * _MINUTE
+    max_duration: PositiveDuration | None = None
+
+
+class Window(_Model):
+    """One entry of `windows`."""
+
+    name: Name
+    size: PositiveDuration
+    slide: PositiveDuration | None = None
+    by: list[str] = Field(default_factory=list)
+    from_: list[str] = Field(default_factory=list, alias="from")
+    mode: Literal["append", "update"] = "append"
+    to: list[str] = Field(default_factory=list)
+    aggregates: dict[str, str] = Field(min_length=1)
+
+
+class Epoch(_Model):
+    """`epoch`: how much goes into one commit."""
+
+    max_events: int = Field(default=500_000, gt=0)
+    max_bytes: Size = 256 * 2**20
+    max_wait: Duration = 30_000_000
+    tick: PositiveDuration = 100_000
+
+
+class Limits(_Model):
+    """`limits`: the largest and deepest event, and whether `format` is checked."""
+
+    max_bytes: Size = 2**20
+    max_depth: int = Field(default=64, gt=0, le=1_000)
+    assert_formats: bool = True
+
+
+class Pii(_Model):
+    """`pii`: the key for properties marked `x-penstock-pii: hash`. Take it from the environment."""
+
+    secret: SecretStr
+
+
+class Warehouse(_Model):
+    """`warehouse`: one of `duckdb` (a file) and `postgres` (a URL)."""
+
+    duckdb: str | None = None
+    postgres: SecretStr | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.duckdb is None) == (self.postgres is None):
+            raise ValueError("name one warehouse: duckdb or postgres")
+        return self
+
+
+class Settings(_Model):
+    """A pipeline file."""
+
+    name: Name
+    contract: str | dict[str, Any]
+    source: Source
+    lake: str = Field(min_length=1)
+    layers: list[Literal["bronze", "silver"]] = Field(default=["bronze", "silver"], min_length=1)
+    watermark: Watermark = Watermark()
+    deduplicate: Deduplicate = Deduplicate()
+    sessions: Sessions | None = None
+    windows: list[Window] = Field(default_factory=list)
+    epoch: Epoch = Epoch()
+    durability: Literal["disk", "process"] = "disk"
+    memory: Size = 2**30
+    limits: Limits = Limits()
+    pii: Pii | None = None
+    transform: str | None = None
+    warehouse: Warehouse | None = None
+
+
+@dataclass(frozen=True)
+class PipelineFile:
+    """A pipeline file, read and checked.
+
+    Attributes:
+        settings: What stands in it.
+        path: The file.
+        base: Where relative paths of data begin: the file's folder, or the working directory for a ready-made pipeline.
+        ready_made: Whether it is one that the package carries.
+    """
+
+    settings: Settings
+    path: Path
+    base: Path
+    ready_made: bool
+
+    @property
+    def folder(self) -> Path:
+        """The file's folder: contract, schemas and warehouse tables stand in it."""
+        return self.path.parent
+
+    @property
+    def secret(self) -> bytes | None:
+        """The key for hashed properties, if there is one."""
+        pii = self.settings.pii
+        return pii.secret.get_secret_value().encode() if pii else None
+
+    @property
+    def tables(self) -> Path | None:
+        """The folder with the SQL files of the warehouse, if this pipeline brings one."""
+        folder = self.folder / "warehouse"
+        return folder if folder.is_dir() else None
+
+    def contract(self) -> tuple[str, Path]:
+        """The contract's text and its file.
+
+        Raises:
+            ContractError: The file cannot be read.
+        """
+        if isinstance(self.settings.contract, dict):
+            return json.dumps(self.settings.contract), self.path
+        path = self.folder / self.settings.contract
+        try:
+            return path.read_text(encoding="utf-8"), path
+        except UnicodeDecodeError:
+            raise ContractError(f"{path}: is not UTF-8", file=str(path)) from None
+        except OSError as error:
+            raise ContractError(
+                f"{path}: the contract cannot be read ({error.strerror}); {self.path} names it", file=str(path)
+            ) from None
+
+    def spec(self) -> dict[str, Any]:
+        """The engine's form: see the head of this module.
+
+        Raises:
+            SettingsError: It asks for what this version does not have.
+            ContractError: The contract's file cannot be read.
+        """
+        self._refuse_what_is_not_there()
+        text, path = self.contract()
+        own = self.settings
+        assert own.source.files is not None
+        return {
+            "name": own.name,
+            "contract_text": text,
+            "contract_path": str(path.absolute()),
+            "source": {
+                "files": {
+                    "paths": own.source.files.paths,
+                    "bounded": own.source.files.bounded,
+                    "base_dir": str(self.base.absolute()),
+                }
+            },
+            "lake": self._place(own.lake),
+            "layers": list(own.layers),
+            "watermark": {
+                "lateness_us": own.watermark.lateness,
+                "idle_timeout_us": own.watermark.idle_timeout,
+                "max_future_skew_us": own.watermark.max_future_skew,
+            },
+            "deduplicate": {"horizon_us": own.deduplicate.horizon},
+            "sessions": {"gap_us": own.sessions.gap, "max_duration_us": own.sessions.max_duration}
+            if own.sessions
+            else None,
+            "windows": [
+                {
+                    "name": window.name,
+                    "size_us": window.size,
+                    "slide_us": window.slide,
+                    "by": window.by,
+                    "from": window.from_,
+                    "mode": window.mode,
+                    "to": window.to,
+                    "aggregates": [[name, what] for name, what in window.aggregates.items()],
+                }
+                for window in own.windows
+            ],
+            "epoch": {
+                "max_events": own.epoch.max_events,
+                "max_bytes": own.epoch.max_bytes,
+                "max_wait_us": own.epoch.max_wait,
+                "tick_us": own.epoch.tick,
+            },
+            "durability": own.durability,
+            "memory_bytes": own.memory,
+            "max_event_bytes": own.limits.max_bytes,
+            "max_event_depth": own.limits.max_depth,
+            "assert_formats": own.limits.assert_formats,
+            "warehouse": {"duckdb": self._place(own.warehouse.duckdb)}
+            if own.warehouse and own.warehouse.duckdb
+            else None,
+        }
+
+    def _place(self, place: str) -> str:
+        return place if "://" in place else str((self.base / place).absolute())
+
+    def _refuse_what_is_not_there(self) -> None:
+        own = self.settings
+        if own.source.files is None:
+            raise SettingsError(f"{self.path}: source.kafka: this version reads files; name source.files", name="source.kafka")
+        if own.transform is not None:
+            raise SettingsError(f"{self.path}: transform: this version has no users' transforms", name="transform")
+        if own.warehouse and own.warehouse.postgres:
+            raise SettingsError(
+                f"{self.path}: warehouse.postgres: this version loads into DuckDB; name warehouse.duckdb",
+                name="warehouse.postgres",
+            )
+        for i, window in enumerate(own.windows):
+            if window.mode != "append" or window.to:
+                name = f"windows.{i}.{'to' if window.to else 'mode'}"
+                raise SettingsError(
+                    f"{self.path}: {name}: this version writes windows to the lake alone, each once (mode: append)",
+                    name=name,
+                )
+
+
+def load_file(
+    pipeline: str | os.PathLike[str], overrides: Sequence[str] = (), *, base: str | os.PathLike[str] | None = None
+) -> PipelineFile:
+    """Read a pipeline file, or a ready-made pipeline by its name.
+
+    Args:
+        pipeline: The name (`ecommerce`), a file, or a folder with a `pipeline.yaml`.
+        overrides: Settings of the form `a.b=c`, in order.
+        base: Where relative paths of data begin, if not as `PipelineFile.base` says.
+
+    Raises:
+        SettingsError: There is no such pipeline, or a setting is wrong.
+    """
+    path, packaged = _find(pipeline)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path}: is not UTF-8", file=str(path)) from None
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror})", file=str(path)) from None
+    document = _yaml.parse(text, path)
+    if not isinstance(document.value, dict):
+        raise SettingsError(f"{path}: a pipeline file is a mapping with name, contract, source and lake", file=str(path))
+    for assignment in overrides:
+        _yaml.override(document, assignment)
+    try:
+        settings = Settings.model_validate(document.value)
+    except ValidationError as error:
+        raise _explain(error, document) from None
+    where = Path(base) if base is not None else Path.cwd() if packaged else path.parent
+    return PipelineFile(settings, path, where, packaged)
+
+
+def _find(pipeline: str | os.PathLike[str]) -> tuple[Path, bool]:
+    text = str(pipeline)
+    if text in ready_made():
+        return ready_made_folder(text) / "pipeline.yaml", True
+    path = Path(text)
+    if path.is_dir() and (path / "pipeline.yaml").is_file():
+        return path / "pipeline.yaml", False
+    if path.is_file():
+        return path, False
+    looks_like_a_path = path.suffix in (".yaml", ".yml") or "/" in text or "\\" in text
+    if looks_like_a_path:
+        there = "is a folder without a pipeline.yaml" if path.is_dir() else "there is no such file"
+        raise SettingsError(f"pipeline {text}: {there}", file=text)
+    raise SettingsError(
+        f"pipeline {text!r}: there is neither a file nor a ready-made pipeline of this name; {did_you_mean(text, ready_made())}"
+    )
+
+
+# --- errors for people ------------------------------------------------------------------------------------------------
+
+
+def _explain(error: ValidationError, document: _yaml.Document) -> SettingsError:
+    """All mistakes in one message, the first one's place in the attributes."""
+    messages: list[str] = []
+    first: tuple[str, str, int | None] | None = None
+    for found in error.errors(include_url=False, include_context=True):
+        loc = _tidy(found["loc"])
+        name = _yaml.dotted(loc)
+        file, line = document.place(loc)
+        first = first or (name, file, line)
+        where = f"{file}:{line}" if line else file
+        messages.append(f"{where}: {name}: {_reason(dict(found), loc, document)}" if name else f"{where}: {_reason(dict(found), loc, document)}")
+    messages = list(dict.fromkeys(messages))
+    name, file, line = first or ("", document.file, None)
+    return SettingsError("\n".join(messages), name=name, file=file, line=line)
+
+
+def _tidy(loc: tuple[int | str, ...]) -> _yaml.Loc:
+    # Pydantic adds the tried types of a union to the place (`contract.str`); those are no keys.
+    return tuple(part for part in loc if part not in ("str", "dict[str,any]", "[key]"))
+
+
+def _reason(found: dict[str, Any], loc: _yaml.Loc, document: _yaml.Document) -> str:
+    kind = found["type"]
+    if kind == "extra_forbidden":
+        return _unknown(str(loc[-1]), loc[:-1])
+    if kind == "missing":
+        return "is missing"
+    secret = loc[-1:] == ("secret",) or loc[-1:] == ("postgres",) or "kafka" in loc
+    shown = "" if secret or isinstance(found.get("input"), (dict, list)) else f"{document.shown(loc, found.get('input'))}: "
+    if kind == "value_error":
+        # Our own words; they hold the value, so they are used only where the file itself has it.
+        return _own_words(found, loc, document, secret=secret)
+    if kind == "literal_error":
+        expected = found["ctx"]["expected"]
+        options = [part.strip("' ") for part in expected.replace(" or ", ", ").split(",")]
+        near = nearest(str(found.get("input")), options)
+        return f"{shown}must be {expected}" + (f"; did you mean {near!r}?" if near else "")
+    if kind == "string_pattern_mismatch":
+        return f"{shown}use up to 64 letters, digits, '_' and '-', the first a letter or digit"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return "must be a mapping (key: value)"
+    if kind == "list_type":
+        return f"{shown}must be a list, such as [a, b]"
+    if kind == "too_short":
+        return "must not be empty"
+    if kind == "string_too_short":
+        return "must not be empty"
+    words = str(found["msg"])
+    return f"{shown}{words[:1].lower()}{words[1:]}"
+
+
+def _own_words(found: dict[str, Any], loc: _yaml.Loc, document: _yaml.Document, *, secret: bool) -> str:
+    said = str(found.get("ctx", {}).get("error", found["msg"]))
+    value = found.get("input")
+    if loc in document.written or secret:
+        # The value came from the environment: say what is wrong with it, not what it is.
+        return f"{document.written.get(loc, 'the value')}: what it holds is not right: {said.replace(repr(value), 'it')}"
+    return said
+
+
+def _unknown(key: str, above: _yaml.Loc) -> str:
+    here = _keys(above)
+    near = nearest(key, here)
+    if near:
+        return f"there is no such setting; did you mean {near!r}?"
+    elsewhere = [_yaml.dotted(loc) for loc in _all_keys(Settings, ()) if loc[-1] == key]
+    if elsewhere:
+        return f"there is no such setting here; did you mean {elsewhere[0]!r}?"
+    return f"there is no such setting; there are: {', '.join(sorted(here))}"
+
+
+def _keys(loc: _yaml.Loc) -> list[str]:
+    """The settings that may stand at a place."""
+    model: type[BaseModel] | None = Settings
+    for part in loc:
+        if isinstance(part, int) or model is None:
+            continue
+        model = next((_model_in(f.annotation) for n, f in model.model_fields.items() if (f.alias or n) == part), None)
+    return [field.alias or name for name, field in model.model_fields.items()] if model else []
+
+
+def _all_keys(model: type[BaseModel], above: _yaml.Loc) -> Iterator[_yaml.Loc]:
+    for name, field in model.model_fields.items():
+        loc = (*above, field.alias or name)
+        yield loc
+        below = _model_in(field.annotation)
+        if below is not None:
+            yield from _all_keys(below, loc)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that a type is, or holds (`list[Window]`, `Sessions | None`)."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for part in getattr(annotation, "__args__", ()):
+        found = _model_in(part)
+        if found is not None:
+            return found
+    return None
