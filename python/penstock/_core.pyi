@@ -6,13 +6,39 @@ interface and go out as objects that have `__arrow_c_stream__`.
 
 from collections.abc import Callable
 from os import PathLike
+from typing import final
 
 from penstock._typing import ArrowLike, ArrowSchemaExportable
+
+__all__ = [
+    "FEATURES",
+    "Contract",
+    "History",
+    "Merge",
+    "Table",
+    "__version__",
+    "aggregate_windows",
+    "audit",
+    "contract_diff",
+    "deduplicate",
+    "failpoints",
+    "generate",
+    "inspect",
+    "lake_log",
+    "read_lake",
+    "run_pipeline",
+    "scd2_merge",
+    "scd2_point",
+    "sessionize",
+    "validate",
+    "write_parquet",
+]
 
 __version__: str
 #: The Cargo features that this build has.
 FEATURES: list[str]
 
+@final
 class Contract:
     @staticmethod
     def load(
@@ -65,6 +91,7 @@ def aggregate_windows(
     aggregates: list[tuple[str, str]],
 ) -> Table: ...
 
+@final
 class Table:
     """Rows made by the engine; any Arrow library takes them as they are."""
 
@@ -77,6 +104,7 @@ class Table:
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
     def __arrow_c_schema__(self) -> object: ...
 
+@final
 class History:
     @staticmethod
     def from_rows(
@@ -107,6 +135,7 @@ class History:
     @property
     def change_points(self) -> int: ...
 
+@final
 class Merge:
     def history(self) -> Table: ...
     def upserts(self) -> Table: ...

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from penstock.cli import _common, audit, contract, demo, doctor, init, inspect, load, produce, quality, run
-from penstock.cli._common import EXIT_CODES, examples
+from penstock.cli._common import EXIT_CODES, ExitCode, examples
 
 _EPILOG = (
     "[bold]Exit codes[/bold]\n\n"
@@ -68,8 +68,11 @@ def main() -> NoReturn:
     """The command `penstock`: no traceback for a user's mistake."""
     try:
         app(prog_name="penstock")
-    except KeyboardInterrupt as error:
-        _common.fail(error)
+    except SystemExit as end:
+        # Typer ends an interrupted command so, without a word.
+        if end.code == ExitCode.INTERRUPTED:
+            _common.fail(KeyboardInterrupt())
+        raise
     except Exception as error:  # noqa: BLE001 - the one gate: whatever it is, people get a message and an exit code
         _common.fail(error)
     sys.exit(0)

@@ -76,6 +76,13 @@ class Output:
         if not self.as_json:
             self.console.print(*what)
 
+    def say(self, marked: str, *plain: str) -> None:
+        """Say something with markup, followed by text that is taken as it is: paths and names may hold brackets."""
+        if not self.as_json:
+            from rich.text import Text
+
+            self.console.print(Text.assemble(Text.from_markup(marked), *plain))
+
     def result(self, found: dict[str, Any]) -> None:
         """Say the result to programs; call it last."""
         if self.as_json:

@@ -54,7 +54,7 @@ def check(contract: ContractArgument, as_json: JsonOption = False) -> None:
     out = Output(as_json)
     loaded = _load(contract)
     found = loaded.explain()
-    out.print(f"[bold]{loaded.name}[/bold], {len(loaded.event_types)} event types, digest {loaded.digest[:16]}")
+    out.say("", f"{loaded.name}, {len(loaded.event_types)} event types, digest {loaded.digest[:16]}")
     rows = [
         (
             name,

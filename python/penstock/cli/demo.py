@@ -42,21 +42,21 @@ def demo(
 
     def show(step: Step) -> None:
         mark = {"ok": "[green]✓[/green]", "skipped": "[yellow]-[/yellow]", "failed": "[red]✗[/red]"}[step.status]
-        out.print(f"{mark} [bold]{step.name:<9}[/bold] {step.seconds:6.1f} s  {step.said}")
+        out.say(f"{mark} [bold]{step.name:<9}[/bold] {step.seconds:6.1f} s  ", step.said)
         for kind, what in step.tables:
             out.print(_table(kind, what))
 
     found = run.run(show)
     if found["ok"]:
-        out.print(
+        out.say(
             f"\n[green]Every one of {found['ledger']['consumed']:,} events is accounted for[/green], in "
-            f"{found['seconds']:.1f} s. Look around in [bold]{folder}[/bold]:\n"
-            f"  cd {folder}\n  penstock inspect pipeline.yaml\n  penstock contract check contract.yaml"
+            f"{found['seconds']:.1f} s. Look around:",
+            f"\n  cd {folder}\n  penstock inspect pipeline.yaml\n  penstock contract check contract.yaml",
         )
     else:
         out.print("\n[red]Something disagrees:[/red]")
         for line in found["disagreements"]:
-            out.print(f"  {line}")
+            out.say("  ", line)
     out.result(found)
     if not found["ok"]:
         raise typer.Exit(1)

@@ -35,11 +35,12 @@ def init(
     target = folder or Path(pipeline)
     written = copy_out(pipeline, target, force=force)
     (target / "in").mkdir(exist_ok=True)
-    out.print(f"{len(written)} files in [bold]{target}[/bold]. Next:")
-    out.print(
+    out.say(f"{len(written)} files in ", f"{target}. Next:")
+    out.say(
+        "",
         f"  cd {target}\n"
         f"  penstock produce {pipeline} --total-events 100000 --to in/events.jsonl\n"
         "  penstock run pipeline.yaml --until-caught-up\n"
-        "  penstock load pipeline.yaml"
+        "  penstock load pipeline.yaml",
     )
     out.result({"pipeline": pipeline, "folder": str(target), "files": [str(path) for path in written]})

@@ -74,6 +74,6 @@ def produce(
             raise SettingsError(f"--truth {place}: cannot be written ({error.strerror})") from None
     if not to_stdout:
         flaws = ", ".join(f"{name} {count:,}" for name, count in found["flaws"].items() if count)
-        out.print(f"{found['total']:,} events in [bold]{to}[/bold], the truth about them in {place}")
+        out.say(f"{found['total']:,} events in ", f"{to}, the truth about them in {place}")
         out.print(f"flaws: {flaws or 'none'}; duplicates {found['expected']['duplicate']:,}")
     out.result({"file": str(to), "truth_file": str(place) if place else None, **found})

@@ -46,7 +46,7 @@ def run(
     ledger = flow.run(until_caught_up=until_caught_up, max_epochs=max_epochs, progress=False if quiet else None)
     out.print(ledger_table(ledger))
     for line in ledger.unread:
-        out.print(f"[yellow]left unread, a last line without an end:[/yellow] {line}")
+        out.say("[yellow]left unread, a last line without an end:[/yellow] ", str(line))
     rate = f", {ledger.run.consumed / ledger.seconds:,.0f} events/s" if ledger.seconds > 0 else ""
     out.print(
         f"{'[green]balanced[/green]' if ledger.balanced else '[red]does not balance[/red]'}; "

@@ -1,0 +1,325 @@
+"""The command line: every command, `--json`, exit codes, and no traceback for a user's mistake."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import penstock
+from penstock.cli import _common
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = ("demo", "init", "produce", "run", "load", "quality", "audit", "inspect", "doctor", "contract")
+ENVIRONMENT = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb", "PENSTOCK_SLACK_WEBHOOK": ""}
+
+
+def cli(*arguments: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as users do."""
+    return subprocess.run(
+        [sys.executable, "-m", "penstock", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={key: value for key, value in os.environ.items() if key != "PENSTOCK_DEBUG"} | ENVIRONMENT | env,
+        timeout=240,
+        check=False,
+    )
+
+
+def ok(*arguments: object, cwd: Path | None = None) -> str:
+    done = cli(*arguments, cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def found(*arguments: object, cwd: Path | None = None) -> dict[str, Any]:
+    """The line of JSON with which a command ends; nothing else is on standard output."""
+    lines = ok(*arguments, "--json", cwd=cwd).splitlines()
+    assert len(lines) == 1
+    return dict(json.loads(lines[0]))
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ready-made pipeline, copied out, fed and run, as the quickstart has it."""
+    folder = tmp_path_factory.mktemp("cli") / "shop"
+    ok("init", "ecommerce", folder)
+    options = ("--total-events", 8_000, "--seed", 3, "--bad-data-rate", 0.02, "--start", "2024-12-15", "--span", "3d")
+    ok("produce", "ecommerce", *options, "--to", folder / "in/events.jsonl.gz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ledger(shop: Path) -> dict[str, Any]:
+    return found("run", "pipeline.yaml", "--until-caught-up", cwd=shop)
+
+
+def test_help() -> None:
+    page = ok("--help")
+    for command in COMMANDS:
+        assert re.search(rf"^│ {command} ", page, re.MULTILINE), command
+    for code, meaning in _common.EXIT_CODES.items():
+        assert f"{code.value}  {meaning}" in page
+    for command in (*COMMANDS[:-1], "contract check", "contract diff"):
+        page = ok(*command.split(), "--help")
+        assert "Examples" in page
+        assert f"penstock {command}" in page
+        assert "--json" in page
+    assert ok("--version").strip() == f"penstock {penstock.__version__}"
+
+
+def test_the_exit_codes_are_documented() -> None:
+    page = (ROOT / "docs/reference/cli.md").read_text()
+    table = dict(re.findall(r"^\| (\d+) \| ([^|]*) \|", page, flags=re.MULTILINE))
+    assert table == {str(code.value): meaning for code, meaning in _common.EXIT_CODES.items()}
+
+
+def test_completion() -> None:
+    assert "_PENSTOCK_COMPLETE" in ok("--show-completion", "bash") or "complete" in ok("--show-completion", "bash")
+
+
+def test_init_copies_all_that_is_needed(shop: Path, tmp_path: Path) -> None:
+    for name in ("pipeline.yaml", "contract.yaml", "schemas", "warehouse", "dbt/dbt_project.yml"):
+        assert (shop / name).exists(), name
+    assert not list(shop.glob("**/target"))
+    again = cli("init", "ecommerce", shop)
+    assert again.returncode == 2
+    assert "is there already" in again.stderr
+    told = found("init", "ecommerce", shop, "--force")
+    assert str(shop / "pipeline.yaml") in told["files"]
+    assert "penstock init ecommerce myshop" in cli("init", "myshop", cwd=tmp_path).stderr
+    assert "did you mean 'ecommerce'" in cli("init", "ecomerce", tmp_path).stderr
+
+
+def test_produce_tells_the_truth(shop: Path, tmp_path: Path) -> None:
+    truth = json.loads((shop / "in/events.jsonl.gz.truth.json").read_text())
+    assert truth["total"] == 8_000
+    file = tmp_path / "e.jsonl"
+    told = found("produce", "ecommerce", "--total-events", 500, "--to", file, "--truth", tmp_path / "t.json")
+    assert told["expected"] == json.loads((tmp_path / "t.json").read_text())["expected"]
+    assert sum(1 for _ in file.open("rb")) == told["total"] == 500
+    command = [sys.executable, "-m", "penstock", "produce", "ecommerce", "--total-events", "500", "--to", "-"]
+    assert subprocess.run(command, capture_output=True, check=True).stdout == file.read_bytes()
+    for wrong in (
+        ("--bad-data-rate", "2"),
+        ("--start", "soon"),
+        ("--span", "1"),
+        ("--span", "1d", "--events-per-second", "3"),
+    ):
+        done = cli("produce", "ecommerce", "--to", file, *wrong)
+        assert done.returncode == 2, wrong
+        assert "Traceback" not in done.stderr
+
+
+def test_run_ends_with_the_ledger(shop: Path, ledger: dict[str, Any]) -> None:
+    truth = json.loads((shop / "in/events.jsonl.gz.truth.json").read_text())["expected"]
+    for name in ("consumed", "silver", "rejected", "duplicate", "late", "rejected_by_code"):
+        assert ledger[name] == truth[name], name
+    assert (ledger["balanced"], ledger["pending"]) == (True, 0)
+    assert ledger["run"]["consumed"] == ledger["consumed"]
+    page = ok("run", "pipeline.yaml", "--until-caught-up", cwd=shop)
+    assert "balanced" in page
+    assert f"{truth['silver']:,}" in page
+
+
+def test_audit(shop: Path, ledger: dict[str, Any], tmp_path: Path) -> None:
+    told = found("audit", shop)
+    assert {name: told[name] for name in ("consumed", "silver", "rejected", "balanced")} == {
+        "consumed": ledger["consumed"],
+        "silver": ledger["silver"],
+        "rejected": ledger["rejected"],
+        "balanced": True,
+    }
+    assert "everything agrees" in ok("audit", shop)
+    copy = tmp_path / "shop"
+    subprocess.run(["cp", "-r", str(shop), str(copy)], check=True)
+    victim = next((copy / "lake/silver/events").glob("*/*.parquet"))
+    victim.unlink()
+    done = cli("audit", copy)
+    assert done.returncode in (1, 3), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_inspect(shop: Path, ledger: dict[str, Any]) -> None:
+    told = found("inspect", shop)
+    assert told["layers"]["silver/events"]["rows"] == ledger["silver"]
+    assert "silver/events" in ok("inspect", shop)
+
+
+def test_load_and_quality(shop: Path, ledger: dict[str, Any]) -> None:
+    assert found("load", shop)["inserted"] == ledger["silver"]
+    for day in ("2024-12-17", "2024-12-25"):
+        done = cli("quality", shop, "--date", day, "--json")
+        report = json.loads(done.stdout)
+        assert done.returncode == (0 if report["passed"] else 1)
+    assert not report["passed"], "there is no event on that day"
+
+
+def test_doctor(shop: Path, tmp_path: Path) -> None:
+    told = found("doctor", shop)
+    names = {check["name"] for check in told["checks"]}
+    assert told["ok"]
+    assert {
+        "Python",
+        "engine",
+        "duckdb",
+        "airflow",
+        "dbt",
+        "lake",
+        "warehouse",
+        "contract",
+        "space for the lake",
+    } <= names
+    assert all(check["remedy"] for check in told["checks"] if not check["ok"])
+    (tmp_path / "pipeline.yaml").write_text((shop / "pipeline.yaml").read_text().replace("sessions:", "sesions:"))
+    done = cli("doctor", tmp_path)
+    assert done.returncode == 1
+    assert "did you mean 'sessions'" in " ".join(done.stdout.split())
+
+
+def test_contract_check_and_diff(shop: Path, tmp_path: Path) -> None:
+    told = found("contract", "check", "ecommerce")
+    assert told["valid"]
+    assert told["event_types"]["purchase"]["versions"]["v1"]["path"] == "fast"
+    assert "purchase" in ok("contract", "check", shop / "contract.yaml")
+    assert found("contract", "diff", "ecommerce", shop / "contract.yaml")["full"]
+    changed = tmp_path / "new"
+    subprocess.run(["cp", "-r", str(shop / "schemas"), str(changed)], check=True)
+    schema = json.loads((changed / "purchase.v1.json").read_text())
+    schema["required"].append("voucher")
+    (changed / "purchase.v1.json").write_text(json.dumps(schema))
+    (tmp_path / "new.yaml").write_text((shop / "contract.yaml").read_text().replace("schemas/", "new/"))
+    assert found("contract", "diff", "ecommerce", tmp_path / "new.yaml")["changes"]
+    done = cli("contract", "diff", "ecommerce", tmp_path / "new.yaml", "--require", "full")
+    assert done.returncode == 1
+    assert "/voucher" in done.stdout
+    (changed / "purchase.v1.json").write_text('{\n  "type": "objekt"\n}')
+    done = cli("contract", "check", tmp_path / "new.yaml")
+    assert done.returncode == 2
+    assert re.search(r"purchase\.v1\.json:2: .*objekt", done.stderr), done.stderr
+
+
+MISTAKES: list[tuple[list[str], int, str]] = [
+    (["runn"], 2, "Did you mean 'run'?"),
+    (["run", "ecomerce"], 2, "did you mean 'ecommerce'?"),
+    (["run", "none.yaml"], 2, "there is no such file"),
+    (["run", "{shop}", "--until-caughtup"], 2, "--until-caught-up"),
+    (["run", "{shop}", "--set", "sessions.gpa=1m"], 2, "did you mean 'gap'?"),
+    (["run", "{shop}", "--set", "sessions"], 2, "write it as name=value"),
+    (
+        ["run", "{shop}", "--until-caught-up", "--set", "contract=none.yaml"],
+        2,
+        "none.yaml: the contract cannot be read",
+    ),
+    (["run", "{shop}", "--until-caught-up", "--set", "lake=pipeline.yaml"], 3, "pipeline.yaml"),
+    (["audit", "{shop}", "--set", "lake=nowhere"], 3, "there is no such folder"),
+    (["inspect", "{shop}", "--set", "lake=nowhere"], 3, "there is no such folder"),
+    (["load", "{shop}", "--date", "yesterday"], 2, "YYYY-MM-DD"),
+    (["quality", "{shop}", "--slack-webhook", "T0SECRET"], 2, "this is not an http(s) address"),
+    (["contract", "check", "none.yaml"], 2, "there is no such file"),
+    (["produce", "shop", "--to", "x.jsonl"], 2, "nobody knows how to make such events"),
+    (["produce", "ecommerce", "--to", "no/such/folder/x.jsonl"], 3, "no/such/folder"),
+    (["demo", "--dir", "{shop}"], 2, "no demo made it"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "said"), MISTAKES, ids=lambda value: str(value)[:60])
+def test_a_mistake_is_said_without_a_traceback(
+    shop: Path, ledger: dict[str, Any], tmp_path: Path, arguments: list[str], code: int, said: str
+) -> None:
+    done = cli(*(part.format(shop=shop) for part in arguments), cwd=tmp_path)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert said in " ".join(done.stderr.split()), done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "T0SECRET" not in done.stderr
+
+
+def test_an_error_as_json(shop: Path) -> None:
+    done = cli("audit", shop, "--set", "lake=nowhere", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["exit_code"], told["error"]["type"]) == (3, 3, "LakeError")
+    assert "nowhere" in told["error"]["message"]
+
+
+def test_debug_shows_the_traceback(shop: Path) -> None:
+    done = cli("audit", shop, "--set", "lake=nowhere", PENSTOCK_DEBUG="1")
+    assert done.returncode == 3
+    assert "Traceback" in done.stderr
+
+
+@contextlib.contextmanager
+def stopped(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupted_run_goes_on_later(shop: Path, tmp_path: Path, name: str) -> None:
+    """Without --until-caught-up a run goes on for ever, so that only the signal can end it."""
+    lake = f"lake={tmp_path / 'lake'}"
+    command = [sys.executable, "-m", "penstock", "run", str(shop), "--set", lake, "--set", "epoch.max_wait=100ms"]
+    # Whatever happens, the run does not outlive the test.
+    with stopped(subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)) as run:
+        deadline = time.monotonic() + 60
+        while run.poll() is None and not list(tmp_path.glob("lake/_penstock/**/*.commit")):
+            assert time.monotonic() < deadline, "no commit"
+        run.send_signal(getattr(signal, name))
+        _, said = run.communicate(timeout=60)
+    assert run.returncode == 130, said
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    told = found("run", shop, "--until-caught-up", "--set", lake)
+    assert (told["balanced"], told["pending"]) == (True, 0)
+    assert found("audit", shop, "--set", lake)["balanced"]
+
+
+def test_the_demo(tmp_path: Path) -> None:
+    """All of it, dbt too; and again over itself."""
+    folder = tmp_path / "demo"
+    told = found("demo", "--events", 20_000, "--dir", folder)
+    assert told["ok"], told["disagreements"]
+    steps = {step["name"]: step["status"] for step in told["steps"]}
+    assert steps == dict.fromkeys(("produce", "run", "load", "dbt", "quality", "audit"), "ok")
+    assert told["ledger"]["consumed"] == told["truth"]["total"] == 20_000
+    assert found("audit", folder)["balanced"]
+
+
+def test_the_demo_without_dbt_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without/sitecustomize.py").write_text("import sys\nsys.modules['dbt'] = None\n")
+    done = cli("demo", "--events", 20_000, "--dir", tmp_path / "demo", PYTHONPATH=str(tmp_path / "without"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert 'pip install "penstock[dbt]"' in " ".join(done.stdout.split())
+    assert "is accounted for" in done.stdout
+
+
+def test_the_demo_notices_what_disagrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from penstock import demo
+
+    def lies(*arguments: Any, **options: Any) -> dict[str, Any]:
+        truth = penstock_generate(*arguments, **options)
+        truth["expected"]["duplicate"] += 1
+        return truth
+
+    penstock_generate = demo.generate
+    monkeypatch.setattr(demo, "generate", lies)
+    monkeypatch.setattr(demo, "_importable", lambda _: False)
+    told = demo.Demo("ecommerce", tmp_path / "demo", events=5_000, seed=1, progress=False).run()
+    assert not told["ok"]
+    assert any(line.startswith("ledger, duplicate") for line in told["disagreements"])
