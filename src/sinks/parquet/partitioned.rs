@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{max, min, take_record_batch};
-use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
 use bytes::Bytes;
 use rayon::prelude::*;
 
@@ -267,9 +267,23 @@ fn timestamp() -> arrow::datatypes::DataType {
 
 /// These rows of a batch, in this order.
 fn select(batch: &RecordBatch, rows: Vec<u32>) -> Result<RecordBatch> {
+    let few = rows.len() < batch.num_rows() / 4;
     let consecutive = rows.windows(2).all(|w| w[1] == w[0] + 1);
-    match rows.first() {
-        Some(first) if consecutive => Ok(batch.slice(*first as usize, rows.len())),
-        _ => Ok(take_record_batch(batch, &UInt32Array::from(rows))?),
-    }
+    let selected = match rows.first() {
+        Some(first) if consecutive => batch.slice(*first as usize, rows.len()),
+        _ => take_record_batch(batch, &UInt32Array::from(rows))?,
+    };
+    if few { of_its_own(&selected) } else { Ok(selected) }
+}
+
+/// The same rows with text of their own: a few that wait must not keep all the text alive that was read with them.
+fn of_its_own(batch: &RecordBatch) -> Result<RecordBatch> {
+    let own = |column: &ArrayRef| -> ArrayRef {
+        match column.data_type() {
+            DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
+            DataType::Utf8View => Arc::new(column.as_string_view().gc()),
+            _ => Arc::clone(column),
+        }
+    };
+    Ok(RecordBatch::try_new(batch.schema(), batch.columns().iter().map(own).collect())?)
 }
