@@ -66,6 +66,7 @@ lint: $(CORE) ## Check format, lints and types of Rust and Python
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	MYPYPATH=python $(BIN)/python -m mypy.stubtest penstock._core --ignore-disjoint-bases
+	cd dbt && ../$(BIN)/dbt --quiet parse --profiles-dir .
 
 .PHONY: format
 format: $(DEPS) ## Format Rust and Python, and mend what the linter can mend

@@ -54,7 +54,9 @@ pub enum Error {
         reason: String,
     },
     /// A newer run took the pipeline over.
-    #[error("this run (term {ours}) was replaced by a newer one: term {theirs}, {holder}. Nothing was lost: the newer run goes on from the last commit")]
+    #[error(
+        "this run (term {ours}) was replaced by a newer one: term {theirs}, {holder}. Nothing was lost: the newer run goes on from the last commit"
+    )]
     Superseded {
         /// Our term.
         ours: u64,

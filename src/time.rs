@@ -30,7 +30,10 @@ pub fn parse_duration(name: &str, text: &str) -> Result<i64> {
     };
     let parsed = digits.parse::<i64>().ok().filter(|_| scale > 0).and_then(|n| n.checked_mul(scale));
     parsed.ok_or_else(|| {
-        Error::settings(name, format!("'{text}' is no duration; write a whole number and a unit: us, ms, s, m, h or d ('30m')"))
+        Error::settings(
+            name,
+            format!("'{text}' is no duration; write a whole number and a unit: us, ms, s, m, h or d ('30m')"),
+        )
     })
 }
 

@@ -6,13 +6,16 @@ interface and go out as objects that have `__arrow_c_stream__`.
 
 from collections.abc import Callable
 from os import PathLike
+from typing import final
 
 from penstock._typing import ArrowLike, ArrowSchemaExportable
 
+__all__: list[str]
 __version__: str
 #: The Cargo features that this build has.
 FEATURES: list[str]
 
+@final
 class Contract:
     @staticmethod
     def load(
@@ -65,6 +68,7 @@ def aggregate_windows(
     aggregates: list[tuple[str, str]],
 ) -> Table: ...
 
+@final
 class Table:
     """Rows made by the engine; any Arrow library takes them as they are."""
 
@@ -77,6 +81,7 @@ class Table:
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
     def __arrow_c_schema__(self) -> object: ...
 
+@final
 class History:
     @staticmethod
     def from_rows(
@@ -107,6 +112,7 @@ class History:
     @property
     def change_points(self) -> int: ...
 
+@final
 class Merge:
     def history(self) -> Table: ...
     def upserts(self) -> Table: ...
