@@ -10,7 +10,30 @@ from typing import final
 
 from penstock._typing import ArrowLike, ArrowSchemaExportable
 
-__all__: list[str]
+__all__ = [
+    "FEATURES",
+    "Contract",
+    "History",
+    "Merge",
+    "Table",
+    "__version__",
+    "aggregate_windows",
+    "audit",
+    "contract_diff",
+    "deduplicate",
+    "failpoints",
+    "generate",
+    "inspect",
+    "lake_log",
+    "read_lake",
+    "run_pipeline",
+    "scd2_merge",
+    "scd2_point",
+    "sessionize",
+    "validate",
+    "write_parquet",
+]
+
 __version__: str
 #: The Cargo features that this build has.
 FEATURES: list[str]
