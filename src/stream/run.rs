@@ -10,7 +10,7 @@ use super::runner::Runner;
 use super::spec::{DurabilitySpec, PipelineSpec, Shape, SourceSpec};
 use super::store::{Clock, FixedClock, SystemClock};
 use crate::contract::{Contract, Limits};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lake::{Durability, Lake, LakeOptions};
 use crate::sources::files::{Files, FilesSettings};
 use crate::sources::{Source, Unread};
@@ -155,6 +155,12 @@ pub fn run(
     let contract = contract_of(&spec.contract_text, &spec.contract_path, &shape)?.with_secret(secret);
     // Settings that cannot work are found before the term is taken: a mistyped retry must not stop a good run.
     Operators::new(&shape, &contract.schema())?;
+    if contract.needs_secret() && secret.is_none() {
+        return Err(Error::settings(
+            "secret",
+            "the contract hashes personal properties; give the secret to do it with",
+        ));
+    }
     let mut source = open_source(spec, options)?;
     let mut runner = Runner::new(&lake, clock.as_ref(), spec, shape, contract, secret, observer)?;
     runner.run(source.as_mut(), options)

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use sha2::{Digest, Sha256};
+
 use super::epoch::{Epoch, Names, judge_all};
 use super::gather::{finish_partitions, observe, take_all, waiting};
 use super::journal::{Journal, parse_key};
@@ -125,6 +127,15 @@ impl<'a> Runner<'a> {
         if let Some(plan) = head.plan {
             let same = plan.contract == self.digest && plan.shape == self.shape;
             let contract = if same { self.contract.clone() } else { self.pinned_contract(&plan)? };
+            if plan.secret != fingerprint(&contract, self.secret) {
+                return Err(Error::settings(
+                    "secret",
+                    format!(
+                        "epoch {} was planned with another secret; give it once more to finish that epoch",
+                        plan.number
+                    ),
+                ));
+            }
             let mut operators = self.operators(&plan.shape, &contract, &at.state)?;
             if !self.run_plan(source, &plan, &contract, &mut operators, &mut at)? {
                 return Ok(None);
@@ -215,6 +226,7 @@ impl<'a> Runner<'a> {
                 idle_watermark: quiet.watermark,
                 contract: self.digest.clone(),
                 shape: shape.clone(),
+                secret: fingerprint(&contract, self.secret),
                 unread,
             };
             failpoint::pass("plan.before")?;
@@ -292,4 +304,11 @@ impl<'a> Runner<'a> {
 /// Whether the end of the input would change anything.
 fn flushable(operators: &Operators) -> bool {
     operators.watermark.highest().is_some_and(|h| operators.watermark.current().is_none_or(|w| w <= h))
+}
+
+/// What tells one secret from another without giving it away.
+fn fingerprint(contract: &Contract, secret: Option<&[u8]>) -> Option<String> {
+    let secret = secret.filter(|_| contract.needs_secret())?;
+    let digest = Sha256::new().chain_update(b"penstock secret fingerprint").chain_update(secret).finalize();
+    Some(digest[..8].iter().map(|b| format!("{b:02x}")).collect())
 }
