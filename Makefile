@@ -50,13 +50,13 @@ test-python: $(CORE) ## The package's tests alone (ARGS="-k cli" picks some)
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: soak
-soak: $(DEPS) ## Kill the run thousands of times (about an hour; KILLS=5000)
-	PENSTOCK_KILLS=$${KILLS:-5000} cargo test --locked --profile fast --test kill -- --nocapture
+soak: $(CORE) ## Kill runs at thousands of random moments and compare with one that was never killed (KILLS=5000)
+	PENSTOCK_KILLS=$${KILLS:-5000} $(BIN)/python -m pytest tests/test_crash.py -k random -s --timeout 0 $(ARGS)
 
 .PHONY: bench
 bench: $(CORE) ## Measure: each kernel, and whole runs side by side with Polars and DuckDB
-	cargo bench --locked
-	$(BIN)/python benches/compare.py $(ARGS)
+	cargo bench --locked --profile $(PROFILE)
+	$(BIN)/python benches/compare/run.py $(ARGS)
 
 .PHONY: lint
 lint: $(CORE) ## Check format, lints and types of Rust and Python
@@ -66,6 +66,7 @@ lint: $(CORE) ## Check format, lints and types of Rust and Python
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	MYPYPATH=python $(BIN)/python -m mypy.stubtest penstock._core --ignore-disjoint-bases
+	cd dbt && ../$(BIN)/dbt --quiet parse --profiles-dir .
 
 .PHONY: format
 format: $(DEPS) ## Format Rust and Python, and mend what the linter can mend

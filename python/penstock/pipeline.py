@@ -145,13 +145,35 @@ class Pipeline:
         return Ledger.of(json.loads(found))
 
     def audit(self) -> Audit:
-        """Count the ledger again from the files, the log and the state.
+        """Count the ledger again from the files, the log and the state, and the warehouse where one was loaded.
 
         Raises:
             LakeError: The lake is not there, or has no such pipeline.
             CheckpointError: The log, or a file that it names, is missing or damaged.
+            WarehouseError: The warehouse cannot be opened.
         """
-        return Audit.of(json.loads(_core.audit(json.dumps(self.spec()))))
+        found = json.loads(_core.audit(json.dumps(self.spec())))
+        warehouse = self._audit_warehouse()
+        if warehouse is not None:
+            found["warehouse"] = warehouse
+            counts = f"{warehouse['silver']} rows, {warehouse['facts']} facts, {warehouse['duplicates']} kept aside"
+            wrong = f"{warehouse['missing']} missing, {warehouse['surplus']} surplus, {warehouse['astray']} astray"
+            check = {"name": "Silver = the warehouse", "passed": warehouse["balanced"], "detail": f"{counts}; {wrong}"}
+            found["checks"].append(check)
+            found["balanced"] = found["balanced"] and warehouse["balanced"]
+        return Audit.of(found)
+
+    def _audit_warehouse(self) -> dict[str, Any] | None:
+        """The warehouse against the lake; none where there is none yet."""
+        from pathlib import Path
+
+        spec = self.spec()
+        place = (spec.get("warehouse") or {}).get("duckdb")
+        if not place or not self.file.tables or not Path(place).exists():
+            return None
+        from penstock.warehouse import audit
+
+        return audit(spec).as_dict()
 
     def inspect(self, *, epochs: int = 10) -> Inspection:
         """Look at it from outside, also while it runs: term, epochs, watermark, partitions, state, layers.

@@ -87,6 +87,9 @@ impl Lake {
     /// [`Error::Lake`] when the folder cannot be used, naming it; [`Error::Settings`] for a URL of another kind.
     pub fn open(url: &str, options: &LakeOptions) -> Result<Self> {
         let place = match url.split_once("://") {
+            None if url.is_empty() => {
+                return Err(Error::settings("lake", "is empty; name a folder or s3://bucket/prefix"));
+            }
             None => Place::Folder(Folder::open(PathBuf::from(url), options)?),
             Some(("file", path)) => Place::Folder(Folder::open(PathBuf::from(path), options)?),
             Some(("s3" | "s3a", _)) => Place::Bucket(Remote::open(url, options)?),

@@ -88,6 +88,7 @@ fn a_place_that_is_no_folder_is_named() {
     let read = LakeOptions { create: false, ..LakeOptions::default() };
     assert!(reason(Lake::open(folder.path().join("none").to_str().unwrap(), &read)).contains("no such folder"));
     assert!(reason(Lake::open("gs://x", &read)).contains("s3://"));
+    assert!(reason(Lake::open("", &read)).contains("name a folder"));
     // A file where a layer should be, and a folder where a file should be.
     let lake = lake(folder.path(), Durability::Disk);
     assert!(reason(lake.put("file/date=x/y", Bytes::new())).contains("not a folder"));

@@ -94,6 +94,9 @@ pub struct Plan {
     pub contract: String,
     /// The settings that shape rows.
     pub shape: Shape,
+    /// The fingerprint of the secret that personal properties are hashed with, where the contract has such.
+    #[serde(default)]
+    pub secret: Option<String>,
     /// Lines that were left unread because they have no end yet.
     #[serde(default)]
     pub unread: Vec<Unread>,

@@ -5,13 +5,16 @@
 //! store and the clock by trait.
 
 pub mod audit;
+mod commit;
 mod epoch;
+mod gather;
 pub mod inspect;
 pub mod journal;
 pub mod ledger;
 pub mod log;
 mod operators;
 pub mod run;
+mod runner;
 pub mod spec;
 pub mod state;
 pub mod store;

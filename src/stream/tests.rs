@@ -87,6 +87,7 @@ fn plan(number: u64, term: &super::log::Term) -> Plan {
         idle_watermark: None,
         contract: "c".into(),
         shape: shape(),
+        secret: None,
         unread: vec![],
     }
 }

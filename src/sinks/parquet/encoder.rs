@@ -76,6 +76,11 @@ impl Encoder {
         })
     }
 
+    /// How many columns it has.
+    pub fn columns(&self) -> usize {
+        self.columns.len()
+    }
+
     /// How many rows it has.
     pub fn rows(&self) -> usize {
         self.rows

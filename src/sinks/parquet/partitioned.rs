@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{max, min, take_record_batch};
-use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
 use bytes::Bytes;
 use rayon::prelude::*;
 
@@ -16,6 +16,10 @@ use crate::time::DAY;
 
 /// A partition with fewer rows waits with encoding: thousands of small ones must not hold an encoder each.
 const PATIENCE: usize = 16 << 10;
+/// So many rows wait at most, in all partitions together.
+const WAITING: usize = 256 << 10;
+/// What an encoder takes for each column before it holds anything, about.
+const OVERHEAD: usize = 4 << 10;
 
 /// A file that is ready to be put.
 #[derive(Debug, Clone)]
@@ -40,13 +44,16 @@ pub struct PartitionedWriter {
     settings: ParquetSettings,
     time: Option<usize>,
     partitions: BTreeMap<Partition, Slot>,
+    /// Rows that wait for being encoded.
+    waiting: usize,
 }
 
 /// What one partition has.
 #[derive(Default)]
 struct Slot {
     waiting: Vec<RecordBatch>,
-    waiting_rows: usize,
+    /// The rows that wait.
+    rows: usize,
     encoder: Option<Encoder>,
     times: Times,
     full: Vec<(Bytes, u64, Times)>,
@@ -63,7 +70,7 @@ impl PartitionedWriter {
     pub fn new(schema: &SchemaRef, settings: &ParquetSettings) -> Self {
         let time = schema.index_of(&settings.time_column).ok();
         let time = time.filter(|&i| *schema.field(i).data_type() == timestamp());
-        Self { schema: Arc::clone(schema), settings: settings.clone(), time, partitions: BTreeMap::new() }
+        Self { schema: Arc::clone(schema), settings: settings.clone(), time, partitions: BTreeMap::new(), waiting: 0 }
     }
 
     /// Whether nothing was written.
@@ -88,14 +95,16 @@ impl PartitionedWriter {
             self.partitions.insert(partition.clone(), Slot::default());
         }
         let Some(slot) = self.partitions.get_mut(partition) else { return Ok(()) };
-        if let Some(time) = self.time {
-            let times = batch.column(time).as_primitive::<TimestampMicrosecondType>();
-            slot.times = slot.times.with(min(times), max(times));
-        }
-        slot.waiting_rows += batch.num_rows();
+        slot.rows += batch.num_rows();
         slot.waiting.push(batch.clone());
-        if slot.waiting_rows >= PATIENCE || slot.encoder.is_some() {
-            slot.encode(&self.schema, &self.settings)?;
+        self.waiting += batch.num_rows();
+        if slot.rows >= PATIENCE || slot.encoder.is_some() {
+            self.waiting -= slot.encode(&self.schema, self.time, &self.settings)?;
+        }
+        while self.waiting > WAITING {
+            // So many partitions that none has much: the one with most has to go first.
+            let Some(slot) = self.partitions.values_mut().max_by_key(|slot| slot.rows) else { break };
+            self.waiting -= slot.encode(&self.schema, self.time, &self.settings)?;
         }
         Ok(())
     }
@@ -150,9 +159,10 @@ impl PartitionedWriter {
     /// # Errors
     /// [`Error::Data`] when they cannot be encoded.
     pub fn close_all(&mut self) -> Result<()> {
-        let (schema, settings) = (&self.schema, &self.settings);
+        let (schema, time, settings) = (&self.schema, self.time, &self.settings);
         let mut slots: Vec<_> = self.partitions.values_mut().collect();
-        slots.par_iter_mut().with_max_len(1).try_for_each(|slot| slot.close(schema, settings))
+        self.waiting = 0;
+        slots.par_iter_mut().with_max_len(1).try_for_each(|slot| slot.close(schema, time, settings).map(|_| ()))
     }
 
     /// The files that are full already; those of a long table need not be kept till the end.
@@ -167,7 +177,10 @@ impl PartitionedWriter {
     /// [`Error::Data`] when it cannot be encoded.
     pub fn close_largest(&mut self) -> Result<()> {
         match self.partitions.values_mut().max_by_key(|slot| slot.bytes()) {
-            Some(slot) => slot.close(&self.schema, &self.settings),
+            Some(slot) => {
+                self.waiting -= slot.close(&self.schema, self.time, &self.settings)?;
+                Ok(())
+            }
             None => Ok(()),
         }
     }
@@ -195,7 +208,8 @@ impl PartitionedWriter {
 }
 
 impl Slot {
-    fn encode(&mut self, schema: &SchemaRef, settings: &ParquetSettings) -> Result<()> {
+    /// Encodes the rows that wait; how many they were.
+    fn encode(&mut self, schema: &SchemaRef, time: Option<usize>, settings: &ParquetSettings) -> Result<usize> {
         for batch in std::mem::take(&mut self.waiting) {
             let mut from = 0;
             while from < batch.num_rows() {
@@ -204,33 +218,38 @@ impl Slot {
                     none => none.insert(Encoder::new(schema, settings)?),
                 };
                 let rows = (batch.num_rows() - from).min(settings.file_rows.max(1) - encoder.rows());
-                encoder.write(&batch.slice(from, rows))?;
+                let slice = batch.slice(from, rows);
+                encoder.write(&slice)?;
+                if let Some(time) = time {
+                    let times = slice.column(time).as_primitive::<TimestampMicrosecondType>();
+                    self.times = self.times.with(min(times), max(times));
+                }
                 from += rows;
                 if encoder.rows() >= settings.file_rows || encoder.bytes() >= settings.file_bytes {
                     self.finish_file()?;
                 }
             }
         }
-        self.waiting_rows = 0;
-        Ok(())
+        Ok(std::mem::take(&mut self.rows))
     }
 
-    fn close(&mut self, schema: &SchemaRef, settings: &ParquetSettings) -> Result<()> {
-        self.encode(schema, settings)?;
-        self.finish_file()
+    fn close(&mut self, schema: &SchemaRef, time: Option<usize>, settings: &ParquetSettings) -> Result<usize> {
+        let rows = self.encode(schema, time, settings)?;
+        self.finish_file()?;
+        Ok(rows)
     }
 
     fn finish_file(&mut self) -> Result<()> {
         if let Some(encoder) = self.encoder.take() {
             let rows = encoder.rows() as u64;
-            self.full.push((encoder.finish()?, rows, self.times));
+            self.full.push((encoder.finish()?, rows, std::mem::take(&mut self.times)));
         }
         Ok(())
     }
 
     fn bytes(&self) -> usize {
         let full: usize = self.full.iter().map(|(bytes, ..)| bytes.len()).sum();
-        full + self.encoder.as_ref().map_or(0, Encoder::bytes)
+        full + self.encoder.as_ref().map_or(0, |e| e.bytes() + e.columns() * OVERHEAD)
     }
 }
 
@@ -248,9 +267,23 @@ fn timestamp() -> arrow::datatypes::DataType {
 
 /// These rows of a batch, in this order.
 fn select(batch: &RecordBatch, rows: Vec<u32>) -> Result<RecordBatch> {
+    let few = rows.len() < batch.num_rows() / 4;
     let consecutive = rows.windows(2).all(|w| w[1] == w[0] + 1);
-    match rows.first() {
-        Some(first) if consecutive => Ok(batch.slice(*first as usize, rows.len())),
-        _ => Ok(take_record_batch(batch, &UInt32Array::from(rows))?),
-    }
+    let selected = match rows.first() {
+        Some(first) if consecutive => batch.slice(*first as usize, rows.len()),
+        _ => take_record_batch(batch, &UInt32Array::from(rows))?,
+    };
+    if few { of_its_own(&selected) } else { Ok(selected) }
+}
+
+/// The same rows with text of their own: a few that wait must not keep all the text alive that was read with them.
+fn of_its_own(batch: &RecordBatch) -> Result<RecordBatch> {
+    let own = |column: &ArrayRef| -> ArrayRef {
+        match column.data_type() {
+            DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
+            DataType::Utf8View => Arc::new(column.as_string_view().gc()),
+            _ => Arc::clone(column),
+        }
+    };
+    Ok(RecordBatch::try_new(batch.schema(), batch.columns().iter().map(own).collect())?)
 }

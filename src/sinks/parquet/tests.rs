@@ -78,7 +78,21 @@ fn days_become_partitions_and_large_files_parts() {
         ]
     );
     assert_eq!((files[4].min_time, files[4].max_time), (Some(2 * DAY), Some(2 * DAY + DAY / 4)));
+    assert_eq!((files[1].min_time, files[1].max_time), (Some(DAY * 3 / 4), Some(DAY * 3 / 4)));
     assert_eq!(read(&files[4].bytes), rows(8, 2));
+}
+
+#[test]
+fn many_small_partitions_do_not_wait_without_end() {
+    let mut writer = PartitionedWriter::new(&table(), &ParquetSettings::default());
+    let partitions: Vec<_> = (0..40).map(Partition::day).collect();
+    for i in 0..40 {
+        let groups: Vec<u32> = (0..10_000).map(|row| row % 40).collect();
+        writer.write_grouped(&rows(i * 10_000, 10_000), &groups, &partitions).unwrap();
+    }
+    assert!(writer.bytes() > 0);
+    let files = writer.finish(&name).unwrap();
+    assert_eq!(files.iter().map(|f| (f.rows, read(&f.bytes).num_rows())).collect::<Vec<_>>(), [(10_000, 10_000); 40]);
 }
 
 #[test]

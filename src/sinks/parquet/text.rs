@@ -139,6 +139,15 @@ impl TextColumn {
         if !self.nullable && array.null_count() > 0 {
             return Err(Error::Data(format!("column '{}' has nulls and may not", self.column.name())));
         }
+        // Parquet counts the length of a value in 31 bits; only these arrays can have a longer one.
+        let offsets = match array.data_type() {
+            DataType::LargeUtf8 => array.as_string::<i64>().value_offsets(),
+            DataType::LargeBinary => array.as_binary::<i64>().value_offsets(),
+            _ => &[],
+        };
+        if offsets.windows(2).any(|w| w[1] - w[0] > i64::from(i32::MAX)) {
+            return Err(Error::Data(format!("column '{}' has a value of 2 GiB or more", self.column.name())));
+        }
         match array.data_type() {
             DataType::Utf8 => self.write_values(array, array.as_string::<i32>()),
             DataType::LargeUtf8 => self.write_values(array, array.as_string::<i64>()),
@@ -168,7 +177,7 @@ impl TextColumn {
                 while row < stop && self.plain.len() - ROOM < self.options.page_bytes {
                     if nulls.is_none_or(|n| n.is_valid(row)) {
                         let value = values.value(row);
-                        self.push_plain(value.as_ref())?;
+                        self.push_plain(value.as_ref());
                     }
                     row += 1;
                 }
@@ -185,11 +194,8 @@ impl TextColumn {
     }
 
     #[inline]
-    fn push_plain(&mut self, value: &[u8]) -> Result<()> {
-        // Parquet counts the length of a value in 31 bits.
-        let length = i32::try_from(value.len())
-            .map_err(|_| Error::Data(format!("column '{}' has a value of 2 GiB or more", self.column.name())))?;
-        self.plain.extend_from_slice(&length.to_le_bytes());
+    fn push_plain(&mut self, value: &[u8]) {
+        self.plain.extend_from_slice(&(value.len() as u32).to_le_bytes());
         if self.options.statistics {
             let span = (self.plain.len(), self.plain.len() + value.len());
             match &mut self.plain_bounds {
@@ -201,7 +207,6 @@ impl TextColumn {
         }
         self.plain.extend_from_slice(value);
         self.plain_values += 1;
-        Ok(())
     }
 
     /// Closes the page that has begun.

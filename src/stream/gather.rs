@@ -1,0 +1,162 @@
+//! What goes into an epoch: read, judged and taken through the operators until it is full or nothing more is there.
+
+use super::epoch::{Epoch, Judgment, judge_all};
+use super::log::{Plan, Tick};
+use super::operators::Operators;
+use super::run::{Event, RunOptions};
+use super::runner::{POLL, Runner};
+use crate::contract::Contract;
+use crate::error::Result;
+use crate::failpoint;
+use crate::sources::{PartitionStatus, Progress, Source, Want};
+
+/// How much is read at once, in bytes: a few pieces, so that every core has one to judge.
+const BURST_BYTES: usize = 8 << 20;
+
+/// Partitions that nothing comes from.
+pub(super) struct Quiet {
+    pub(super) partitions: Vec<(String, i32)>,
+    pub(super) watermark: Option<i64>,
+}
+
+/// What was read for an epoch.
+#[derive(Default)]
+pub(super) struct Gathered {
+    pub(super) ticks: Vec<Tick>,
+    pub(super) events: u64,
+    pub(super) bytes: u64,
+    /// Whether the source had nothing more.
+    pub(super) caught_up: bool,
+}
+
+impl Runner<'_> {
+    /// Reads and judges until the epoch is full or nothing more is there. What was judged goes through the operators on
+    /// one core while the next pieces are read and judged on the others.
+    pub(super) fn gather(
+        &self,
+        source: &mut dyn Source,
+        contract: &Contract,
+        operators: &mut Operators,
+        epoch: &mut Epoch,
+        options: &RunOptions,
+    ) -> Result<Gathered> {
+        let limits = &self.spec.epoch;
+        let rules = self.rules(&self.shape);
+        let mut gathered = Gathered::default();
+        let mut waiting: Vec<Judgment> = vec![];
+        let mut idle_since: Option<i64> = None;
+        failpoint::pass("read.before")?;
+        loop {
+            self.stop_if_asked()?;
+            let room = limits.max_events.saturating_sub(gathered.events);
+            let full = room == 0 || gathered.bytes >= limits.max_bytes;
+            if full {
+                take_all(epoch, operators, &waiting)?;
+                // Where the last line was read just now, the input ends with this epoch and not with an empty one.
+                gathered.caught_up = source.partitions().iter().all(|p| p.progress == Progress::Finished);
+                break;
+            }
+            let want_bytes = BURST_BYTES.min(usize::try_from(limits.max_bytes - gathered.bytes).unwrap_or(usize::MAX));
+            let want_events = usize::try_from(room).unwrap_or(usize::MAX);
+            let want = Want { bytes: want_bytes, events: want_events, arrival: self.clock.now() };
+            let times = |topic: &str, partition: i32| operators.watermark.partition_time(topic, partition);
+            let Some(chunk) = source.next(&times, &want)? else {
+                take_all(epoch, operators, &waiting)?;
+                waiting.clear();
+                gathered.caught_up = true;
+                if options.until_caught_up {
+                    break;
+                }
+                // `max_wait` counts only while nothing more waits.
+                let now = self.clock.now();
+                let since = *idle_since.get_or_insert(now);
+                if gathered.events == 0 || now - since >= limits.max_wait_us {
+                    break;
+                }
+                self.clock.wait(POLL);
+                source.refresh()?;
+                continue;
+            };
+            idle_since = None;
+            gathered.caught_up = false;
+            if chunk.range.from < chunk.range.to {
+                let events = chunk.pieces.iter().map(|p| p.len() as u64).sum();
+                let bytes = chunk.range.to.abs_diff(chunk.range.from);
+                gathered.events += events;
+                gathered.bytes += bytes;
+                self.observer.event(&Event::Progress {
+                    epoch: epoch.number(),
+                    events: gathered.events,
+                    bytes: gathered.bytes,
+                    reading: chunk.range.topic.clone(),
+                });
+                gathered.ticks.push(Tick { arrival: want.arrival, range: chunk.range, events, bytes });
+            }
+            let pieces = chunk.pieces;
+            // The watermark's view of partitions is read by `next` alone, and `take` changes everything but it.
+            let (taken, judged) =
+                rayon::join(|| take_all(epoch, operators, &waiting), || judge_all(contract, &rules, self.key, pieces));
+            taken?;
+            waiting = judged?;
+            observe(operators, &waiting);
+        }
+        failpoint::pass("read.after")?;
+        Ok(gathered)
+    }
+
+    /// Which partitions are quiet by now, and how far that lets the watermark move.
+    pub(super) fn quiet(&self, source: &dyn Source, operators: &Operators) -> Quiet {
+        let now = self.clock.now();
+        let settings = &self.shape.watermark;
+        let open: Vec<_> = source.partitions().into_iter().filter(|p| p.progress != Progress::Finished).collect();
+        let is_idle = |p: &&PartitionStatus| {
+            p.progress == Progress::CaughtUp && p.newest.is_none_or(|newest| now - newest > settings.idle_timeout_us)
+        };
+        let partitions: Vec<_> = open.iter().filter(is_idle).map(|p| (p.topic.clone(), p.partition)).collect();
+        let all = !open.is_empty() && partitions.len() == open.len();
+        let newest = open.iter().filter_map(|p| p.newest).max();
+        let watermark = match (all, newest, operators.watermark.highest()) {
+            (true, Some(newest), Some(highest)) => {
+                let moved = highest - settings.lateness_us + (now - newest);
+                Some(moved.min(now - settings.lateness_us))
+            }
+            _ => None,
+        };
+        Quiet { partitions, watermark }
+    }
+}
+
+pub(super) fn take_all(epoch: &mut Epoch, operators: &mut Operators, judgments: &[Judgment]) -> Result<()> {
+    judgments.iter().try_for_each(|j| epoch.take(operators, j))
+}
+
+/// Tells the watermark how far the event time of each partition has come.
+pub(super) fn observe(operators: &mut Operators, judgments: &[Judgment]) {
+    for judgment in judgments {
+        if let Some(highest) = judgment.highest() {
+            operators.watermark.observe(judgment.topic(), judgment.partition(), highest);
+        }
+    }
+}
+
+/// The partitions that are known and not yet begun.
+pub(super) fn waiting(source: &dyn Source) -> Vec<(String, i32)> {
+    let all = source.partitions().into_iter().filter(|p| p.progress == Progress::Waiting);
+    all.map(|p| (p.topic, p.partition)).collect()
+}
+
+/// Tells the watermark which partitions hold it from this epoch on.
+pub(super) fn finish_partitions(operators: &mut Operators, plan: &Plan) {
+    for (topic, partition) in &plan.waiting {
+        operators.watermark.open_partition(topic, *partition);
+    }
+    for partition in &plan.partitions {
+        if partition.finished {
+            operators.watermark.finish_partition(&partition.topic, partition.partition);
+        } else {
+            operators.watermark.open_partition(&partition.topic, partition.partition);
+            let quiet = plan.idle.iter().any(|(t, p)| *t == partition.topic && *p == partition.partition);
+            operators.watermark.set_idle(&partition.topic, partition.partition, quiet);
+        }
+    }
+}
