@@ -10,7 +10,7 @@ use _core::state::Stateful;
 use _core::time::{HOUR, MINUTE, SECOND};
 use _core::windows::{Aggregate, WindowSpec, Windows, aggregate_windows};
 use arrow::array::{
-    Array, ArrayRef, AsArray, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
+    ArrayRef, AsArray, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
     TimestampMicrosecondArray,
 };
 use arrow::compute::concat_batches;
