@@ -19,13 +19,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
 import polars as pl
+
+import penstock
+from penstock import _core
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE.parent / "out"
@@ -37,6 +39,14 @@ COLUMNS = [
     "browser", "country", "ip_address", "page", "referrer", "load_time_ms", "user_agent", "order_id", "product_id",
     "product_category", "quantity", "amount", "currency", "payment_method", "failure_reason", "attempt", "plan_type",
     "signup_channel", "language", "marketing_consent",
+]  # fmt: skip
+
+
+# Flaws that all tools have a notion of. Left out are bytes that are no UTF-8 (Polars stops), nesting deeper than a
+# limit, and clocks that run ahead (only Penstock has such limits).
+FLAWS = [
+    "truncated", "not_an_object", "unknown_event_type", "hostile_event_type", "unknown_schema_version", "missing_field",
+    "wrong_type", "not_allowed", "out_of_range", "bad_format", "fraction_of_a_cent", "several_problems",
 ]  # fmt: skip
 
 
@@ -95,18 +105,34 @@ def contestants(source: Path, out: Path) -> list[Contestant]:
     ]
 
 
+def generate(target: Path, events: int) -> int:
+    """Writes the input; how many rows the job has to give."""
+    options = {"total": events, "seed": 42, "bad_rate": 0.01, "duplicate_rate": 0.02, "flaws": FLAWS}
+    truth = json.loads(_core.generate("ecommerce", json.dumps(options), target))
+    return int(truth["expected_batch"]["silver"])
+
+
+# A child's peak memory begins with that of the process that started it, and this one holds tables: so a small process
+# starts the job and measures it.
+LAUNCHER = """
+import json, os, subprocess, sys, time
+with open(sys.argv[1], "wb") as log:
+    start = time.perf_counter()
+    child = subprocess.Popen(sys.argv[2:], stdout=log, stderr=subprocess.STDOUT)
+    _, status, usage = os.wait4(child.pid, 0)
+    wall = time.perf_counter() - start
+    child.returncode = os.waitstatus_to_exitcode(status)
+print(json.dumps([child.returncode, wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss]))
+"""
+
+
 def measure(command: list[str], log: Path) -> tuple[float, float, float]:
     """Runs a process to its end: seconds of wall time, seconds of CPU, peak MiB of it and its children."""
-    with log.open("wb") as output:
-        start = time.perf_counter()
-        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(child.pid, 0)
-        wall = time.perf_counter() - start
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        sys.exit(f"{' '.join(command)}\nended with {child.returncode}:\n{log.read_text(errors='replace')[-4000:]}")
-    unit = 1024 if sys.platform != "darwin" else 1024**2  # ru_maxrss is in KiB on Linux, in bytes on macOS
-    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit
+    launcher = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(log), *command]
+    code, wall, cpu, peak = json.loads(subprocess.run(launcher, check=True, capture_output=True).stdout)
+    if code:
+        sys.exit(f"{' '.join(command)}\nended with {code}:\n{log.read_text(errors='replace')[-4000:]}")
+    return wall, cpu, peak / (1024 if sys.platform != "darwin" else 1024**2)  # KiB on Linux, bytes on macOS
 
 
 def empty(folder: Path) -> None:
@@ -122,8 +148,8 @@ def rows_of(contestant: Contestant) -> pl.DataFrame:
     return rows.with_columns(times, pl.col("session_seq").cast(pl.Int64)).sort("idempotency_key").collect()
 
 
-def check(all_of_them: list[Contestant], out: Path, log: Path) -> None:
-    """Runs each once, and compares its rows with those of the first."""
+def check(all_of_them: list[Contestant], out: Path, log: Path, expected: int | None) -> None:
+    """Runs each once; compares its rows with those of the first, and their number with what the generator knows."""
     reference: pl.DataFrame | None = None
     for contestant in all_of_them:
         empty(out)
@@ -132,6 +158,10 @@ def check(all_of_them: list[Contestant], out: Path, log: Path) -> None:
         contestant.rows = rows.height
         if reference is None:
             reference = rows
+            if expected not in (None, rows.height):
+                sys.exit(
+                    f"{contestant.name}: {rows.height:,} rows; the generator knows {expected:,}. Nothing was timed."
+                )
         elif not rows.equals(reference):
             ours = reference.join(rows, on=COLUMNS, how="anti", nulls_equal=True).height
             theirs = rows.join(reference, on=COLUMNS, how="anti", nulls_equal=True).height
@@ -153,9 +183,12 @@ def machine() -> dict[str, str]:
         "cpu": cpu,
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "memory": f"{memory:.1f} GiB",
+        "load": f"{os.getloadavg()[0]:.1f}",
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        **{name: version(name) for name in ("penstock", "polars", "duckdb")},
+        "penstock": penstock.__version__,
+        "polars": pl.__version__,
+        "duckdb": version("duckdb"),
     }
 
 
@@ -186,17 +219,18 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[""], help="contestants whose name begins so")
     options = parser.parse_args()
 
+    where = machine()
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as name:
         folder = Path(name)
         source, out, log = options.input, folder / "out", folder / "log"
+        expected: int | None = None
         if source is None:
             source = folder / "events.jsonl"
             print(f"generating {options.events:,} events", file=sys.stderr)
-            produce = ["produce", "ecommerce", "--total-events", str(options.events), "--bad-data-rate", "0.01"]
-            measure([sys.executable, "-m", "penstock", *produce, "--seed", "42", "--to", str(source)], log)
+            expected = generate(source, options.events)
         all_of_them = [c for c in contestants(source, out) if any(c.name.startswith(o) for o in options.only)]
         print("comparing rows", file=sys.stderr)
-        check(all_of_them, out, log)
+        check(all_of_them, out, log, expected)
         for number in range(options.rounds):
             print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
             for contestant in all_of_them:
@@ -207,10 +241,9 @@ def main() -> None:
                 contestant.memory.append(memory)
         with source.open("rb") as file:
             events, size = sum(1 for _ in file), source.stat().st_size
-    where = machine()
     text = (
         f"{events:,} events, {size / 1e6:,.0f} MB of JSON lines; medians of {options.rounds}; whole processes.\n"
-        f"{where['cpu']}, {where['cores']} cores, {where['memory']}, {where['system']}; "
+        f"{where['cpu']}, {where['cores']} cores, {where['memory']}, {where['system']}, load {where['load']} before; "
         f"Python {where['python']}, penstock {where['penstock']}, polars {where['polars']}, "
         f"duckdb {where['duckdb']}.\n\n"
         f"{table(all_of_them)}\n"
