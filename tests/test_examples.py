@@ -184,11 +184,13 @@ def load_module(path: Path) -> ModuleType:
 @needs_retail
 class TestRetail:
     @pytest.fixture(scope="class")
-    def script(self) -> ModuleType:
+    @classmethod
+    def script(cls) -> ModuleType:
         return load_module(ROOT / "examples/online_retail/online_retail.py")
 
     @pytest.fixture(scope="class")
-    def sales(self, script: ModuleType) -> pl.DataFrame:
+    @classmethod
+    def sales(cls, script: ModuleType) -> pl.DataFrame:
         return script.read_sales(RETAIL)
 
     def test_exact_duplicates(self, script: ModuleType, sales: pl.DataFrame) -> None:
