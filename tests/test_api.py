@@ -290,6 +290,21 @@ def test_displays(pipeline: penstock.Pipeline, ledger: penstock.Ledger, contract
     assert "1 valid" in repr(v)
 
 
+def test_the_core_needs_no_other_library(pipeline: penstock.Pipeline, ledger: penstock.Ledger) -> None:
+    """What is not among the dependencies of the package is made unfindable."""
+    code = (
+        "import sys\n"
+        "for name in ('pyarrow', 'polars', 'pandas', 'numpy', 'pytz', 'IPython', 'dbt'): sys.modules[name] = None\n"
+        "import penstock\n"
+        "lake = penstock.read_lake(sys.argv[1])\n"
+        "unique = penstock.deduplicate(lake, key='id')\n"
+        "assert len(unique) == len(lake) == 2\n"
+        "assert '12.30' in lake._repr_html_() and 'amount' in unique._repr_html_()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, pipeline.spec()["lake"]], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_is_wrong_is_said() -> None:
     frame = events()
     with pytest.raises(penstock.DataError, match="did you mean 'user'"):

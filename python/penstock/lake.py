@@ -107,10 +107,14 @@ class LakeTable:
         title = f"<p><b>{html.escape(self.layer)}</b>: {self.num_rows:,} rows in {len(self._files):,} files</p>"
         if not self._files:
             return title
-        shown = self.to_duckdb().limit(10)
+        import duckdb
+
+        rows = self.to_duckdb().limit(10)
+        # As text: DuckDB's own way to Python objects needs pytz for times with a zone.
+        shown = rows.select(*(duckdb.ColumnExpression(name).cast("VARCHAR").alias(name) for name in rows.columns))
         head = "".join(f"<th>{html.escape(name)}</th>" for name in shown.columns)
         body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(str(value))[:80]}</td>" for value in row) + "</tr>"
+            "<tr>" + "".join(f"<td>{html.escape('' if value is None else value[:80])}</td>" for value in row) + "</tr>"
             for row in shown.fetchall()
         )
         return f"{title}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
