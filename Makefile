@@ -76,7 +76,7 @@ format: $(DEPS) ## Format Rust and Python, and mend what the linter can mend
 
 .PHONY: docs
 docs: $(CORE) ## Build the documentation into site/ (a warning is an error)
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .PHONY: wheel
 wheel: $(DEPS) ## Build the wheel that is released, into dist/

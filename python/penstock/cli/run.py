@@ -50,7 +50,7 @@ def run(
     rate = f", {ledger.run.consumed / ledger.seconds:,.0f} events/s" if ledger.seconds > 0 else ""
     out.print(
         f"{'[green]balanced[/green]' if ledger.balanced else '[red]does not balance[/red]'}; "
-        f"{ledger.run.epochs:,} epochs in {ledger.seconds:.1f} s{rate}"
+        f"{ledger.run.epochs:,} {'epoch' if ledger.run.epochs == 1 else 'epochs'} in {ledger.seconds:.1f} s{rate}"
     )
     out.result(ledger.to_dict())
     if not ledger.balanced:
