@@ -24,12 +24,17 @@ const ENTITIES: u32 = 50_000;
 /// Events in one piece, as a contract hands them on.
 const PIECE: usize = 8_192;
 
-/// A day of events, in order but for a minute of jitter, 2 % of them duplicates.
+/// Visits under way at any time, and the events of one.
+const VISITS: usize = 500;
+const CLICKS: u32 = 10;
+
+/// A day of events, in order but for a minute of jitter, 2 % of them duplicates; users come for visits of ten events.
 fn events() -> Vec<RecordBatch> {
     let mut random = ChaCha8Rng::seed_from_u64(7);
     let pages = ["view", "search", "add_to_cart", "purchase", "user_signup"];
     let step = 24 * HOUR / EVENTS as i64;
     let mut keys: Vec<String> = Vec::with_capacity(EVENTS);
+    let mut visits = vec![(0, 0); VISITS];
     let mut batches = Vec::new();
     for from in (0..EVENTS).step_by(PIECE) {
         let rows = PIECE.min(EVENTS - from);
@@ -46,7 +51,15 @@ fn events() -> Vec<RecordBatch> {
         let times = TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC");
         let money = Decimal128Array::from_iter_values((0..rows).map(|_| random.random_range(1..1_000_000)));
         let types: Vec<&str> = (0..rows).map(|_| pages[random.random_range(0..pages.len())]).collect();
-        let users: Vec<String> = (0..rows).map(|_| format!("user_{}", random.random_range(0..ENTITIES))).collect();
+        let mut user = |_| {
+            let (user, left) = &mut visits[random.random_range(0..VISITS)];
+            if *left == 0 {
+                (*user, *left) = (random.random_range(0..ENTITIES), CLICKS);
+            }
+            *left -= 1;
+            format!("user_{user}")
+        };
+        let users: Vec<String> = (0..rows).map(&mut user).collect();
         let columns: Vec<(&str, ArrayRef)> = vec![
             ("event_type", Arc::new(StringArray::from(types))),
             ("event_time", Arc::new(times)),

@@ -10,8 +10,7 @@ use std::sync::Arc;
 
 use arrow::array::{FixedSizeBinaryArray, RecordBatch, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema};
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
+use rayon::slice::ParallelSliceMut;
 
 use crate::columns::{moment_field, moments, one_moment};
 use crate::error::{Error, Result};
@@ -20,7 +19,9 @@ use crate::verdict::Verdict;
 use crate::watermark::moment_of;
 
 mod batch;
+mod table;
 pub use batch::deduplicate;
+use table::Table;
 
 const KEYS: &str = "dedup/keys";
 const META: &str = "dedup/meta";
@@ -45,7 +46,7 @@ struct Bucket {
     opened: Option<i64>,
     /// The highest event time of its keys.
     newest: i64,
-    keys: HashTable<Key>,
+    keys: Table,
 }
 
 /// A key and the event time that it is remembered by (24 bytes: two halves align better than a u128).
@@ -64,11 +65,6 @@ impl Key {
     fn is(&self, other: &Key) -> bool {
         self.low == other.low && self.high == other.high
     }
-
-    /// Where it lies in a table: the hash is keyed and evenly spread already.
-    fn place(&self) -> u64 {
-        self.low
-    }
 }
 
 impl Deduplicator {
@@ -83,34 +79,25 @@ impl Deduplicator {
         verdicts.reserve(hashes.len());
         let oldest = self.oldest(watermark);
         let Some((open, closed)) = self.buckets.split_last_mut() else { return };
-        let closed: Vec<&HashTable<Key>> = closed.iter().map(|b| &b.keys).filter(|keys| !keys.is_empty()).collect();
-        open.keys.reserve(hashes.len().min(4096), Key::place);
+        let closed: Vec<&Table> = closed.iter().map(|b| &b.keys).filter(|keys| keys.len() > 0).collect();
         for (&hash, &time) in hashes.iter().zip(times) {
             let key = Key::new(hash, time);
-            let place = key.place();
-            let seen = |keys: &HashTable<Key>| keys.find(place, |k| k.is(&key)).is_some_and(|k| k.time >= oldest);
-            if closed.iter().any(|keys| seen(keys)) {
-                verdicts.push(Verdict::Duplicate);
-                continue;
-            }
-            let late = watermark.is_some_and(|w| time < w);
-            match open.keys.entry(place, |k| k.is(&key), Key::place) {
-                Entry::Occupied(known) if known.get().time >= oldest => {
-                    verdicts.push(Verdict::Duplicate);
-                    continue;
+            let known = open.keys.find_mut(&key);
+            let seen = |known: Option<&Key>| known.is_some_and(|k| k.time >= oldest);
+            let verdict = if seen(known.as_deref()) || closed.iter().any(|keys| seen(keys.find(&key))) {
+                Verdict::Duplicate
+            } else if watermark.is_some_and(|w| time < w) {
+                Verdict::Late
+            } else {
+                match known {
+                    Some(expired) => expired.time = time,
+                    None => open.keys.insert(key),
                 }
-                _ if late => {
-                    verdicts.push(Verdict::Late);
-                    continue;
-                }
-                Entry::Occupied(mut expired) => expired.get_mut().time = time,
-                Entry::Vacant(place) => {
-                    place.insert(key);
-                }
-            }
-            open.newest = if open.keys.len() == 1 { time } else { open.newest.max(time) };
-            self.unsaved.push(key);
-            verdicts.push(Verdict::Accepted);
+                open.newest = if open.keys.len() == 1 { time } else { open.newest.max(time) };
+                self.unsaved.push(key);
+                Verdict::Accepted
+            };
+            verdicts.push(verdict);
         }
     }
 
@@ -120,7 +107,7 @@ impl Deduplicator {
         self.watermark = Some(watermark);
         let Some(horizon) = self.horizon else { return };
         let oldest = watermark.saturating_sub(horizon);
-        self.buckets.retain(|b| !b.keys.is_empty() && b.newest >= oldest);
+        self.buckets.retain(|b| b.keys.len() > 0 && b.newest >= oldest);
         match self.buckets.last_mut() {
             Some(open) => {
                 let opened = *open.opened.get_or_insert(watermark);
@@ -145,7 +132,7 @@ impl Deduplicator {
 
     /// The memory that the keys take, in bytes.
     pub fn memory(&self) -> usize {
-        let tables: usize = self.buckets.iter().map(|b| b.keys.allocation_size()).sum();
+        let tables: usize = self.buckets.iter().map(|b| b.keys.memory()).sum();
         tables + self.unsaved.capacity() * size_of::<Key>()
     }
 
@@ -190,7 +177,7 @@ impl Deduplicator {
             for key in keys {
                 parts[((i128::from(key.time) - i128::from(first)) / width) as usize].push(key);
             }
-            self.buckets = parts.into_iter().map(Bucket::of).collect();
+            self.buckets = parts.into_iter().map(Bucket::from_iter).collect();
             self.open_bucket();
             return;
         }
@@ -202,20 +189,21 @@ impl Deduplicator {
 }
 
 impl Bucket {
-    fn of(keys: Vec<Key>) -> Self {
-        let mut bucket = Self { keys: HashTable::with_capacity(keys.len()), ..Self::default() };
-        keys.into_iter().for_each(|key| bucket.put(key));
-        bucket
-    }
-
+    /// Takes in a key that was saved; the later time counts when it is there.
     fn put(&mut self, key: Key) {
-        match self.keys.entry(key.place(), |k| k.is(&key), Key::place) {
-            Entry::Occupied(mut known) => known.get_mut().time = known.get().time.max(key.time),
-            Entry::Vacant(place) => {
-                place.insert(key);
-            }
+        match self.keys.find_mut(&key) {
+            Some(known) => known.time = known.time.max(key.time),
+            None => self.keys.insert(key),
         }
         self.newest = if self.keys.len() == 1 { key.time } else { self.newest.max(key.time) };
+    }
+}
+
+impl FromIterator<Key> for Bucket {
+    fn from_iter<T: IntoIterator<Item = Key>>(keys: T) -> Self {
+        let mut bucket = Self::default();
+        keys.into_iter().for_each(|key| bucket.put(key));
+        bucket
     }
 }
 
@@ -229,7 +217,7 @@ impl Stateful for Deduplicator {
         let oldest = self.oldest(self.watermark);
         let mut keys: Vec<Key> =
             self.buckets.iter().flat_map(|b| b.keys.iter()).filter(|k| k.time >= oldest).copied().collect();
-        keys.sort_unstable();
+        keys.par_sort_unstable();
         self.tables(&keys)
     }
 

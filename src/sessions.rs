@@ -20,12 +20,14 @@ use crate::error::{Error, Result};
 mod batch;
 mod columns;
 mod kernel;
+mod names;
 mod open;
 mod saved;
 
 pub use batch::sessionize;
 use columns::{fields, hex, id_array, session_id};
-use kernel::{Assigned, Entities, Position, Positions, Running, Session, assign};
+use kernel::{Assigned, Position, Positions, Running, Session};
+use names::Names;
 use open::{Closed, OpenSessions, Types, add_counts, counts_field};
 
 /// When a session ends, in microseconds.
@@ -78,7 +80,21 @@ pub struct Sessionizer {
     types_kept: usize,
     /// Everything was flushed since the last delta.
     flushed: bool,
+    scratch: Scratch,
 }
+
+/// What a release works with, kept for the next one: memory that is had from the system anew each time costs more than
+/// all the work done in it.
+#[derive(Default)]
+struct Scratch {
+    numbers: Vec<u32>,
+    times: Vec<i64>,
+    types: Vec<u32>,
+    assigned: Assigned,
+}
+
+/// A release of more rows than this gives its memory back.
+const SCRATCH_ROWS: usize = 1 << 20;
 
 #[derive(Debug, Clone, Copy)]
 struct Columns {
@@ -152,6 +168,7 @@ impl Sessionizer {
             types: Types::default(),
             types_kept: 0,
             flushed: false,
+            scratch: Scratch::default(),
         })
     }
 
@@ -265,13 +282,35 @@ impl Sessionizer {
 
     fn release(&mut self, limit: Option<i64>) -> Result<Released> {
         let chosen = self.choose(limit)?;
-        let rows: usize = chosen.iter().map(Chosen::rows).sum();
-        let mut entities = Entities::default();
-        let mut numbers: Vec<u32> = Vec::with_capacity(rows);
-        let mut times: Vec<i64> = Vec::with_capacity(rows);
-        let mut types: Vec<u32> = Vec::with_capacity(rows);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut entities = Names::hashed_like(&self.open.hasher);
+        let positions = self.gather(&chosen, &mut entities, &mut scratch);
+        let Scratch { numbers, times, types, assigned } = &mut scratch;
+        let open_slots: Vec<Option<u32>> =
+            (0..entities.len() as u32).map(|n| self.open.find(entities.hash(n), entities.name(n))).collect();
+        let open = &self.open;
+        assigned.assign(numbers, times, entities.len(), &self.settings, &positions, |n| {
+            open_slots[n as usize].and_then(|slot| open.slot(slot).running)
+        });
+        let id = |s: &Session| hex(session_id(entities.name(s.entity), s.start));
+        let ids: Vec<[u8; 32]> = assigned.sessions.iter().map(id).collect();
+        let events = self.events(&chosen, &positions.starts, assigned, &ids)?;
+        let sessions = self.close(&entities, &open_slots, assigned, &ids, types, limit)?;
+        self.forget_types();
+        if scratch.numbers.len() <= SCRATCH_ROWS {
+            self.scratch = scratch;
+        }
+        Ok(Released { events, sessions })
+    }
+
+    /// The entities, times and types of the rows let go, in order, and where they stand.
+    fn gather<'a>(&mut self, chosen: &'a [Chosen], entities: &mut Names, scratch: &mut Scratch) -> Positions<'a> {
+        let Scratch { numbers, times, types, .. } = scratch;
+        numbers.clear();
+        times.clear();
+        types.clear();
         let mut positions = Positions { starts: Vec::new(), pieces: Vec::new() };
-        for piece in &chosen {
+        for piece in chosen {
             positions.starts.push(numbers.len() as u32);
             positions.pieces.push(Some(piece.position(&self.columns)));
             let batch = &piece.pending.batch;
@@ -284,29 +323,16 @@ impl Sessionizer {
                     types.extend(type_names.iter().map(|name| self.types.number(name)));
                 }
                 Some((_, rows)) => {
-                    let value = |array: &StringArray, row: u32| (row as usize, array.is_valid(row as usize));
+                    let text = |array: &'a StringArray, row: u32| {
+                        array.is_valid(row as usize).then(|| array.value(row as usize))
+                    };
                     times.extend(rows.iter().map(|row| piece.pending.times[*row as usize]));
-                    for row in rows {
-                        let (row, valid) = value(names, *row);
-                        numbers.push(entities.number(valid.then(|| names.value(row))));
-                        let (row, valid) = value(type_names, row as u32);
-                        types.push(self.types.number(valid.then(|| type_names.value(row))));
-                    }
+                    numbers.extend(rows.iter().map(|row| entities.number(text(names, *row))));
+                    types.extend(rows.iter().map(|row| self.types.number(text(type_names, *row))));
                 }
             }
         }
-        let open_slots: Vec<Option<u32>> =
-            entities.names().iter().map(|(place, name)| self.open.find(*place, *name)).collect();
-        let open = &self.open;
-        let assigned = assign(&numbers, &times, entities.names().len(), &self.settings, &positions, |n| {
-            open_slots[n as usize].and_then(|slot| open.slot(slot).running)
-        });
-        let ids: Vec<[u8; 32]> =
-            assigned.sessions.iter().map(|s| hex(session_id(entities.names()[s.entity as usize].1, s.start))).collect();
-        let events = self.events(&chosen, &positions.starts, &assigned, &ids)?;
-        let sessions = self.close(&entities, &open_slots, &assigned, &ids, &types, limit)?;
-        self.forget_types();
-        Ok(Released { events, sessions })
+        positions
     }
 
     /// The rows let go, with their session columns.
@@ -339,7 +365,7 @@ impl Sessionizer {
     /// Takes the new sessions in; what is over comes out.
     fn close(
         &mut self,
-        entities: &Entities<'_>,
+        entities: &Names,
         open_slots: &[Option<u32>],
         assigned: &Assigned,
         ids: &[[u8; 32]],
@@ -351,7 +377,7 @@ impl Sessionizer {
         let settings = self.settings;
         let over = |last: i64| limit.is_none_or(|watermark| settings.has_passed(last, watermark));
         for (entity, sessions) in assigned.of_entity.iter().enumerate() {
-            let (place, name) = entities.names()[entity];
+            let (place, name) = (entities.hash(entity as u32), entities.name(entity as u32));
             let mut slot = open_slots[entity];
             for n in sessions.clone() {
                 let session: &Session = &assigned.sessions[n as usize];
@@ -384,7 +410,12 @@ impl Sessionizer {
         for slot in self.open.which(|running| over(running.last)) {
             closed.extend(Closed::of(self.open.remove(slot)));
         }
-        closed.sort_unstable_by_key(|c| (c.running.start, c.id));
+        let mut order: Vec<u32> = (0..closed.len() as u32).collect();
+        order.sort_unstable_by_key(|n| {
+            let session = &closed[*n as usize];
+            (session.running.start, session.id)
+        });
+        let closed: Vec<&Closed<'_>> = order.into_iter().map(|n| &closed[n as usize]).collect();
         let columns: Vec<ArrayRef> = vec![
             Arc::new(id_array(closed.iter().map(|c| c.id))?),
             Arc::new(closed.iter().map(|c| c.entity.as_deref()).collect::<StringArray>()),
@@ -409,10 +440,6 @@ impl Sessionizer {
 }
 
 impl Chosen {
-    fn rows(&self) -> usize {
-        self.some.as_ref().map_or(self.pending.batch.num_rows(), |(_, rows)| rows.len())
-    }
-
     fn position(&self, columns: &Columns) -> Position<'_> {
         let batch = &self.pending.batch;
         Position {
@@ -430,9 +457,9 @@ fn count_types(assigned: &Assigned, types: &[u32], known: usize) -> (Vec<(u32, i
     let mut ranges = Vec::with_capacity(assigned.sessions.len());
     let mut sums = vec![0i64; known];
     let mut seen: Vec<u32> = Vec::new();
-    let mut rows = assigned.order.iter();
+    let mut rows = assigned.grouped.iter();
     for session in &assigned.sessions {
-        for row in rows.by_ref().take(session.added as usize) {
+        for (_, row) in rows.by_ref().take(session.added as usize) {
             let n = types[*row as usize];
             if sums[n as usize] == 0 {
                 seen.push(n);

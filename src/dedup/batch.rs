@@ -12,6 +12,7 @@ use hashbrown::hash_table::Entry;
 use rayon::prelude::*;
 
 use super::Key;
+use super::table::Table;
 use crate::columns::{cut, index_of, micros, same_schema};
 use crate::error::{Error, Result};
 use crate::hash::HashKey;
@@ -109,19 +110,17 @@ fn repeated_within(
     part: usize,
     parts: usize,
 ) -> Vec<(u32, u32)> {
-    let mut seen: HashTable<Key> = HashTable::new();
+    let mut seen = Table::default();
     let mut dropped = Vec::new();
     for (piece, (hashes, times)) in hashes.iter().zip(times).enumerate() {
         for (row, hash) in hashes.iter().enumerate().filter(|(_, h)| part_of(**h, parts) == part) {
             let key = Key::new(*hash, times[row]);
-            match seen.entry(key.place(), |k| k.is(&key), Key::place) {
-                Entry::Occupied(known) if key.time.saturating_sub(horizon) <= known.get().time => {
+            match seen.find_mut(&key) {
+                Some(known) if key.time.saturating_sub(horizon) <= known.time => {
                     dropped.push((piece as u32, row as u32));
                 }
-                Entry::Occupied(mut expired) => expired.get_mut().time = key.time,
-                Entry::Vacant(place) => {
-                    place.insert(key);
-                }
+                Some(expired) => expired.time = key.time,
+                None => seen.insert(key),
             }
         }
     }

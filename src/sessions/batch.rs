@@ -9,7 +9,8 @@ use rayon::prelude::*;
 
 use super::SessionSettings;
 use super::columns::{columns, fields, hex, session_id};
-use super::kernel::{Entities, Position, Positions, assign};
+use super::kernel::{Assigned, Position, Positions};
+use super::names::Names;
 use crate::columns::{cut, index_of, micros, same_schema, text};
 use crate::error::{Error, Result};
 
@@ -57,7 +58,7 @@ pub fn sessionize(
             u32::MAX
         )));
     }
-    let mut entities = Entities::default();
+    let mut entities = Names::default();
     let mut numbers = Vec::with_capacity(rows);
     let mut starts = Vec::with_capacity(pieces.len());
     for names in &names {
@@ -66,9 +67,10 @@ pub fn sessionize(
     }
     let times = times.iter().flat_map(|t| t.iter().copied()).collect::<Vec<i64>>();
     let positions = Positions { starts, pieces: pieces.iter().map(position).collect() };
-    let assigned = assign(&numbers, &times, entities.names().len(), &settings, &positions, |_| None);
+    let mut assigned = Assigned::default();
+    assigned.assign(&numbers, &times, entities.len(), &settings, &positions, |_| None);
     let ids: Vec<[u8; 32]> =
-        assigned.sessions.par_iter().map(|s| hex(session_id(entities.names()[s.entity as usize].1, s.start))).collect();
+        assigned.sessions.par_iter().map(|s| hex(session_id(entities.name(s.entity), s.start))).collect();
     pieces
         .par_iter()
         .zip(&positions.starts)

@@ -41,8 +41,7 @@ pub(super) fn id_array(ids: impl ExactSizeIterator<Item = [u8; 32]>) -> Result<S
     let rows = ids.len();
     let end =
         i32::try_from(rows * 32).map_err(|_| Error::Data(format!("{rows} session ids do not fit into one batch")))?;
-    let mut text = Vec::with_capacity(rows * 32);
-    ids.for_each(|id| text.extend_from_slice(&id));
+    let text = ids.collect::<Vec<[u8; 32]>>().into_flattened();
     let offsets = OffsetBuffer::new((0..=end).step_by(32).collect::<ScalarBuffer<i32>>());
     Ok(StringArray::try_new(offsets, Buffer::from_vec(text), None)?)
 }

@@ -4,11 +4,8 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use arrow::array::{Array, Int32Array, Int64Array, StringArray};
-use hashbrown::HashTable;
-use xxhash_rust::xxh3::xxh3_64;
-
 use super::SessionSettings;
+use arrow::array::{Array, Int32Array, Int64Array, StringArray};
 
 /// What stands for an entity that is null: no text holds the byte 0xFF, so it is nobody's name, and not ''.
 pub(super) const NULL: &[u8] = &[0xFF];
@@ -16,40 +13,6 @@ pub(super) const NULL: &[u8] = &[0xFF];
 /// The bytes that an entity is known by.
 pub(super) fn bytes_of(entity: Option<&str>) -> &[u8] {
     entity.map_or(NULL, str::as_bytes)
-}
-
-/// The hash that entities are looked up by.
-pub(super) fn place_of(entity: Option<&str>) -> u64 {
-    xxh3_64(bytes_of(entity))
-}
-
-/// Entities by dense number, in order of first appearance.
-#[derive(Default)]
-pub(super) struct Entities<'a> {
-    table: HashTable<(u64, u32)>,
-    names: Vec<(u64, Option<&'a str>)>,
-}
-
-impl<'a> Entities<'a> {
-    /// The number of an entity.
-    pub fn number(&mut self, entity: Option<&'a str>) -> u32 {
-        let place = place_of(entity);
-        let names = &mut self.names;
-        let entry =
-            self.table.entry(place, |(hash, n)| *hash == place && names[*n as usize].1 == entity, |(hash, _)| *hash);
-        entry
-            .or_insert_with(|| {
-                names.push((place, entity));
-                (place, names.len() as u32 - 1)
-            })
-            .get()
-            .1
-    }
-
-    /// The entities with their hashes.
-    pub fn names(&self) -> &[(u64, Option<&'a str>)] {
-        &self.names
-    }
 }
 
 /// Breaks ties between events of one entity at one time: their positions, else the order in which they are given.
@@ -108,82 +71,90 @@ pub(super) struct Session {
     pub added: u32,
 }
 
-/// The sessions, those of an entity one behind the other in the order of time, and for each row where it stands.
+/// The sessions, those of an entity one behind the other in the order of time, and for each row where it stands. Used
+/// again for the next rows, so that its memory need not be had from the system each time.
+#[derive(Default)]
 pub(super) struct Assigned {
     pub sessions: Vec<Session>,
     /// The sessions of each entity.
     pub of_entity: Vec<Range<u32>>,
     /// For each row: its session, and its number among the events added to it, from 1.
     pub rows: Vec<(u32, u32)>,
-    /// The rows in the order of the sessions, and of time within a session.
-    pub order: Vec<u32>,
+    /// The rows with their times, in the order of the sessions, and of time within a session.
+    pub grouped: Vec<(i64, u32)>,
 }
 
-/// Cuts rows into sessions. `entities[row]` is below `known`; `open` gives what an entity has open.
-pub(super) fn assign(
-    entities: &[u32],
-    times: &[i64],
-    known: usize,
-    settings: &SessionSettings,
-    positions: &Positions<'_>,
-    open: impl Fn(u32) -> Option<Running>,
-) -> Assigned {
-    let mut starts = vec![0u32; known + 1];
-    for entity in entities {
-        starts[*entity as usize + 1] += 1;
-    }
-    for i in 0..known {
-        starts[i + 1] += starts[i];
-    }
-    let mut grouped = vec![(0i64, 0u32); entities.len()];
-    let mut next = starts.clone();
-    for (row, (entity, time)) in entities.iter().zip(times).enumerate() {
-        let place = &mut next[*entity as usize];
-        grouped[*place as usize] = (*time, row as u32);
-        *place += 1;
-    }
-    let mut sessions: Vec<Session> = Vec::with_capacity(known);
-    let mut of_entity = Vec::with_capacity(known);
-    let mut rows = vec![(0u32, 0u32); entities.len()];
-    for entity in 0..known {
-        let group = &mut grouped[starts[entity] as usize..starts[entity + 1] as usize];
-        let in_order = |a: &(i64, u32), b: &(i64, u32)| match a.0.cmp(&b.0) {
-            Ordering::Equal => positions.compare(a.1, b.1),
-            order => order,
-        };
-        if !group.is_sorted_by(|a, b| in_order(a, b) != Ordering::Greater) {
-            group.sort_unstable_by(in_order);
+impl Assigned {
+    /// Cuts rows into sessions. `entities[row]` is below `known`; `open` gives what an entity has open.
+    pub fn assign(
+        &mut self,
+        entities: &[u32],
+        times: &[i64],
+        known: usize,
+        settings: &SessionSettings,
+        positions: &Positions<'_>,
+        open: impl Fn(u32) -> Option<Running>,
+    ) {
+        let Self { sessions, of_entity, rows, grouped } = self;
+        sessions.clear();
+        of_entity.clear();
+        of_entity.reserve(known);
+        rows.resize(entities.len(), (0, 0));
+        grouped.resize(entities.len(), (0, 0));
+        let mut next = vec![0u32; known + 1];
+        for entity in entities {
+            next[*entity as usize + 1] += 1;
         }
-        let first = sessions.len() as u32;
-        let mut session = open(entity as u32).map(|running| Session {
-            entity: entity as u32,
-            start: running.start,
-            last: running.last,
-            before: running.events,
-            added: 0,
-        });
-        for (time, row) in group {
-            session = match session {
-                Some(mut same) if settings.goes_on(same.start, same.last, *time) => {
-                    same.last = *time;
-                    Some(same)
-                }
-                ended => {
-                    // An open session that nothing was added to is the caller's to close.
-                    sessions.extend(ended.filter(|s| s.added > 0));
-                    Some(Session { entity: entity as u32, start: *time, last: *time, before: 0, added: 0 })
-                }
+        for i in 0..known {
+            next[i + 1] += next[i];
+        }
+        for (row, (entity, time)) in entities.iter().zip(times).enumerate() {
+            let place = &mut next[*entity as usize];
+            grouped[*place as usize] = (*time, row as u32);
+            *place += 1;
+        }
+        // Now each entity's place is where the next one's rows begin.
+        let mut from = 0;
+        for entity in 0..known {
+            let group = &mut grouped[from..next[entity] as usize];
+            from = next[entity] as usize;
+            let in_order = |a: &(i64, u32), b: &(i64, u32)| match a.0.cmp(&b.0) {
+                Ordering::Equal => positions.compare(a.1, b.1),
+                order => order,
             };
-            if let Some(session) = &mut session {
-                session.added += 1;
-                rows[*row as usize] = (sessions.len() as u32, session.added);
+            if !group.is_sorted_by(|a, b| in_order(a, b) != Ordering::Greater) {
+                group.sort_unstable_by(in_order);
             }
+            let first = sessions.len() as u32;
+            let entity = entity as u32;
+            let mut session = open(entity).map(|running| Session {
+                entity,
+                start: running.start,
+                last: running.last,
+                before: running.events,
+                added: 0,
+            });
+            for (time, row) in group {
+                session = match session {
+                    Some(mut same) if settings.goes_on(same.start, same.last, *time) => {
+                        same.last = *time;
+                        Some(same)
+                    }
+                    ended => {
+                        // An open session that nothing was added to is the caller's to close.
+                        sessions.extend(ended.filter(|s| s.added > 0));
+                        Some(Session { entity, start: *time, last: *time, before: 0, added: 0 })
+                    }
+                };
+                if let Some(session) = &mut session {
+                    session.added += 1;
+                    rows[*row as usize] = (sessions.len() as u32, session.added);
+                }
+            }
+            sessions.extend(session.filter(|s| s.added > 0));
+            of_entity.push(first..sessions.len() as u32);
         }
-        sessions.extend(session.filter(|s| s.added > 0));
-        of_entity.push(first..sessions.len() as u32);
     }
-    let order = grouped.into_iter().map(|(_, row)| row).collect();
-    Assigned { sessions, of_entity, rows, order }
 }
 
 impl SessionSettings {

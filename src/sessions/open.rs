@@ -8,11 +8,12 @@ use arrow::array::{
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Int64Type};
-use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::columns::{hex, session_id};
-use super::kernel::{Running, place_of};
+use super::kernel::Running;
+use super::names::{Names, hash_of};
 use crate::columns::{moment_field, moments};
 use crate::error::{Error, Result};
 use crate::state::{self, typed};
@@ -25,6 +26,8 @@ pub(super) type Counts = Vec<(u32, i64)>;
 /// Open sessions in slots that are used again.
 #[derive(Default)]
 pub(super) struct OpenSessions {
+    /// The hash of entities; a [`Names`] that is hashed alike can hand its own on.
+    pub hasher: DefaultHashBuilder,
     table: HashTable<u32>,
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -114,7 +117,7 @@ impl OpenSessions {
     }
 
     pub fn clear(&mut self) {
-        *self = Self::default();
+        *self = Self { hasher: self.hasher.clone(), ..Self::default() };
     }
 
     /// Forgets what is still to be saved.
@@ -180,7 +183,7 @@ impl OpenSessions {
             let counts = names.iter().zip(numbers.values()).map(|(name, n)| (types.number(name), *n)).collect();
             let entity = entities.is_valid(row).then(|| entities.value(row));
             let running = Running { start: starts.value(row), last: lasts.value(row), events: events.value(row) };
-            self.put(place_of(entity), entity, running, counts);
+            self.put(hash_of(&self.hasher, entity), entity, running, counts);
         }
         self.take_unsaved();
         Ok(())
@@ -188,41 +191,12 @@ impl OpenSessions {
 }
 
 /// Event types by number. There are few, unless a contract takes every type that comes.
-#[derive(Default)]
-pub(super) struct Types {
-    table: HashTable<u32>,
-    names: Vec<Option<Box<str>>>,
-}
+pub(super) type Types = Names;
 
 impl Types {
-    pub fn number(&mut self, name: Option<&str>) -> u32 {
-        let names = &mut self.names;
-        let place = place_of(name);
-        let entry = self.table.entry(
-            place,
-            |n| names[*n as usize].as_deref() == name,
-            |n| place_of(names[*n as usize].as_deref()),
-        );
-        if let Entry::Occupied(known) = &entry {
-            return *known.get();
-        }
-        let n = names.len() as u32;
-        entry.insert(n);
-        self.names.push(name.map(Box::from));
-        n
-    }
-
-    pub fn name(&self, n: u32) -> Option<&str> {
-        self.names[n as usize].as_deref()
-    }
-
-    pub fn len(&self) -> usize {
-        self.names.len()
-    }
-
     /// The list column of counts, each sorted by the name of the type.
     pub fn counts<'a>(&self, rows: impl Iterator<Item = &'a [(u32, i64)]>) -> Result<ListArray> {
-        let mut by_name: Vec<u32> = (0..self.names.len() as u32).collect();
+        let mut by_name: Vec<u32> = (0..self.len() as u32).collect();
         by_name.sort_unstable_by(|a, b| self.name(*a).cmp(&self.name(*b)));
         let mut rank = vec![0u32; by_name.len()];
         by_name.iter().enumerate().for_each(|(r, n)| rank[*n as usize] = r as u32);
