@@ -43,7 +43,7 @@ test: test-rust test-python ## All tests: the engine's own, then those of the pa
 
 .PHONY: test-rust
 test-rust: $(DEPS) ## The engine's tests alone
-	cargo test --locked
+	cargo test --locked --features kafka,s3
 
 .PHONY: test-python
 test-python: $(CORE) ## The package's tests alone (ARGS="-k cli" picks some)
@@ -61,7 +61,7 @@ bench: $(CORE) ## Measure: each kernel, and whole runs side by side with Polars 
 .PHONY: lint
 lint: $(CORE) ## Check format, lints and types of Rust and Python
 	cargo fmt --check
-	cargo clippy --locked --all-targets --features python -- -D warnings
+	cargo clippy --locked --all-targets --all-features -- -D warnings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
