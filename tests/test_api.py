@@ -348,3 +348,12 @@ def test_public_names() -> None:
     from penstock import _core
 
     assert penstock.__version__ == _core.__version__
+
+
+def test_validate_takes_a_table_of_one_column(contract: penstock.Contract) -> None:
+    table = pa.table({"value": [GOOD, BAD]})
+    found = contract.validate(table)
+    assert (found.valid.num_rows, found.dead_letters.num_rows) == (1, 1)
+    assert contract.validate(pl.DataFrame({"value": [GOOD]})).valid.num_rows == 1
+    with pytest.raises(penstock.DataError, match="this table has 2: value, key"):
+        contract.validate(table.append_column("key", pa.array(["a", "b"])))

@@ -6,6 +6,7 @@ import copy
 import pickle
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +44,17 @@ def test_builtin_bases() -> None:
     for kind in (errors.SourceError, errors.LakeError, errors.WarehouseError):
         assert issubclass(kind, OSError)
     assert issubclass(errors.MissingExtraError, ImportError)
+
+
+def test_the_engine_says_where_in_attributes_too(tmp_path: Path) -> None:
+    broken = tmp_path / "contract.yaml"
+    broken.write_text("name: x\nroles:\n  event_type: /type\n  nonsense: /a\n")
+    with pytest.raises(penstock.ContractError) as caught:
+        penstock.Contract.load(broken)
+    assert (caught.value.file, caught.value.line) == (str(broken), 4)
+    with pytest.raises(penstock.SettingsError) as wrong:
+        penstock.read_lake("gopher://lake", "silver/events")
+    assert wrong.value.name == "lake"
 
 
 def _in_a_worker() -> None:

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BinaryViewArray, Int64Array};
+use arrow::array::{Array, ArrayRef, BinaryViewArray, Int64Array, StructArray};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use pyo3::prelude::*;
@@ -241,6 +241,17 @@ enum Input {
 }
 
 fn column_pieces(column: &ArrayRef, offset: &mut i64, arrival: i64) -> Result<Vec<RawEvents>> {
+    // A table comes as a column of structs.
+    if let Some(table) = column.as_any().downcast_ref::<StructArray>() {
+        let [only] = table.columns() else {
+            return Err(Error::Data(format!(
+                "validate takes one column, and this table has {}: {}; choose the one that holds the events",
+                table.num_columns(),
+                table.column_names().join(", ")
+            )));
+        };
+        return column_pieces(only, offset, arrival);
+    }
     let binary = match column.data_type() {
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => cast(column, &DataType::BinaryView)?,
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {

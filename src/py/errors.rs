@@ -2,6 +2,7 @@
 
 use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use crate::Error;
 
@@ -24,9 +25,28 @@ pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
     let raised = py
         .import("penstock.errors")
         .and_then(|module| module.getattr(class))
-        .and_then(|class| class.call1((message.clone(),)));
+        .and_then(|class| class.call((message.clone(),), Some(&known(py, &error)?)));
     match raised {
         Ok(exception) => PyErr::from_value(exception),
         Err(_) => PyRuntimeError::new_err(message),
     }
+}
+
+/// What is known beside the message: the attributes of the exception.
+fn known<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyDict>> {
+    let known = PyDict::new(py);
+    match error {
+        Error::Contract { file, line, .. } => {
+            known.set_item("file", file.to_string_lossy())?;
+            known.set_item("line", line)?;
+        }
+        Error::Settings { name, .. } => known.set_item("name", name)?,
+        Error::Superseded { ours, theirs, holder } => {
+            known.set_item("ours", ours)?;
+            known.set_item("theirs", theirs)?;
+            known.set_item("holder", holder)?;
+        }
+        _ => {}
+    }
+    Ok(known)
 }
