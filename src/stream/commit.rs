@@ -36,7 +36,7 @@ impl Runner<'_> {
         let entries = self.put_files(outcome.files)?;
         let files_done = began.elapsed().as_secs_f64();
 
-        let whole = state::merge_is_due(&at.state);
+        let whole = state::merge_is_due(&at.state, self.merge_every);
         // A snapshot does not settle what the next delta begins with: a delta does.
         let changes = operators.delta()?;
         let parts = if whole { operators.snapshot()? } else { changes };

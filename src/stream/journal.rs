@@ -21,6 +21,8 @@ pub const SNAPSHOT_EVERY: u64 = 100;
 pub struct Journal<'a> {
     store: &'a dyn Store,
     pipeline: String,
+    /// How many epochs lie between two snapshots.
+    pub(super) snapshot_every: u64,
 }
 
 /// Where the log stands.
@@ -35,7 +37,7 @@ pub struct Head {
 impl<'a> Journal<'a> {
     /// The log of `pipeline`.
     pub fn new(store: &'a dyn Store, pipeline: &str) -> Self {
-        Self { store, pipeline: pipeline.to_owned() }
+        Self { store, pipeline: pipeline.to_owned(), snapshot_every: SNAPSHOT_EVERY }
     }
 
     /// The store that the log lies in.
@@ -313,7 +315,7 @@ impl<'a> Journal<'a> {
     /// # Errors
     /// [`Error::Lake`] when it cannot be put.
     pub fn maybe_snapshot(&self, term: &Term, commit: &Commit) -> Result<()> {
-        if !(commit.number + 1).is_multiple_of(SNAPSHOT_EVERY) {
+        if !(commit.number + 1).is_multiple_of(self.snapshot_every) {
             return Ok(());
         }
         failpoint::pass("snapshot.before")?;

@@ -40,6 +40,8 @@ pub(super) struct Runner<'a> {
     pub(super) secret: Option<&'a [u8]>,
     pub(super) spec: &'a PipelineSpec,
     pub(super) run: RunCounts,
+    /// After so many epochs the changes of state are merged into one whole state.
+    pub(super) merge_every: usize,
 }
 
 /// What the next epoch starts from.
@@ -83,6 +85,7 @@ impl<'a> Runner<'a> {
             secret,
             spec,
             run: RunCounts::default(),
+            merge_every: state::MERGE_EVERY,
         })
     }
 

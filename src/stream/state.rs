@@ -6,17 +6,18 @@ use crate::error::{Error, Result};
 use crate::state::{StateParts, from_ipc};
 
 /// After so many epochs the changes are merged into one whole state.
-const MERGE_EVERY: usize = 32;
+pub const MERGE_EVERY: usize = 32;
 /// Changes smaller than this are never worth a merge before `MERGE_EVERY`, in bytes.
 const SMALL: u64 = 4 << 20;
 
-/// Whether the next epoch should write its state whole: there is none yet, or the changes outgrew it.
-pub fn merge_is_due(files: &[StateFile]) -> bool {
+/// Whether the next epoch should write its state whole: there is none yet, or the changes outgrew it, or they lie in more
+/// than `merge_every` epochs.
+pub fn merge_is_due(files: &[StateFile], merge_every: usize) -> bool {
     let Some(base) = files.first().map(|f| f.epoch) else { return true };
     let mut epochs: Vec<u64> = files.iter().map(|f| f.epoch).collect();
     epochs.dedup();
     let size = |whole: bool| files.iter().filter(|f| (f.epoch == base) == whole).map(|f| f.bytes).sum::<u64>();
-    epochs.len() > MERGE_EVERY || size(false) > size(true).max(SMALL)
+    epochs.len() > merge_every || size(false) > size(true).max(SMALL)
 }
 
 /// Reads the state that counts: the tables that each epoch wrote, in the order of the epochs.
@@ -58,11 +59,11 @@ mod tests {
 
     #[test]
     fn changes_are_merged_when_they_outgrow_the_whole() {
-        assert!(merge_is_due(&[]));
-        assert!(!merge_is_due(&[file(0, 10), file(1, SMALL)]));
-        assert!(merge_is_due(&[file(0, 10), file(1, SMALL + 1)]));
+        assert!(merge_is_due(&[], MERGE_EVERY));
+        assert!(!merge_is_due(&[file(0, 10), file(1, SMALL)], MERGE_EVERY));
+        assert!(merge_is_due(&[file(0, 10), file(1, SMALL + 1)], MERGE_EVERY));
         let long: Vec<_> = (0..=MERGE_EVERY as u64).map(|e| file(e, 1)).collect();
-        assert!(merge_is_due(&long));
-        assert!(!merge_is_due(&long[1..]));
+        assert!(merge_is_due(&long, MERGE_EVERY));
+        assert!(!merge_is_due(&long[1..], MERGE_EVERY));
     }
 }
