@@ -1,0 +1,143 @@
+"""Real servers for the tests: each is a context manager that runs one on loopback, and can kill and start it again.
+
+What has to be fetched once is kept in a cache (`~/.cache/penstock-tests`, or where `PENSTOCK_TEST_CACHE` says). Where
+a server cannot be had, the test is skipped and says so; with `CI` in the environment it fails instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import random
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
+
+
+def cache() -> Path:
+    """The folder for what is fetched once."""
+    folder = Path(os.environ.get("PENSTOCK_TEST_CACHE") or Path.home() / ".cache" / "penstock-tests")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[None]:
+    """One process at a time (of all that share the cache) is in here."""
+    with (cache() / f"{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def missing(what: str) -> NoReturn:
+    """A service cannot be had: skip the test; in CI, fail it."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} (CI is set: nothing is skipped there)", pytrace=False)
+    pytest.skip(f"NOT TESTED: {what}")
+
+
+def need(*programs: str, why: str) -> None:
+    """Says that a service cannot be had where one of these programs is not on PATH."""
+    absent = [program for program in programs if shutil.which(program) is None]
+    if absent:
+        missing(f"{why} needs {' and '.join(absent)} on PATH")
+
+
+def free_port() -> int:
+    """A port that nobody has, on loopback.
+
+    From below those that the system gives to outgoing connections, where there are any: else, while a killed server is
+    away, one of its clients may be given the port that it looks for, and find itself.
+    """
+    try:
+        lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError):
+        lowest = 0
+    for _ in range(200 if lowest > 12_000 else 0):
+        port = random.randrange(10_240, lowest)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(what: str, check: Callable[[], T | None], *, seconds: float = 60.0, every: float = 0.05) -> T:
+    """Asks `check` until it gives something true.
+
+    Raises:
+        TimeoutError: It did not within this time.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        found = check()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {seconds:g} s")
+        time.sleep(every)
+
+
+class Process:
+    """A server's process, which ends with the test process however that ends."""
+
+    def __init__(self, command: list[str], log: Path, *, env: dict[str, str] | None = None) -> None:
+        with log.open("ab") as out:
+            self.child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=env, start_new_session=True
+            )
+        # Its standard input ends when this process does.
+        self.watch = subprocess.Popen(
+            ["sh", "-c", f"read _; kill -9 {self.child.pid}"],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        return self.child.pid
+
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self.child.poll() is None
+
+    def stop(self, *, seconds: float = 30.0) -> None:
+        """SIGTERM, and SIGKILL when that does not help."""
+        if self.running():
+            self.child.terminate()
+            try:
+                self.child.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self.child.kill()
+        self._ended()
+
+    def kill(self) -> None:
+        """`kill -9`."""
+        if self.running():
+            self.child.kill()
+        self._ended()
+
+    def _ended(self) -> None:
+        # First the one that would kill: the process id is free for others as soon as it is waited for.
+        self.watch.kill()
+        self.watch.wait()
+        if self.watch.stdin:
+            self.watch.stdin.close()
+        self.child.wait()

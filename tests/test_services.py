@@ -1,0 +1,62 @@
+"""The servers that the tests run: each must be what it pretends to be, or the tests on it prove nothing."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from services.kafka import KafkaBroker
+
+
+def test_a_killed_broker_comes_back_with_what_it_acknowledged() -> None:
+    with KafkaBroker() as broker:
+        broker.create_topic("events", partitions=3)
+        keyed = [{"key": f"k{i}", "value": {"n": i}, "headers": {"h": b"1"}, "timestamp": 1_000 + i} for i in range(90)]
+        assert broker.produce("events", keyed) == 90
+        broker.produce("events", [None, b"plain"], partition=2)
+        before, address = broker.end_offsets("events"), broker.bootstrap
+        assert sum(before.values()) == 92 and all(before.values())
+        broker.kill()
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", broker.port), 1)
+        broker.start()
+        assert broker.bootstrap == address and broker.end_offsets("events") == before
+        found = broker.consume("events")
+        assert sorted(m.offset() for m in found if m.partition() == 2) == list(range(before[2]))
+        first = next(m for m in found if m.key() == b"k0")
+        assert (first.value(), first.timestamp()[1], first.headers()) == (b'{"n": 0}', 1_000, [("h", b"1")])
+
+        broker.delete_records("events", {2: 3})
+        broker.restart()
+        assert broker.offsets("events")[2] == (3, before[2])
+        broker.add_partitions("events", 5)
+        assert len(broker.end_offsets("events")) == 5
+        broker.delete_topic("events")
+        assert broker.partitions("events") == 0
+
+
+def test_a_broker_that_demands_a_password_lets_nobody_in_without(secure_broker: KafkaBroker) -> None:
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    broker = secure_broker
+    broker.create_topic("for-alice")
+    broker.allow("alice", "topic", "for-alice", "read", "describe")
+
+    def topics(**other: str) -> list[str]:
+        client = AdminClient(broker.settings("alice") | {"log_level": 0} | other)
+        return list(client.list_topics(timeout=10).topics)
+
+    assert topics() == ["for-alice"]
+    assert topics(**{"sasl.mechanism": "PLAIN"}) == ["for-alice"]
+    for wrong in (
+        {"sasl.password": "wrong"},
+        {"ssl.ca.location": str(broker.other_ca)},
+        {"security.protocol": "PLAINTEXT"},
+        {"sasl.username": "mallory"},
+    ):
+        with pytest.raises(KafkaException):
+            AdminClient(broker.settings("alice") | {"log_level": 0} | wrong).list_topics(timeout=2)
+    bob = AdminClient(broker.settings("bob") | {"log_level": 0})
+    assert not bob.list_topics(timeout=10).topics
