@@ -8,6 +8,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 
 use super::errors::to_python;
+use super::logs;
 use crate::{Error, Result, threads};
 
 /// How long Python's signal handlers may have to wait.
@@ -56,7 +57,9 @@ pub fn enter<T: Send + 'static>(
     let worker = worker.map_err(|e| to_python(py, Error::Internal(format!("cannot start a thread: {e}"))))?;
     let mut interrupt: Option<PyErr> = None;
     loop {
-        match wait(py, &receive) {
+        let waited = wait(py, &receive);
+        logs::hand_over(py);
+        match waited {
             Ok(result) => {
                 let _ = worker.join();
                 return match (interrupt, result) {

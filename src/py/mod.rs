@@ -6,6 +6,7 @@ mod errors;
 mod gate;
 mod generate;
 mod lake;
+mod logs;
 mod scd2;
 mod sessions;
 mod stream;
@@ -26,6 +27,8 @@ mod _core {
     #[pymodule_export]
     use super::lake::{read_lake, write_parquet};
     #[pymodule_export]
+    use super::logs::log_level;
+    #[pymodule_export]
     use super::scd2::{History, Merge, scd2_merge, scd2_point};
     #[pymodule_export]
     use super::sessions::sessionize;
@@ -40,9 +43,13 @@ mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::logs::listen();
         module.add(
             "FEATURES",
-            ["python", "s3"].iter().filter(|f| **f != "s3" || cfg!(feature = "s3")).collect::<Vec<_>>(),
+            [("python", true), ("kafka", cfg!(feature = "kafka")), ("s3", cfg!(feature = "s3"))]
+                .iter()
+                .filter_map(|(name, there)| there.then_some(*name))
+                .collect::<Vec<_>>(),
         )?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
