@@ -135,6 +135,12 @@ pub trait Source: Send {
     /// When it cannot be read, naming the place.
     fn next(&mut self, times: &dyn PartitionTimes, want: &Want) -> Result<Option<Chunk>>;
 
+    /// Whether a tick gathers what several partitions bring within `epoch.tick`, each in its order. Else one read is one
+    /// tick, and its pieces stay as they are cut.
+    fn gathers(&self) -> bool {
+        false
+    }
+
     /// Reads exactly this range again, piece by piece, cut as it was the first time. Positions do not move.
     ///
     /// # Errors

@@ -212,9 +212,8 @@ fn planned_events(journal: &Journal<'_>) -> Result<(i64, Vec<String>)> {
     let mut gaps = vec![];
     let last = journal.head()?.commit.map_or(0, |c| c.number);
     for plan in journal.plans()?.into_iter().filter(|p| p.number <= last) {
-        for tick in &plan.ticks {
-            let range = &tick.range;
-            events += tick.events as i64;
+        events += plan.ticks.iter().map(|t| t.events as i64).sum::<i64>();
+        for range in plan.ticks.iter().flat_map(|t| &t.ranges) {
             let end = ends.entry((range.topic.clone(), range.partition)).or_insert(range.from);
             if *end != range.from {
                 gaps.push(format!("epoch {}: {} goes on at {} after {end}", plan.number, range.topic, range.from));

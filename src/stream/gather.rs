@@ -5,13 +5,14 @@ use super::log::{Plan, Tick};
 use super::operators::Operators;
 use super::run::{Event, RunOptions};
 use super::runner::{POLL, Runner};
+use super::tick::Read;
 use crate::contract::Contract;
 use crate::error::Result;
 use crate::failpoint;
-use crate::sources::{PartitionStatus, Progress, Source, Want};
+use crate::sources::{PartitionStatus, Progress, Source};
 
 /// How much is read at once, in bytes: a few pieces, so that every core has one to judge.
-const BURST_BYTES: usize = 8 << 20;
+pub(super) const BURST_BYTES: usize = 8 << 20;
 
 /// Partitions that nothing comes from.
 pub(super) struct Quiet {
@@ -56,11 +57,9 @@ impl Runner<'_> {
                 gathered.caught_up = source.partitions().iter().all(|p| p.progress == Progress::Finished);
                 break;
             }
-            let want_bytes = BURST_BYTES.min(usize::try_from(limits.max_bytes - gathered.bytes).unwrap_or(usize::MAX));
-            let want_events = usize::try_from(room).unwrap_or(usize::MAX);
-            let want = Want { bytes: want_bytes, events: want_events, arrival: self.clock.now() };
             let times = |topic: &str, partition: i32| operators.watermark.partition_time(topic, partition);
-            let Some(chunk) = source.next(&times, &want)? else {
+            let room = (room, limits.max_bytes - gathered.bytes);
+            let Some(Read { tick, pieces }) = self.read_tick(source, &times, room, options)? else {
                 take_all(epoch, operators, &waiting)?;
                 waiting.clear();
                 gathered.caught_up = true;
@@ -79,20 +78,17 @@ impl Runner<'_> {
             };
             idle_since = None;
             gathered.caught_up = false;
-            if chunk.range.from < chunk.range.to {
-                let events = chunk.pieces.iter().map(|p| p.len() as u64).sum();
-                let bytes = chunk.range.to.abs_diff(chunk.range.from);
-                gathered.events += events;
-                gathered.bytes += bytes;
+            if let Some(last) = tick.ranges.last() {
+                gathered.events += tick.events;
+                gathered.bytes += tick.bytes;
                 self.observer.event(&Event::Progress {
                     epoch: epoch.number(),
                     events: gathered.events,
                     bytes: gathered.bytes,
-                    reading: chunk.range.topic.clone(),
+                    reading: last.topic.clone(),
                 });
-                gathered.ticks.push(Tick { arrival: want.arrival, range: chunk.range, events, bytes });
+                gathered.ticks.push(tick);
             }
-            let pieces = chunk.pieces;
             // The watermark's view of partitions is read by `next` alone, and `take` changes everything but it.
             let (taken, judged) =
                 rayon::join(|| take_all(epoch, operators, &waiting), || judge_all(contract, &rules, self.key, pieces));

@@ -53,15 +53,36 @@ pub struct Identity {
 
 /// One tick of an epoch: what had just come, and when.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "SavedTick")]
 pub struct Tick {
     /// When it was read, in microseconds since the Unix epoch.
     pub arrival: i64,
-    /// What was read: one stretch of one partition.
-    pub range: Range,
+    /// What was read: of each partition at most one stretch, by topic and partition. Events come in this order.
+    pub ranges: Vec<Range>,
     /// How many events are in it.
     pub events: u64,
     /// How many bytes of values.
     pub bytes: u64,
+}
+
+/// A tick as it stands in a log; the first version had one range in each.
+#[derive(Deserialize)]
+struct SavedTick {
+    arrival: i64,
+    #[serde(default)]
+    ranges: Vec<Range>,
+    #[serde(default)]
+    range: Option<Range>,
+    events: u64,
+    bytes: u64,
+}
+
+impl From<SavedTick> for Tick {
+    fn from(saved: SavedTick) -> Self {
+        let mut ranges = saved.ranges;
+        ranges.extend(saved.range);
+        Self { arrival: saved.arrival, ranges, events: saved.events, bytes: saved.bytes }
+    }
 }
 
 /// What an epoch is going to do, put before its first durable write.
@@ -224,4 +245,18 @@ pub fn render<T: Serialize>(value: &T) -> Result<bytes::Bytes> {
     let mut text = serde_json::to_vec(value).map_err(|e| Error::Internal(e.to_string()))?;
     text.push(b'\n');
     Ok(text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_of_one_range_are_still_read() {
+        let old = r#"{"arrival":1,"range":{"topic":"a","partition":0,"from":2,"to":5},"events":3,"bytes":9}"#;
+        let tick: Tick = serde_json::from_str(old).unwrap();
+        assert_eq!(tick.ranges.len(), 1);
+        let again: Tick = serde_json::from_str(&serde_json::to_string(&tick).unwrap()).unwrap();
+        assert_eq!(again, tick);
+    }
 }

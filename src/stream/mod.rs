@@ -20,6 +20,7 @@ pub mod state;
 pub mod store;
 #[cfg(test)]
 mod tests;
+mod tick;
 
 pub use epoch::silver_schema;
 pub use run::{Event, Observer, Report, RunOptions, Unwatched, run};

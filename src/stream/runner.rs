@@ -16,7 +16,6 @@ use super::state;
 use super::store::{Clock, Store};
 use crate::contract::{Contract, JudgeRules};
 use crate::error::{Error, Result};
-use crate::events::RawEvents;
 use crate::failpoint;
 use crate::hash::HashKey;
 use crate::lake::layout;
@@ -263,17 +262,13 @@ impl<'a> Runner<'a> {
         let rules = self.rules(&plan.shape);
         let mut epoch = Epoch::new(plan.number, contract, &plan.shape, operators)?;
         let mut events = 0;
-        let mut pieces = vec![];
         for tick in &plan.ticks {
-            source.read_range(&tick.range, tick.arrival, &mut |piece| {
-                self.stop_if_asked()?;
-                events += piece.len() as u64;
-                pieces.push(piece);
-                // As many at once as there are in a burst.
-                if pieces.len() < 4 { Ok(()) } else { self.rerun(&mut pieces, contract, &rules, operators, &mut epoch) }
-            })?;
+            let pieces = self.read_tick_again(source, tick)?;
+            events += pieces.iter().map(|p| p.len() as u64).sum::<u64>();
+            let judged = judge_all(contract, &rules, self.key, pieces)?;
+            observe(operators, &judged);
+            take_all(&mut epoch, operators, &judged)?;
         }
-        self.rerun(&mut pieces, contract, &rules, operators, &mut epoch)?;
         let planned: u64 = plan.ticks.iter().map(|t| t.events).sum();
         if events != planned {
             return Err(Error::source(
@@ -288,19 +283,6 @@ impl<'a> Runner<'a> {
         let outcome = epoch.close(operators, plan.flush, plan.idle_watermark, &self.names)?;
         at.unread.clone_from(&plan.unread);
         self.commit(plan, outcome, operators, at, began)
-    }
-
-    fn rerun(
-        &self,
-        pieces: &mut Vec<RawEvents>,
-        contract: &Contract,
-        rules: &JudgeRules,
-        operators: &mut Operators,
-        epoch: &mut Epoch,
-    ) -> Result<()> {
-        let judged = judge_all(contract, rules, self.key, std::mem::take(pieces))?;
-        observe(operators, &judged);
-        take_all(epoch, operators, &judged)
     }
 }
 

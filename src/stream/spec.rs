@@ -149,6 +149,13 @@ pub struct EpochSpec {
     pub max_bytes: u64,
     /// An epoch ends when nothing more came for this long.
     pub max_wait_us: i64,
+    /// For so long a tick gathers what comes, from a source whose partitions grow side by side.
+    #[serde(default = "tick")]
+    pub tick_us: i64,
+}
+
+fn tick() -> i64 {
+    100_000
 }
 
 /// `durability`.
@@ -220,6 +227,8 @@ impl PipelineSpec {
             ("watermark.lateness", self.watermark.lateness_us),
             ("watermark.max_future_skew", self.watermark.max_future_skew_us),
             ("deduplicate.horizon", self.deduplicate.horizon_us),
+            ("epoch.max_wait", self.epoch.max_wait_us),
+            ("epoch.tick", self.epoch.tick_us),
         ] {
             if value < 0 {
                 return Err(Error::settings(name, "must not be negative"));

@@ -79,7 +79,7 @@ fn plan(number: u64, term: &super::log::Term) -> Plan {
         number,
         term: term.number,
         term_id: term.id.clone(),
-        ticks: vec![Tick { arrival: CLOCK.now(), range, events: 1, bytes: 1 }],
+        ticks: vec![Tick { arrival: CLOCK.now(), ranges: vec![range], events: 1, bytes: 1 }],
         partitions: vec![],
         waiting: vec![],
         flush: false,
