@@ -28,6 +28,14 @@ pub const PLACES: &[&str] = &[
     "commit.after",
     "snapshot.before",
     "snapshot.after",
+    "entry.files.before",
+    "entry.files.after",
+    "entry.plan.before",
+    "entry.plan.after",
+    "entry.commit.before",
+    "entry.commit.after",
+    "entry.trash.before",
+    "entry.trash.after",
 ];
 
 #[derive(Clone, Copy)]

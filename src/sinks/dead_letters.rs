@@ -113,6 +113,17 @@ pub fn batch(events: &RawEvents, letters: &[Letter<'_>], contract: &str, epoch: 
     Ok(RecordBatch::try_new(schema(), columns)?)
 }
 
+/// The same dead letters under another epoch.
+///
+/// # Errors
+/// [`Error::Data`] when these are no dead letters.
+pub fn renumbered(rows: &RecordBatch, epoch: u64) -> Result<RecordBatch> {
+    let mut columns = rows.columns().to_vec();
+    let at = rows.schema_ref().index_of("epoch")?;
+    columns[at] = Arc::new(Int64Array::from_value(i64::try_from(epoch).unwrap_or(i64::MAX), rows.num_rows()));
+    Ok(RecordBatch::try_new(rows.schema(), columns)?)
+}
+
 fn problem_lists(letters: &[Letter<'_>]) -> Result<ListArray> {
     let mut columns: [StringBuilder; 4] = std::array::from_fn(|_| StringBuilder::new());
     for problem in letters.iter().flat_map(|l| l.problems) {

@@ -82,12 +82,18 @@ pub struct Epoch {
     silver: Table,
     sessions: Table,
     dead_letters: Table,
+    /// Dead letters that are not encoded yet: the epoch's number stands in them, and may still change.
+    letters: Vec<RecordBatch>,
+    letters_bytes: usize,
     gold: Vec<Table>,
     silver_schema: SchemaRef,
     events: SchemaRef,
     verdicts: Vec<Verdict>,
     counts: Counts,
 }
+
+/// So many bytes of dead letters wait at most until the epoch's number is certain.
+const LETTERS_HELD: usize = 16 << 20;
 
 /// A table of the lake while its files grow.
 struct Table {
@@ -155,6 +161,8 @@ impl Epoch {
             silver: writer("silver/events", silver_schema.clone(), "event_time"),
             sessions: writer("silver/sessions", Sessionizer::sessions_schema(), "session_start"),
             dead_letters: writer("dead_letters", dead_letters::schema(), "event_time"),
+            letters: vec![],
+            letters_bytes: 0,
             gold,
             silver_schema,
             events: event_schema(&contract.schema()),
@@ -243,7 +251,32 @@ impl Epoch {
         letters.sort_by_key(|l| l.row);
         let rows = dead_letters::batch(piece, &letters, &self.contract_version, self.number)?;
         self.counts.dead_letters += rows.num_rows() as i64;
-        self.dead_letters.writer.write_by_date(&rows, "ingested_at")
+        self.letters_bytes += rows.get_array_memory_size();
+        self.letters.push(rows);
+        if self.letters_bytes > LETTERS_HELD { self.write_letters() } else { Ok(()) }
+    }
+
+    fn write_letters(&mut self) -> Result<()> {
+        self.letters_bytes = 0;
+        std::mem::take(&mut self.letters)
+            .iter()
+            .try_for_each(|rows| self.dead_letters.writer.write_by_date(rows, "ingested_at"))
+    }
+
+    /// Gives the epoch another number, because an entry that is no epoch took its own. False when that cannot be done any
+    /// more: the number stands in files already.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when Arrow cannot hold the rows.
+    pub fn renumber(&mut self, number: u64) -> Result<bool> {
+        if !self.dead_letters.writer.is_empty() {
+            return Ok(false);
+        }
+        for rows in &mut self.letters {
+            *rows = dead_letters::renumbered(rows, number)?;
+        }
+        self.number = number;
+        Ok(true)
     }
 
     fn accept(
@@ -350,6 +383,7 @@ impl Epoch {
             }
         }
         self.counts.pending = operators.pending() - self.pending_before;
+        self.write_letters()?;
         let mut files = vec![];
         let tables = [self.bronze, self.silver, self.sessions, self.dead_letters];
         for Table { layer, writer } in tables.into_iter().chain(self.gold) {

@@ -107,7 +107,7 @@ pub fn inspect(spec: &PipelineSpec, epochs: usize) -> Result<Inspection> {
         balanced: live.last.ledger.counts.balanced(),
         counts: live.last.ledger.counts.clone(),
         watermark: live.last.watermark,
-        planned: head.plan.map(|p| p.number),
+        planned: head.plan.map(|p| p.number()),
         partitions: live.last.partitions.clone(),
         unread: live.last.unread.clone(),
         state: live.last.state.clone(),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::log::{Commit, FORMAT, FileEntry, Identity, Plan, Snapshot, Term, parse, render};
+use super::log::{Commit, EntryPlan, FORMAT, FileEntry, Identity, Plan, Planned, Snapshot, Term, parse, render};
 use super::store::{Clock, Store};
 use crate::error::{Error, Result};
 use crate::failpoint;
@@ -31,7 +31,7 @@ pub struct Head {
     /// The newest commit.
     pub commit: Option<Commit>,
     /// A plan after it that has no commit.
-    pub plan: Option<Plan>,
+    pub plan: Option<Planned>,
 }
 
 impl<'a> Journal<'a> {
@@ -209,9 +209,10 @@ impl<'a> Journal<'a> {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] when it is missing or damaged.
-    pub fn plan(&self, number: u64) -> Result<Plan> {
+    pub fn plan(&self, number: u64) -> Result<Planned> {
         let path = self.plan_path(number);
-        self.get(&path)?.ok_or_else(|| Error::checkpoint(path, "missing"))
+        let bytes = self.store.get(&path)?.ok_or_else(|| Error::checkpoint(&path, "missing"))?;
+        Planned::parse(&path, &bytes)
     }
 
     /// The commit of an epoch.
@@ -223,17 +224,56 @@ impl<'a> Journal<'a> {
         self.get(&path)?.ok_or_else(|| Error::checkpoint(path, "missing"))
     }
 
-    /// Puts a plan. `None` when it is ours that stands; else the one that another run put before.
+    /// Puts a plan. `None` when it is ours that stands; else what another put before.
     ///
     /// # Errors
     /// [`Error::Superseded`] when a newer term was taken.
-    pub fn put_plan(&self, term: &Term, plan: &Plan) -> Result<Option<Plan>> {
-        let standing = self.put_own(term, &self.plan_path(plan.number), render(plan)?)?;
-        let standing: Option<Plan> = match standing {
-            None => None,
-            Some(bytes) => Some(parse(&self.plan_path(plan.number), &bytes)?),
-        };
-        Ok(standing.filter(|p| p.term_id != term.id))
+    pub fn put_plan(&self, term: &Term, plan: &Plan) -> Result<Option<Planned>> {
+        let path = self.plan_path(plan.number);
+        let Some(bytes) = self.put_own(term, &path, render(plan)?)? else { return Ok(None) };
+        let standing = Planned::parse(&path, &bytes)?;
+        Ok(match standing {
+            Planned::Run(plan) if plan.term_id == term.id => None,
+            other => Some(other),
+        })
+    }
+
+    /// Puts the plan of an entry that is no epoch: with this, it counts. False when its number is taken.
+    ///
+    /// # Errors
+    /// [`Error::Lake`] when it cannot be put.
+    pub fn put_entry(&self, entry: &EntryPlan) -> Result<bool> {
+        let path = self.plan_path(entry.commit.number);
+        let put = self.store.put_if_absent(&path, render(entry)?);
+        if let Ok(Put::Created) = put {
+            return Ok(true);
+        }
+        // It was there, or nobody knows: read back, it is ours or it is not.
+        match self.store.get(&path)?.map(|bytes| Planned::parse(&path, &bytes)).transpose()? {
+            Some(Planned::Entry(there)) => Ok(there.commit.term_id == entry.commit.term_id),
+            Some(Planned::Run(_)) => Ok(false),
+            None => put.and_then(|_| Err(Error::checkpoint(path, "came and went"))),
+        }
+    }
+
+    /// Finishes an entry that was planned: puts its commit, unless somebody did.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when another commit stands there, [`Error::Lake`] when it cannot be put.
+    pub fn roll_forward(&self, entry: &EntryPlan) -> Result<()> {
+        let path = self.commit_path(entry.commit.number);
+        failpoint::pass("entry.commit.before")?;
+        let put = self.store.put_if_absent(&path, render(&entry.commit)?);
+        if !matches!(put, Ok(Put::Created)) {
+            let there: Option<Commit> = self.get(&path)?;
+            match there {
+                Some(there) if there.term_id == entry.commit.term_id => {}
+                Some(_) => return Err(Error::checkpoint(path, "is not the commit that the entry planned")),
+                None => return put.and_then(|_| Err(Error::checkpoint(path, "came and went"))),
+            }
+        }
+        failpoint::pass("entry.commit.after")?;
+        self.snapshot_if_due(entry.commit.number)
     }
 
     /// Puts a commit. `None` when it is ours that stands; else the one that another run put before.
@@ -302,12 +342,13 @@ impl<'a> Journal<'a> {
         self.numbers(after)?.0.into_iter().map(|n| self.commit(n)).collect()
     }
 
-    /// Every plan, in order.
+    /// Every plan of an epoch, in order.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] when the log is damaged or too new.
     pub fn plans(&self) -> Result<Vec<Plan>> {
-        self.numbers(None)?.1.into_iter().map(|n| self.plan(n)).collect()
+        let plans = self.numbers(None)?.1.into_iter().map(|n| Ok(self.plan(n)?.run()));
+        plans.filter_map(Result::transpose).collect()
     }
 
     /// Puts a snapshot when it is time for one.
@@ -318,8 +359,15 @@ impl<'a> Journal<'a> {
         if !(commit.number + 1).is_multiple_of(self.snapshot_every) {
             return Ok(());
         }
-        failpoint::pass("snapshot.before")?;
         self.check_term(term)?;
+        self.snapshot_if_due(commit.number)
+    }
+
+    fn snapshot_if_due(&self, number: u64) -> Result<()> {
+        if !(number + 1).is_multiple_of(SNAPSHOT_EVERY) {
+            return Ok(());
+        }
+        failpoint::pass("snapshot.before")?;
         if let Some(live) = self.live()? {
             let path = layout::snapshot(&self.pipeline, live.last.number);
             self.store.put_if_absent(&path, render(&live)?)?;

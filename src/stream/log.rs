@@ -159,6 +159,70 @@ pub struct StateFile {
 pub enum Kind {
     /// An epoch of the stream.
     Run,
+    /// Dead letters judged once more.
+    Replay,
+    /// A range of Silver made anew from Bronze.
+    Backfill,
+    /// Small files made into larger ones.
+    Compact,
+    /// Old files thrown away.
+    Retention,
+}
+
+/// A log entry that is no epoch: what it is going to commit, whole. With this put, it counts: whoever meets it without
+/// its commit puts the commit.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EntryPlan {
+    /// Version of the format.
+    pub format: u32,
+    /// What kind of entry this is. A plan of an epoch has none.
+    pub kind: Kind,
+    /// The commit, as it is going to be put.
+    pub commit: Commit,
+}
+
+/// What a number of the log is planned to be.
+#[derive(Debug, Clone)]
+pub enum Planned {
+    /// An epoch of the stream.
+    Run(Box<Plan>),
+    /// Another entry.
+    Entry(Box<EntryPlan>),
+}
+
+impl Planned {
+    /// Parses either.
+    ///
+    /// # Errors
+    /// As [`parse`].
+    pub fn parse(path: &str, bytes: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Header {
+            #[serde(default)]
+            kind: Option<Kind>,
+        }
+        // What is damaged or too new is said by the second look.
+        match serde_json::from_slice::<Header>(bytes) {
+            Ok(Header { kind: Some(_) }) => Ok(Self::Entry(Box::new(parse(path, bytes)?))),
+            _ => Ok(Self::Run(Box::new(parse(path, bytes)?))),
+        }
+    }
+
+    /// Its number.
+    pub fn number(&self) -> u64 {
+        match self {
+            Self::Run(plan) => plan.number,
+            Self::Entry(entry) => entry.commit.number,
+        }
+    }
+
+    /// The plan of an epoch, if it is one.
+    pub fn run(self) -> Option<Plan> {
+        match self {
+            Self::Run(plan) => Some(*plan),
+            Self::Entry(_) => None,
+        }
+    }
 }
 
 /// What an epoch did. With this put, it counts.

@@ -8,7 +8,7 @@ use super::epoch::{Epoch, Names, judge_all};
 use super::gather::{finish_partitions, observe, take_all, waiting};
 use super::journal::{Journal, parse_key};
 use super::ledger::Ledger;
-use super::log::{FORMAT, Plan, StateFile, Term};
+use super::log::{Commit, FORMAT, Plan, Planned, StateFile, Term};
 use super::operators::Operators;
 use super::run::{Event, Observer, Report, RunCounts, RunOptions, bounded, contract_of};
 use super::spec::{PipelineSpec, Shape};
@@ -109,8 +109,14 @@ impl<'a> Runner<'a> {
     /// Loads what the log says and goes on from there. `None` when another run's entry was met and the log has to be
     /// read again.
     fn run_from_log(&mut self, source: &mut dyn Source, options: &RunOptions) -> Result<Option<Position>> {
-        let head = self.journal.head()?;
-        let commit = head.commit;
+        let (commit, planned) = loop {
+            let head = self.journal.head()?;
+            match head.plan {
+                Some(Planned::Entry(entry)) => self.journal.roll_forward(&entry)?,
+                Some(Planned::Run(plan)) => break (head.commit, Some(*plan)),
+                None => break (head.commit, None),
+            }
+        };
         let mut at = Position {
             next: commit.as_ref().map_or(0, |c| c.number + 1),
             ledger: commit.as_ref().map(|c| c.ledger.clone()).unwrap_or_default(),
@@ -120,13 +126,9 @@ impl<'a> Runner<'a> {
         };
         source.restore(commit.as_ref().map(|c| c.partitions.as_slice()).unwrap_or_default())?;
         source.refresh()?;
-        self.observer.event(&Event::Started {
-            term: self.term.number,
-            epoch: at.next,
-            recovering: head.plan.is_some(),
-        });
+        self.observer.event(&Event::Started { term: self.term.number, epoch: at.next, recovering: planned.is_some() });
 
-        if let Some(plan) = head.plan {
+        if let Some(plan) = planned {
             let same = plan.contract == self.digest && plan.shape == self.shape;
             let contract = if same { self.contract.clone() } else { self.pinned_contract(&plan)? };
             if plan.secret != fingerprint(&contract, self.secret) {
@@ -215,7 +217,7 @@ impl<'a> Runner<'a> {
                 self.clock.wait(POLL);
                 continue;
             }
-            let plan = Plan {
+            let mut plan = Plan {
                 format: FORMAT,
                 number: at.next,
                 term: self.term.number,
@@ -233,9 +235,19 @@ impl<'a> Runner<'a> {
             };
             failpoint::pass("plan.before")?;
             self.stop_if_asked()?;
-            if self.journal.put_plan(&self.term, &plan)?.is_some() {
-                // Another run planned this epoch first. Its plan is the one that is run.
-                return Ok(None);
+            loop {
+                match self.journal.put_plan(&self.term, &plan)? {
+                    None => break,
+                    // Another run planned this epoch first. Its plan is the one that is run.
+                    Some(Planned::Run(_)) => return Ok(None),
+                    Some(Planned::Entry(entry)) => {
+                        self.journal.roll_forward(&entry)?;
+                        if !take_in(&entry.commit, &mut at, &mut epoch)? {
+                            return Ok(None);
+                        }
+                        plan.number = at.next;
+                    }
+                }
             }
             failpoint::pass("plan.after")?;
             finish_partitions(&mut operators, &plan);
@@ -284,6 +296,17 @@ impl<'a> Runner<'a> {
         at.unread.clone_from(&plan.unread);
         self.commit(plan, outcome, operators, at, began)
     }
+}
+
+/// Takes in an entry that is no epoch, and goes on with the next number. False when the epoch in hand has to be begun
+/// again: the entry changed the state, or the epoch's number stands in files already.
+fn take_in(entry: &Commit, at: &mut Position, epoch: &mut Epoch) -> Result<bool> {
+    if entry.state != at.state || !epoch.renumber(entry.number + 1)? {
+        return Ok(false);
+    }
+    at.next = entry.number + 1;
+    at.ledger = entry.ledger.clone();
+    Ok(true)
 }
 
 /// Whether the end of the input would change anything.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::journal::Journal;
 use super::ledger::{Counts, Ledger};
-use super::log::{Commit, FORMAT, FileEntry, Kind, Plan, Tick};
+use super::log::{Commit, EntryPlan, FORMAT, FileEntry, Kind, Plan, Planned, Tick};
 use super::spec::{DeduplicateSpec, Layer, Shape, WatermarkSpec};
 use super::store::{Clock, FixedClock, Store};
 use crate::error::{Error, Result};
@@ -131,7 +131,7 @@ fn the_newest_term_owns_the_pipeline() {
     let refused = journal.put_plan(&older, &plan(0, &older)).unwrap_err();
     assert!(matches!(&refused, Error::Superseded { ours: 1, theirs: 2, .. }), "{refused}");
     assert!(refused.to_string().contains(&format!("process {}", std::process::id())), "{refused}");
-    assert_eq!(journal.put_plan(&newer, &plan(0, &newer)).unwrap().map(|p| p.number), None);
+    assert_eq!(journal.put_plan(&newer, &plan(0, &newer)).unwrap().map(|p| p.number()), None);
     journal.check_term(&newer).unwrap();
 }
 
@@ -154,9 +154,9 @@ fn anothers_plan_and_commit_stand() {
     let older = journal.take_term(&CLOCK).unwrap();
     assert!(journal.put_plan(&older, &plan(0, &older)).unwrap().is_none());
     let newer = journal.take_term(&CLOCK).unwrap();
-    let standing = journal.put_plan(&newer, &plan(0, &newer)).unwrap().unwrap();
+    let standing = journal.put_plan(&newer, &plan(0, &newer)).unwrap().and_then(Planned::run).unwrap();
     assert_eq!(standing.term, older.number);
-    assert_eq!(journal.head().unwrap().plan.map(|p| p.term), Some(older.number));
+    assert_eq!(journal.head().unwrap().plan.and_then(Planned::run).map(|p| p.term), Some(older.number));
     assert!(journal.put_commit(&newer, &commit(0, &newer)).unwrap().is_none());
     assert!(journal.head().unwrap().plan.is_none());
 }
@@ -207,4 +207,31 @@ fn a_newer_format_is_refused_by_name() {
         .unwrap();
     let refused = journal.head().unwrap_err().to_string();
     assert!(refused.contains("newer Penstock") && refused.contains("0000000000.commit"), "{refused}");
+}
+
+#[test]
+fn an_entry_counts_with_its_plan_and_is_finished_by_whoever_meets_it() {
+    let store = Memory::default();
+    let journal = Journal::new(&store, "p");
+    let term = journal.take_term(&CLOCK).unwrap();
+    journal.put_plan(&term, &plan(0, &term)).unwrap();
+    journal.put_commit(&term, &commit(0, &term)).unwrap();
+    let entry = |id: &str| {
+        let commit = Commit { kind: Kind::Compact, term_id: id.to_owned(), ..commit(1, &term) };
+        EntryPlan { format: FORMAT, kind: Kind::Compact, commit }
+    };
+    // The reply is lost: read back, it is known as ours.
+    store.lose_replies.store(1, Ordering::SeqCst);
+    assert!(journal.put_entry(&entry("a")).unwrap());
+    assert!(!journal.put_entry(&entry("b")).unwrap(), "the number is taken");
+    // Its owner is dead. A stream that wants the number meets it, finishes it, and takes the next.
+    let Some(Planned::Entry(met)) = journal.put_plan(&term, &plan(1, &term)).unwrap() else { panic!("no entry") };
+    assert_eq!(met.commit.term_id, "a");
+    assert_eq!(journal.live().unwrap().unwrap().last.number, 0, "readers see what is committed");
+    journal.roll_forward(&met).unwrap();
+    journal.roll_forward(&met).unwrap();
+    assert!(journal.put_plan(&term, &plan(2, &term)).unwrap().is_none());
+    assert_eq!(journal.commit(1).unwrap().kind, Kind::Compact);
+    let epochs: Vec<_> = journal.plans().unwrap().iter().map(|p| p.number).collect();
+    assert_eq!(epochs, [0, 2], "entries are no epochs");
 }
