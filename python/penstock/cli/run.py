@@ -16,6 +16,7 @@ from penstock.cli._common import (
     ledger_table,
     open_pipeline,
 )
+from penstock.cli._watch import LogOption, MetricsOption, watching
 
 EXAMPLES = (
     "penstock run pipeline.yaml --until-caught-up",
@@ -30,6 +31,8 @@ def run(
         bool, typer.Option("--until-caught-up", help="End when all that is there is committed; else run for ever.")
     ] = False,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="End after so many commits.")] = None,
+    metrics: MetricsOption = None,
+    log: LogOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -43,7 +46,8 @@ def run(
     flow = open_pipeline(pipeline, settings)
     # Schedulers stop a task with SIGTERM: as Ctrl-C, it ends the run before its next durable step.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    ledger = flow.run(until_caught_up=until_caught_up, max_epochs=max_epochs, progress=False if quiet else None)
+    with watching(flow.name, log=log, metrics=metrics, quiet=quiet) as watch:
+        ledger = flow.run(until_caught_up=until_caught_up, max_epochs=max_epochs, progress=False, on_event=watch)
     out.print(ledger_table(ledger))
     for line in ledger.unread:
         out.say("[yellow]left unread, a last line without an end:[/yellow] ", str(line))
