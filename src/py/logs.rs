@@ -88,7 +88,11 @@ fn write(py: Python<'_>, lines: &[Line], dropped: u64) -> PyResult<()> {
         say(line.target, line.level, &line.text)?;
     }
     if dropped > 0 {
-        say("penstock.logs", 30, &format!("{dropped} lines were said faster than they could be written, and are left out"))?;
+        say(
+            "penstock.logs",
+            30,
+            &format!("{dropped} lines were said faster than they could be written, and are left out"),
+        )?;
     }
     Ok(())
 }

@@ -4,7 +4,8 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::accumulator::{Accumulators, Plan};
+use super::accumulator::Accumulators;
+use super::plan::Plan;
 use crate::error::Result;
 
 /// Groups by key.

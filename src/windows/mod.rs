@@ -10,6 +10,7 @@ mod accumulator;
 mod exact;
 mod groups;
 mod operator;
+mod plan;
 mod saved;
 mod sketch;
 

@@ -9,8 +9,8 @@ use arrow::row::{RowConverter, SortField};
 use hashbrown::HashMap;
 use rayon::prelude::*;
 
-use super::accumulator::{Plan, plain, to_plain};
 use super::groups::{Groups, Row};
+use super::plan::{Plan, plain, to_plain};
 use super::{Pane, WindowSpec};
 use crate::columns::{cut, index_of, micros, moment_field, moments, same_schema, text};
 use crate::error::{Error, Result};
