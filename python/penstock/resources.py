@@ -1,4 +1,4 @@
-"""What the wheel carries besides code: ready-made pipelines and the dbt project."""
+"""What the wheel carries besides code: ready-made pipelines, the dbt project, alert rules."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def dbt_project() -> Path:
 
 
 def copy_out(name: str, to: Path, *, force: bool = False) -> list[Path]:
-    """Copy a ready-made pipeline and the dbt project out of the package.
+    """Copy a ready-made pipeline, the dbt project and the alert rules out of the package.
 
     Args:
         name: The ready-made pipeline.
@@ -54,6 +54,7 @@ def copy_out(name: str, to: Path, *, force: bool = False) -> list[Path]:
     plan = [(ready_made_folder(name), to)]
     if dbt_project().is_dir():
         plan.append((dbt_project(), to / "dbt"))
+    plan.append((_PACKAGE / "prometheus", to / "prometheus"))
     files = [(path, target / path.relative_to(source)) for source, target in plan for path in _files(source)]
     if not force:
         there = [str(target) for _, target in files if target.exists()]

@@ -20,7 +20,7 @@ def init(
 ) -> None:
     """Copy a ready-made pipeline out of the package, to change it.
 
-    Contract, schemas, pipeline file, warehouse tables and the dbt project.
+    Contract, schemas, pipeline file, warehouse tables, the dbt project and alert rules for Prometheus.
     """
     from penstock.errors import SettingsError
     from penstock.nearest import nearest
