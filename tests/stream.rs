@@ -36,7 +36,7 @@ fn every_event_is_accounted_for() {
     println!("{truth:#}");
 
     let spec = spec(folder.path(), 700);
-    let caught_up = RunOptions { until_caught_up: true, max_epochs: None };
+    let caught_up = RunOptions { until_caught_up: true, ..RunOptions::default() };
     let report = run(&spec, &caught_up, None, &Unwatched).unwrap();
     println!("{}", serde_json::to_string_pretty(&report).unwrap());
     assert!(report.balanced);

@@ -40,19 +40,20 @@ fn spec(py: Python<'_>, text: &str) -> PyResult<PipelineSpec> {
 
 /// Runs a pipeline; gives its ledger as JSON.
 #[pyfunction]
-#[pyo3(signature = (spec_json, *, until_caught_up, max_epochs=None, secret=None, on_event=None))]
+#[pyo3(signature = (spec_json, *, until_caught_up, max_epochs=None, accept_gap=false, secret=None, on_event=None))]
 pub fn run_pipeline(
     py: Python<'_>,
     spec_json: &str,
     until_caught_up: bool,
     max_epochs: Option<u64>,
+    accept_gap: bool,
     secret: Option<Vec<u8>>,
     on_event: Option<Py<PyAny>>,
 ) -> PyResult<String> {
     let spec = spec(py, spec_json)?;
     enter(py, OnInterrupt::Wait, move |stop| {
         let watcher = Watcher { callback: on_event, stop: stop.clone() };
-        json(&stream::run(&spec, &RunOptions { until_caught_up, max_epochs }, secret.as_deref(), &watcher)?)
+        json(&stream::run(&spec, &RunOptions { until_caught_up, max_epochs, accept_gap }, secret.as_deref(), &watcher)?)
     })
 }
 

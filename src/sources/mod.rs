@@ -35,6 +35,23 @@ pub struct PartitionState {
     /// For a file: how it is known again.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub file: Option<files::FileState>,
+    /// For a partition of Kafka: how its topic is known again.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub kafka: Option<KafkaState>,
+}
+
+/// How a topic of Kafka is known again: one that was deleted and made again under its old name has another id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KafkaState {
+    /// The id of the cluster; none where the broker tells none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cluster: Option<String>,
+    /// The id of the topic; none where the broker tells none (before Kafka 2.8).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub topic_id: Option<String>,
+    /// The timestamp of the newest message read, in microseconds since the Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub newest: Option<i64>,
 }
 
 /// Where a partition stands.
@@ -61,6 +78,11 @@ pub struct PartitionStatus {
     pub progress: Progress,
     /// When its newest message came, by the broker's clock (a file: when it was last written), in microseconds.
     pub newest: Option<i64>,
+    /// Where reading goes on: the position after the last event read.
+    pub position: i64,
+    /// Where the partition ended when it was last looked at; the lag is this less the position. None where no lag is
+    /// known (files).
+    pub end: Option<i64>,
 }
 
 /// Bytes at the end of a file that are no event yet.
@@ -77,8 +99,11 @@ pub struct Unread {
 /// What was read in one go: consecutive pieces of one partition.
 #[derive(Debug, Clone)]
 pub struct Chunk {
-    /// What was read. It may hold no events (blank lines), and be empty when a partition just ended.
+    /// What was read. It may hold no events (blank lines, records that are none), and be empty: when a partition just
+    /// ended, or when nothing came though there is more (the broker is slow to answer); then it is asked again.
     pub range: Range,
+    /// How many bytes of values.
+    pub bytes: u64,
     /// The events in it, in pieces of about 2 MiB that can be judged side by side. Where they are cut follows from the
     /// range alone.
     pub pieces: Vec<RawEvents>,
@@ -158,4 +183,27 @@ pub trait Source: Send {
 
     /// What was left unread at the end of partitions, for the ledger.
     fn unread(&self) -> Vec<Unread>;
+
+    /// Where a pipeline without history begins, resolved once and kept as an empty epoch 0. Called after a restore of
+    /// nothing; the same positions come back by [`Source::restore`]. Empty where there is nothing to resolve.
+    ///
+    /// # Errors
+    /// When the source cannot be asked.
+    fn begin(&mut self) -> Result<Vec<PartitionState>> {
+        Ok(vec![])
+    }
+
+    /// These positions have been committed: whoever watches the source from outside may be told.
+    ///
+    /// # Errors
+    /// When that failed. It is a warning, the events are safe.
+    fn committed(&mut self, _states: &[PartitionState]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Positions that are gone for ever and whose loss was accepted, since this was last asked (or since the restore).
+    /// Reading goes on behind them.
+    fn gaps(&mut self) -> Vec<Range> {
+        vec![]
+    }
 }

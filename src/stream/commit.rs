@@ -24,13 +24,14 @@ impl Runner<'_> {
     pub(super) fn commit(
         &mut self,
         plan: &Plan,
-        outcome: Outcome,
+        mut outcome: Outcome,
         operators: &mut Operators,
         at: &mut Position,
         began: Instant,
     ) -> Result<bool> {
         let read = began.elapsed().as_secs_f64();
         let with_bronze = plan.shape.layers.contains(&Layer::Bronze);
+        outcome.counts.lost = plan.gaps.iter().map(|g| g.to - g.from).sum();
         let mut ledger = at.ledger.clone();
         ledger.take(plan.number, &outcome.counts, with_bronze)?;
         let entries = self.put_files(outcome.files)?;

@@ -15,6 +15,7 @@ use crate::sources::{PartitionStatus, Progress, Source};
 pub(super) const BURST_BYTES: usize = 8 << 20;
 
 /// Partitions that nothing comes from.
+#[derive(Default)]
 pub(super) struct Quiet {
     pub(super) partitions: Vec<(String, i32)>,
     pub(super) watermark: Option<i64>,
@@ -66,7 +67,7 @@ impl Runner<'_> {
                 if options.until_caught_up {
                     break;
                 }
-                // `max_wait` counts only while nothing more waits.
+                // `max_wait` counts from when nothing more waited, and only then: a trickle does not put it off.
                 let now = self.clock.now();
                 let since = *idle_since.get_or_insert(now);
                 if gathered.events == 0 || now - since >= limits.max_wait_us {
@@ -76,7 +77,6 @@ impl Runner<'_> {
                 source.refresh()?;
                 continue;
             };
-            idle_since = None;
             gathered.caught_up = false;
             if let Some(last) = tick.ranges.last() {
                 gathered.events += tick.events;

@@ -30,6 +30,10 @@ pub struct Counts {
     pub dead_letters: i64,
     /// Sessions closed.
     pub sessions: i64,
+    /// Positions that were gone before they were read, their loss accepted. Not part of `consumed`: nobody can say what
+    /// stood there.
+    #[serde(default)]
+    pub lost: i64,
 }
 
 impl Counts {
@@ -44,6 +48,7 @@ impl Counts {
         self.bronze += other.bronze;
         self.dead_letters += other.dead_letters;
         self.sessions += other.sessions;
+        self.lost += other.lost;
         for (code, n) in &other.rejected_by_code {
             *self.rejected_by_code.entry(*code).or_default() += n;
         }

@@ -121,6 +121,9 @@ pub struct Plan {
     /// Lines that were left unread because they have no end yet.
     #[serde(default)]
     pub unread: Vec<Unread>,
+    /// Positions that are gone for ever, whose loss was accepted: the ranges go on behind them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Range>,
 }
 
 /// A data file of the lake.

@@ -13,7 +13,7 @@ use crate::contract::{Contract, Limits};
 use crate::error::{Error, Result};
 use crate::lake::{Durability, Lake, LakeOptions};
 use crate::sources::files::{Files, FilesSettings};
-use crate::sources::{Source, Unread};
+use crate::sources::{Range, Source, Unread};
 
 /// How a run goes.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +22,8 @@ pub struct RunOptions {
     pub until_caught_up: bool,
     /// Ends after so many epochs, if set.
     pub max_epochs: Option<u64>,
+    /// Goes on behind positions that are gone for ever, and counts them as lost.
+    pub accept_gap: bool,
 }
 
 /// Who watches a run, and may ask it to stop.
@@ -74,6 +76,21 @@ pub enum Event {
         /// Which.
         #[serde(flatten)]
         line: Unread,
+    },
+    /// Something that an operator should know and that does not stop the run.
+    Warning {
+        /// What kind of thing, for programs (`offsets_not_committed`).
+        code: String,
+        /// What it is about: a topic, a partition, a broker.
+        place: String,
+        /// What it is and what to do.
+        message: String,
+    },
+    /// Positions of a partition were gone before they were read, and their loss was accepted.
+    Gap {
+        /// Which.
+        #[serde(flatten)]
+        range: Range,
     },
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 
 use super::epoch::{Epoch, Names, judge_all};
-use super::gather::{finish_partitions, observe, take_all, waiting};
+use super::gather::{Gathered, Quiet, finish_partitions, observe, take_all, waiting};
 use super::journal::{Journal, parse_key};
 use super::ledger::Ledger;
 use super::log::{Commit, FORMAT, Plan, Planned, StateFile, Term};
@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::hash::HashKey;
 use crate::lake::layout;
-use crate::sources::{Source, Unread};
+use crate::sources::{PartitionState, Range, Source, Unread};
 
 /// How long the loop waits before it looks for more, in microseconds.
 pub(super) const POLL: i64 = 100_000;
@@ -109,7 +109,7 @@ impl<'a> Runner<'a> {
     /// Loads what the log says and goes on from there. `None` when another run's entry was met and the log has to be
     /// read again.
     fn run_from_log(&mut self, source: &mut dyn Source, options: &RunOptions) -> Result<Option<Position>> {
-        let (commit, planned) = loop {
+        let (commit, mut planned) = loop {
             let head = self.journal.head()?;
             match head.plan {
                 Some(Planned::Entry(entry)) => self.journal.roll_forward(&entry)?,
@@ -125,9 +125,18 @@ impl<'a> Runner<'a> {
             unread: commit.as_ref().map(|c| c.unread.clone()).unwrap_or_default(),
         };
         source.restore(commit.as_ref().map(|c| c.partitions.as_slice()).unwrap_or_default())?;
+        let begin = if commit.is_none() && planned.is_none() { source.begin()? } else { vec![] };
         source.refresh()?;
         self.observer.event(&Event::Started { term: self.term.number, epoch: at.next, recovering: planned.is_some() });
 
+        if !begin.is_empty() {
+            // Where reading begins is settled once, by an epoch that reads nothing.
+            let plan = self.plan(source, Gathered::default(), Quiet::default(), vec![], begin);
+            if self.journal.put_plan(&self.term, &plan)?.is_some() {
+                return Ok(None);
+            }
+            planned = Some(plan);
+        }
         if let Some(plan) = planned {
             let same = plan.contract == self.digest && plan.shape == self.shape;
             let contract = if same { self.contract.clone() } else { self.pinned_contract(&plan)? };
@@ -209,7 +218,8 @@ impl<'a> Runner<'a> {
             let quiet = self.quiet(source, &operators);
             let moves_on =
                 quiet.watermark.is_some_and(|to| operators.pending() > 0 && operators.watermark.current() < Some(to));
-            if gathered.ticks.is_empty() && !flush && !moves_on {
+            let gaps = source.gaps();
+            if gathered.ticks.is_empty() && gaps.is_empty() && !flush && !moves_on {
                 if options.until_caught_up {
                     return Ok(Some(at));
                 }
@@ -217,22 +227,10 @@ impl<'a> Runner<'a> {
                 self.clock.wait(POLL);
                 continue;
             }
-            let mut plan = Plan {
-                format: FORMAT,
-                number: at.next,
-                term: self.term.number,
-                term_id: self.term.id.clone(),
-                ticks: gathered.ticks,
-                partitions: source.snapshot(),
-                waiting: waiting(source),
-                flush,
-                idle: quiet.partitions,
-                idle_watermark: quiet.watermark,
-                contract: self.digest.clone(),
-                shape: shape.clone(),
-                secret: fingerprint(&contract, self.secret),
-                unread,
-            };
+            let caught_up = gathered.caught_up;
+            let partitions = source.snapshot();
+            let mut plan = self.plan(source, gathered, quiet, gaps, partitions);
+            (plan.number, plan.flush, plan.unread) = (at.next, flush, unread);
             failpoint::pass("plan.before")?;
             self.stop_if_asked()?;
             loop {
@@ -255,7 +253,8 @@ impl<'a> Runner<'a> {
             if !self.commit(&plan, outcome, &mut operators, &mut at, began)? {
                 return Ok(None);
             }
-            if gathered.caught_up && options.until_caught_up {
+            self.tell_committed(source, &plan);
+            if caught_up && options.until_caught_up {
                 return Ok(Some(at));
             }
         }
@@ -294,7 +293,54 @@ impl<'a> Runner<'a> {
         finish_partitions(operators, plan);
         let outcome = epoch.close(operators, plan.flush, plan.idle_watermark, &self.names)?;
         at.unread.clone_from(&plan.unread);
-        self.commit(plan, outcome, operators, at, began)
+        let committed = self.commit(plan, outcome, operators, at, began)?;
+        if committed {
+            self.tell_committed(source, plan);
+        }
+        Ok(committed)
+    }
+
+    /// The plan of an epoch: the first, unless its number is set; what was gathered, and what is as it is now.
+    fn plan(
+        &self,
+        source: &dyn Source,
+        gathered: Gathered,
+        quiet: Quiet,
+        gaps: Vec<Range>,
+        partitions: Vec<PartitionState>,
+    ) -> Plan {
+        Plan {
+            format: FORMAT,
+            number: 0,
+            term: self.term.number,
+            term_id: self.term.id.clone(),
+            ticks: gathered.ticks,
+            partitions,
+            waiting: waiting(source),
+            flush: false,
+            idle: quiet.partitions,
+            idle_watermark: quiet.watermark,
+            contract: self.digest.clone(),
+            shape: self.shape.clone(),
+            secret: fingerprint(&self.contract, self.secret),
+            unread: vec![],
+            gaps,
+        }
+    }
+
+    /// Tells the source, and who watches, what has been committed. A source that cannot pass it on warns: what is
+    /// committed is safe.
+    fn tell_committed(&self, source: &mut dyn Source, plan: &Plan) {
+        for range in &plan.gaps {
+            self.observer.event(&Event::Gap { range: range.clone() });
+        }
+        if let Err(error) = source.committed(&plan.partitions) {
+            self.observer.event(&Event::Warning {
+                code: "offsets_not_committed".into(),
+                place: "consumer group".into(),
+                message: error.to_string(),
+            });
+        }
     }
 }
 

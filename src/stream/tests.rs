@@ -89,6 +89,7 @@ fn plan(number: u64, term: &super::log::Term) -> Plan {
         shape: shape(),
         secret: None,
         unread: vec![],
+        gaps: vec![],
     }
 }
 

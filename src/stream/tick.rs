@@ -62,7 +62,9 @@ impl Runner<'_> {
     ) -> Result<Option<Read>> {
         let arrival = want.arrival;
         let mut partitions: BTreeMap<(String, i32), Gathered> = BTreeMap::new();
-        let (mut events, mut bytes, mut ended, mut waited) = (0, 0, false, 0);
+        let (mut events, mut bytes, mut waited) = (0, 0, 0);
+        // A partition ended, or more is there that has not come yet: the source is to be asked again.
+        let mut again = false;
         while want.bytes > 0 && want.events > 0 {
             let Some(chunk) = source.next(times, &want)? else {
                 let rest = self.spec.epoch.tick_us - waited.max(self.clock.now() - arrival);
@@ -75,9 +77,9 @@ impl Runner<'_> {
                 source.refresh()?;
                 continue;
             };
-            ended |= chunk.finished;
+            again |= chunk.finished || chunk.range.from == chunk.range.to;
             if chunk.range.from < chunk.range.to {
-                let size: usize = chunk.pieces.iter().map(size_of_values).sum();
+                let size = usize::try_from(chunk.bytes).unwrap_or(usize::MAX);
                 let count: usize = chunk.pieces.iter().map(RawEvents::len).sum();
                 bytes += size as u64;
                 events += count as u64;
@@ -90,7 +92,7 @@ impl Runner<'_> {
                 break;
             }
         }
-        if partitions.is_empty() && !ended {
+        if partitions.is_empty() && !again {
             return Ok(None);
         }
         let mut ranges = vec![];
@@ -122,8 +124,8 @@ impl Runner<'_> {
 fn one_read(source: &mut dyn Source, times: &dyn PartitionTimes, want: Want) -> Result<Option<Read>> {
     let Some(chunk) = source.next(times, &want)? else { return Ok(None) };
     let events = chunk.pieces.iter().map(|p| p.len() as u64).sum();
-    let bytes = chunk.range.to.abs_diff(chunk.range.from);
-    let ranges = if bytes > 0 { vec![chunk.range] } else { vec![] };
+    let bytes = chunk.bytes;
+    let ranges = if chunk.range.from < chunk.range.to { vec![chunk.range] } else { vec![] };
     Ok(Some(Read { tick: Tick { arrival: want.arrival, ranges, events, bytes }, pieces: chunk.pieces }))
 }
 
@@ -146,11 +148,6 @@ fn add(partitions: &mut BTreeMap<(String, i32), Gathered>, range: Range, pieces:
         }
     }
     Ok(())
-}
-
-/// The bytes of the values that a piece carries.
-fn size_of_values(piece: &RawEvents) -> usize {
-    piece.values.iter().flatten().map(<[u8]>::len).sum()
 }
 
 /// Cuts the events of one partition anew: where follows from the events alone, however they were read.

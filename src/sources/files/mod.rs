@@ -196,7 +196,8 @@ impl Files {
         let range =
             Range { topic: name.to_string(), partition: 0, from: offset(from, name)?, to: offset(position, name)? };
         let finished = entry.finished;
-        Ok((position > from || finished).then_some(Chunk { range, pieces, finished }))
+        let bytes = range.to.abs_diff(range.from);
+        Ok((position > from || finished).then_some(Chunk { range, bytes, pieces, finished }))
     }
 
     /// Opens a file where reading goes on, and makes sure that it is the one that was read before.
@@ -292,6 +293,7 @@ impl Files {
                 unread: entry.unread,
                 turn: entry.turn,
             }),
+            kafka: None,
         })
     }
 }
@@ -421,6 +423,8 @@ impl Source for Files {
                 _ => Progress::Open,
             },
             newest: (entry.length > 0).then_some(entry.modified),
+            position: i64::try_from(entry.position).unwrap_or(i64::MAX),
+            end: None,
         };
         self.files.iter().map(status).collect()
     }
