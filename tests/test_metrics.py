@@ -31,9 +31,9 @@ def committed(epoch: int = 0, **changed: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def status(**lags: int) -> dict[str, Any]:
+def lag(**lags: int) -> dict[str, Any]:
     partitions = [{"topic": t, "partition": 0, "position": 1, "end": 1 + n, "lag": n} for t, n in lags.items()]
-    return {"event": "status", "partitions": partitions, "pending": 7, "state_bytes": 4096, "watermark": None}
+    return {"event": "lag", "partitions": partitions}
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -60,18 +60,17 @@ def test_events_become_metrics() -> None:
     assert value(metrics, "penstock_epoch_duration_seconds_sum", stage="total") == pytest.approx(1.2)
     metrics.take({"event": "conflict", "what": "plan", "epoch": 2})
     assert value(metrics, "penstock_commit_conflicts_total", what="plan") == 1
-    metrics.take({"event": "gap", "ranges": [{"topic": "a", "partition": 0, "from": 5, "to": 9}]})
+    metrics.take({"event": "gap", "topic": "a", "partition": 0, "from": 5, "to": 9})
     assert value(metrics, "penstock_lost_offsets_total") == 4
 
 
 def test_lag_of_a_partition_that_is_gone_goes_too() -> None:
     metrics = Metrics("shop", "1")
-    metrics.take(status(a=5, b=0))
+    metrics.take(lag(a=5, b=0))
     assert value(metrics, "penstock_lag_messages", topic="a", partition="0") == 5
-    metrics.take(status(b=3))
+    metrics.take(lag(b=3))
     assert value(metrics, "penstock_lag_messages", topic="a", partition="0") is None
     assert value(metrics, "penstock_lag_messages", topic="b", partition="0") == 3
-    assert value(metrics, "penstock_state_bytes") == 4096
 
 
 def ask(address: str, path: str) -> tuple[int, str]:
@@ -129,7 +128,7 @@ def test_every_metric_of_the_rules_is_exported() -> None:
 
     metrics = Metrics("shop", "1")
     metrics.take(committed())
-    metrics.take(status(a=1))
+    metrics.take(lag(a=1))
     names = {name for name, _ in samples(metrics)}
     used = set(re.findall(r"penstock_[a-z_]+", rules().read_text())) - {"penstock_rules"}
     assert used

@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from penstock.view import RunView
-from test_metrics import committed, status
+from test_metrics import committed, lag
 
 
 def test_the_view_shows_rate_lag_and_ledger() -> None:
@@ -15,7 +15,7 @@ def test_the_view_shows_rate_lag_and_ledger() -> None:
     console = Console(file=io.StringIO(), width=120)
     view = RunView("shop", console, clock=lambda: now[0])
     view.take({"event": "started", "term": 3, "epoch": 0, "recovering": False})
-    view.take(status(**{f"topic{i}": i for i in range(12)}))
+    view.take(lag(**{f"topic{i}": i for i in range(12)}))
     now[0] = 2.0
     view.take(committed())
     view.take({"event": "progress", "epoch": 1, "events": 30, "bytes": 1, "reading": "[not] markup"})

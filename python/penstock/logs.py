@@ -94,8 +94,8 @@ def log_event(pipeline: str, event: dict[str, Any]) -> None:
         what = f"another run had put {event['what']} {event['epoch']} before; going on from there"
         _say(logging.WARNING, pipeline, what, event)
     elif kind == "gap":
-        gaps = ", ".join(f"{g['topic']}[{g['partition']}] {g['from']}..{g['to']}" for g in event.get("ranges", ()))
-        _say(logging.WARNING, pipeline, f"lost before they were read, as accepted: {gaps}", event)
+        where = f"{event['topic']}[{event['partition']}] {event['from']}..{event['to']}"
+        _say(logging.WARNING, pipeline, f"lost before they were read, as accepted: {where}", event)
     elif kind == "warning":
         _say(logging.WARNING, pipeline, str(event.get("message", "")), event)
 

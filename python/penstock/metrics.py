@@ -69,7 +69,7 @@ class Metrics:
         self._files = counter("files", "Data files put.")
         self._retries = counter("retries", "Requests to source or store that were tried again.", "where")
         self._conflicts = counter("commit_conflicts", "Plans and commits that another run had put before.", "what")
-        self._warnings = counter("warnings", "Things that went wrong and did not stop the run.", "kind")
+        self._warnings = counter("warnings", "Things that went wrong and did not stop the run.", "code")
         self._pending = gauge("pending_events", "Events held until the watermark passes them.")
         self._lag = gauge("lag_messages", "Messages of a partition that are not yet read.", "topic", "partition")
         self._state = gauge("state_bytes", "State of the operators as the newest commit names it.")
@@ -108,17 +108,16 @@ class Metrics:
             self._term.labels(self._pipeline).set(event["term"])
         elif kind == "committed":
             self._take_commit(event)
-        elif kind == "status":
-            self._take_status(event)
+        elif kind == "lag":
+            self._take_lag(event["partitions"])
         elif kind == "conflict":
             self._conflicts.labels(self._pipeline, str(event["what"])).inc()
         elif kind == "retry":
             self._retries.labels(self._pipeline, str(event["where"])).inc()
         elif kind == "gap":
-            lost = sum(int(gap["to"]) - int(gap["from"]) for gap in event.get("ranges", ()))
-            self._lost.labels(self._pipeline).inc(lost)
+            self._lost.labels(self._pipeline).inc(int(event["to"]) - int(event["from"]))
         elif kind == "warning":
-            self._warnings.labels(self._pipeline, str(event.get("kind", "other"))).inc()
+            self._warnings.labels(self._pipeline, str(event.get("code", "other"))).inc()
 
     def _take_commit(self, event: dict[str, Any]) -> None:
         name, counts = self._pipeline, event["counts"]
@@ -136,19 +135,13 @@ class Metrics:
             self._seconds.labels(name, stage).observe(seconds)
         self._move(event.get("watermark"))
 
-    def _take_status(self, event: dict[str, Any]) -> None:
+    def _take_lag(self, partitions: list[dict[str, Any]]) -> None:
         name = self._pipeline
-        self._pending.labels(name).set(event["pending"])
-        self._state.labels(name).set(event["state_bytes"])
-        self._memory.labels(name).set(event.get("memory_bytes", 0))
-        self._spilled.labels(name).set(event.get("spilled_bytes", 0))
-        self._move(event.get("watermark"))
         seen = set()
-        for partition in event["partitions"]:
-            if partition.get("lag") is not None:
-                labels = (str(partition["topic"]), str(partition["partition"]))
-                seen.add(labels)
-                self._lag.labels(name, *labels).set(partition["lag"])
+        for partition in partitions:
+            labels = (str(partition["topic"]), str(partition["partition"]))
+            seen.add(labels)
+            self._lag.labels(name, *labels).set(partition["lag"])
         for gone in self._partitions - seen:
             self._lag.remove(name, *gone)
         self._partitions = seen

@@ -37,7 +37,7 @@ class RunView:
         self._began = clock()
         self._term = 0
         self._epoch: dict[str, Any] = {}
-        self._status: dict[str, Any] = {}
+        self._partitions_now: list[dict[str, Any]] = []
         self._sums: dict[str, int] = dict.fromkeys(_HEADINGS, 0)
         self._going = 0
         self._reading = ""
@@ -66,8 +66,8 @@ class RunView:
             self._epoch, self._going = event, 0
             for name in _HEADINGS:
                 self._sums[name] += int(event["counts"][name])
-        elif kind == "status":
-            self._status = event
+        elif kind == "lag":
+            self._partitions_now = event["partitions"]
         self._remember()
 
     def _remember(self) -> None:
@@ -86,8 +86,7 @@ class RunView:
     @property
     def lag(self) -> int | None:
         """Messages of all partitions that are not yet read; None where the source tells none."""
-        known = [p["lag"] for p in self._status.get("partitions", ()) if p.get("lag") is not None]
-        return sum(known) if known else None
+        return sum(p["lag"] for p in self._partitions_now) if self._partitions_now else None
 
     def __rich__(self) -> RenderableType:
         """What is shown now."""
@@ -120,7 +119,7 @@ class RunView:
         from rich.table import Table
         from rich.text import Text
 
-        lagging = [p for p in self._status.get("partitions", ()) if p.get("lag") is not None]
+        lagging = self._partitions_now
         if not lagging:
             return None
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

@@ -65,6 +65,7 @@ impl Runner<'_> {
         };
         failpoint::pass("commit.before")?;
         if self.journal.put_commit(&self.term, &commit)?.is_some() {
+            self.observer.event(&Event::Conflict { what: "commit", epoch: plan.number });
             // Another run committed this epoch over the same plan: its files are ours, byte for byte; its state counts.
             return Ok(false);
         }

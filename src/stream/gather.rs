@@ -50,6 +50,7 @@ impl Runner<'_> {
         failpoint::pass("read.before")?;
         loop {
             self.stop_if_asked()?;
+            self.lag.tell_now_and_then(source, self.observer);
             let room = limits.max_events.saturating_sub(gathered.events);
             let full = room == 0 || gathered.bytes >= limits.max_bytes;
             if full {

@@ -10,6 +10,7 @@ mod epoch;
 mod gather;
 pub mod inspect;
 pub mod journal;
+pub mod lag;
 pub mod ledger;
 pub mod log;
 mod operators;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::lag::PartitionLag;
 use super::ledger::{Counts, Ledger};
 use super::operators::Operators;
 use super::runner::Runner;
@@ -70,6 +71,18 @@ pub enum Event {
         watermark: Option<i64>,
         /// Seconds spent reading and judging, putting files, putting state, and in all.
         seconds: [f64; 4],
+    },
+    /// How far the source is ahead, after a commit and now and then between them.
+    Lag {
+        /// The partitions that know their end; none of a source of files.
+        partitions: Vec<PartitionLag>,
+    },
+    /// Another run had put a plan or a commit of this number before.
+    Conflict {
+        /// `plan` or `commit`.
+        what: &'static str,
+        /// Its number.
+        epoch: u64,
     },
     /// A last line has no end yet and stays unread.
     Unread {

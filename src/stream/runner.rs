@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use super::epoch::{Epoch, Names, judge_all};
 use super::gather::{Gathered, Quiet, finish_partitions, observe, take_all, waiting};
 use super::journal::{Journal, parse_key};
+use super::lag;
 use super::ledger::Ledger;
 use super::log::{Commit, FORMAT, Plan, Planned, StateFile, Term};
 use super::operators::Operators;
@@ -41,6 +42,7 @@ pub(super) struct Runner<'a> {
     pub(super) run: RunCounts,
     /// After so many epochs the changes of state are merged into one whole state.
     pub(super) merge_every: usize,
+    pub(super) lag: lag::Told,
 }
 
 /// What the next epoch starts from.
@@ -85,6 +87,7 @@ impl<'a> Runner<'a> {
             spec,
             run: RunCounts::default(),
             merge_every: state::MERGE_EVERY,
+            lag: lag::Told::default(),
         })
     }
 
@@ -237,7 +240,10 @@ impl<'a> Runner<'a> {
                 match self.journal.put_plan(&self.term, &plan)? {
                     None => break,
                     // Another run planned this epoch first. Its plan is the one that is run.
-                    Some(Planned::Run(_)) => return Ok(None),
+                    Some(Planned::Run(_)) => {
+                        self.observer.event(&Event::Conflict { what: "plan", epoch: plan.number });
+                        return Ok(None);
+                    }
                     Some(Planned::Entry(entry)) => {
                         self.journal.roll_forward(&entry)?;
                         if !take_in(&entry.commit, &mut at, &mut epoch)? {
@@ -341,6 +347,7 @@ impl<'a> Runner<'a> {
                 message: error.to_string(),
             });
         }
+        self.lag.tell(source, self.observer);
     }
 }
 
