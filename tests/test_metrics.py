@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import penstock
+from penstock.generate import generate
 from penstock.metrics import Exporter, Metrics, parse_address
 from services import need
 
@@ -142,3 +145,34 @@ def test_the_alert_rules(tmp_path: Path) -> None:
     for command in ("check", "rules", "penstock.rules.yml"), ("test", "rules", "penstock.test.yml"):
         done = subprocess.run(["promtool", *command], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_run_that_is_scraped(tmp_path: Path) -> None:
+    generate("ecommerce", tmp_path / "events.jsonl", total=3_000, seed=5)
+    command = [
+        sys.executable, "-m", "penstock", "run", "ecommerce", "--metrics", "127.0.0.1:0", "--log", "json",
+        "--set", f'source.files.paths=["{tmp_path}/events.jsonl"]', "--set", f"lake={tmp_path}/lake",
+        "--set", "epoch.max_wait=10ms",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        try:
+            address = ""
+            for line in run.stderr:
+                said = json.loads(line)
+                if said["logger"] == "penstock.metrics":
+                    address = said["message"].removeprefix("serving http://").removesuffix("/metrics")
+                if said["message"].startswith("ecommerce: epoch 0 committed"):
+                    assert said["consumed"] > 0
+                    break
+            # The line is said before the metrics are counted, by the same thread.
+            deadline = time.monotonic() + 60
+            counted = 'penstock_epochs_total{pipeline="ecommerce"} 1.0'
+            while counted not in (text := ask(address, "/metrics")[1]) and time.monotonic() < deadline:
+                pass
+            assert f'penstock_consumed_events_total{{pipeline="ecommerce"}} {said["consumed"]}.0' in text
+            assert ask(address, "/readyz")[0] == 200
+        finally:
+            run.terminate()
+        assert "Traceback" not in run.stderr.read()
+        assert run.wait(60) == 130
