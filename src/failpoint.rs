@@ -36,6 +36,13 @@ pub const PLACES: &[&str] = &[
     "entry.commit.after",
     "entry.trash.before",
     "entry.trash.after",
+    "sweep.before",
+    "sweep.between",
+    "sweep.after",
+    "void.before",
+    "void.after",
+    "void.removing",
+    "void.removed",
 ];
 
 #[derive(Clone, Copy)]

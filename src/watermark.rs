@@ -66,6 +66,26 @@ impl Watermark {
         self.partitions.get(topic)?.get(&partition)?.highest
     }
 
+    /// Whether a partition is known.
+    pub fn knows(&self, topic: &str, partition: i32) -> bool {
+        self.partition(topic, partition).is_some()
+    }
+
+    /// Whether a partition counts as idle.
+    pub fn is_idle(&self, topic: &str, partition: i32) -> bool {
+        self.partition(topic, partition).is_some_and(|p| p.idle)
+    }
+
+    /// The partitions that are to be read and have not brought any event yet.
+    pub fn unbegun(&self) -> impl Iterator<Item = (&str, i32)> {
+        let all = self.partitions.iter().flat_map(|(topic, ps)| ps.iter().map(move |(n, p)| (&**topic, *n, p)));
+        all.filter(|(_, _, p)| p.highest.is_none() && !p.finished).map(|(topic, n, _)| (topic, n))
+    }
+
+    fn partition(&self, topic: &str, partition: i32) -> Option<&Partition> {
+        self.partitions.get(topic)?.get(&partition)
+    }
+
     /// The watermark of the last commit.
     pub fn current(&self) -> Option<i64> {
         self.current

@@ -173,6 +173,9 @@ def run_pipeline(
     *,
     until_caught_up: bool,
     max_epochs: int | None = None,
+    void: int | None = None,
+    drain: bool = False,
+    transform: Callable[[Table], ArrowLike] | None = None,
     on_event: Callable[[str], object] | None = None,
     secret: bytes | None = None,
 ) -> str: ...

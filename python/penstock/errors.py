@@ -13,6 +13,8 @@ argument, and whatever else is known stands in attributes.
 | `SupersededError` | | 4 |
 | `LedgerError` | | 1 |
 | `ForkedError`, `InternalError` | `RuntimeError` | 5 |
+
+`Stopped` is no error but a `KeyboardInterrupt`: a run that was asked to stop says by it how it ended.
 """
 
 from __future__ import annotations
@@ -122,6 +124,23 @@ class SupersededError(PenstockError):
     ours: int | None = None
     theirs: int | None = None
     holder: str | None = None
+
+
+class Stopped(KeyboardInterrupt):  # noqa: N818 - as KeyboardInterrupt, it is no error
+    """A run was asked to stop (Ctrl-C, SIGTERM), and did. What was committed stays, and the next run goes on from there.
+
+    Attributes:
+        finished: Whether the epoch in hand was finished, so that all that was read is committed. Else it was given up, and
+            the next run reads it again.
+        ledger: The ledger as it stands, where the epoch was finished.
+    """
+
+    finished: bool = False
+    ledger: Any = None
+
+    def __init__(self, message: str = "", *, finished: bool = False, ledger: Any = None) -> None:
+        super().__init__(message)
+        self.finished, self.ledger = finished, ledger
 
 
 class LedgerError(PenstockError):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from penstock import _core
+from penstock.errors import SettingsError, Stopped
 from penstock.ledger import Audit, Counts, Ledger
 from penstock.progress import Progress
 from penstock.settings import PipelineFile, Settings, load_file
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import datetime as dt
     import os
     from collections.abc import Callable, Mapping, Sequence
+
+    from penstock.transform import Transform
 
 
 @dataclass(frozen=True)
@@ -110,17 +113,24 @@ class Pipeline:
         *,
         until_caught_up: bool = True,
         max_epochs: int | None = None,
+        void: int | None = None,
+        drain: bool = False,
         progress: bool | None = None,
         on_event: Callable[[dict[str, Any]], object] | None = None,
     ) -> Ledger:
         """Run it: read, judge, deduplicate, sessionise, write, commit, again and again.
 
         A run that was killed is simply started again: it goes on from the last commit, and nothing is lost or doubled.
-        Ctrl-C ends it before its next durable step.
+        Ctrl-C ends it when the epoch in hand is finished, or gives that up when it would take more than some seconds; a
+        second Ctrl-C gives it up at once.
 
         Args:
             until_caught_up: End when everything that was there is committed; else go on for ever.
             max_epochs: End after so many commits.
+            void: First give up this epoch, which was planned and cannot be run any more: it is committed as void, its
+                files are removed, and its ranges are read again in the next. No event is lost or doubled.
+            drain: Take the end of what is there now as the end of the input, whatever the source: all that is held is let
+                go, sessions and windows close, and what is older comes late. With `until_caught_up` alone.
             progress: Show it; None: in a terminal or a notebook.
             on_event: Called with what happens: `{"event": "committed", …}`.
 
@@ -133,16 +143,46 @@ class Pipeline:
             CheckpointError: The lake's log is damaged, or of a newer version.
             SupersededError: A newer run took over.
             LedgerError: Not every event is accounted for.
+            SettingsError: A setting is wrong; `void` names an epoch that is committed, or that was never planned.
+            DataError: The pipeline's transform failed.
+            Stopped: It was asked to stop (a `KeyboardInterrupt` that knows how the run ended).
         """
+        if drain and not until_caught_up:
+            raise SettingsError("drain: a run that goes on for ever has no end to drain to; run until caught up", name="drain")
+        spec, transform = self.spec(), self.file.transform()
+        if transform is not None:
+            spec["transform"]["code"] = transform.code
+        try:
+            found = json.loads(self._run(spec, transform, until_caught_up, max_epochs, void, drain, progress, on_event))
+        except KeyboardInterrupt as error:
+            raise Stopped("interrupted; the epoch in hand was given up, and the next run reads it again") from error
+        if found["stopped"]:
+            said = "interrupted; the epoch in hand was finished, and the next run goes on from there"
+            raise Stopped(said, finished=True, ledger=Ledger.of(found))
+        return Ledger.of(found)
+
+    def _run(
+        self,
+        spec: dict[str, Any],
+        transform: Transform | None,
+        until_caught_up: bool,
+        max_epochs: int | None,
+        void: int | None,
+        drain: bool,
+        progress: bool | None,
+        on_event: Callable[[dict[str, Any]], object] | None,
+    ) -> str:
         with Progress(self.name, progress, also=on_event) as shown:
-            found = _core.run_pipeline(
-                json.dumps(self.spec()),
+            return _core.run_pipeline(
+                json.dumps(spec),
                 until_caught_up=until_caught_up,
                 max_epochs=max_epochs,
+                void=void,
+                drain=drain,
+                transform=transform,
                 on_event=shown.callback,
                 secret=self.file.secret,
             )
-        return Ledger.of(json.loads(found))
 
     def audit(self) -> Audit:
         """Count the ledger again from the files, the log and the state, and the warehouse where one was loaded.

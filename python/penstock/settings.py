@@ -18,6 +18,7 @@ environment is never shown.
 | `sessions` | `gap_us`, `max_duration_us` or null; null without sessions |
 | `windows` | a list of `name`, `size_us`, `slide_us`, `by`, `from`, `mode`, `to`, `aggregates` (pairs) |
 | `epoch` | `max_events`, `max_bytes`, `max_wait_us`, `tick_us` |
+| `transform` | `function`, `columns` (pairs of name and type), `code` (set by a run), or null |
 | `durability` | `disk` or `process` |
 | `memory_bytes` | a number |
 | `max_event_bytes`, `max_event_depth`, `assert_formats` | limits of the contract |
@@ -48,6 +49,7 @@ from penstock import _yaml
 from penstock.errors import ContractError, SettingsError
 from penstock.nearest import did_you_mean, nearest
 from penstock.resources import ready_made, ready_made_folder
+from penstock.transform import Transform, check_name, column_kind
 from penstock.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
@@ -67,6 +69,13 @@ Duration = Annotated[int, BeforeValidator(parse_duration)]
 PositiveDuration = Annotated[int, BeforeValidator(parse_duration), AfterValidator(_positive)]
 Size = Annotated[int, BeforeValidator(parse_size), AfterValidator(_positive)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
+def _column_type(text: Any) -> str:
+    if not isinstance(text, str):
+        raise ValueError(f"{text!r} is no column type; write text, integer, number, boolean, timestamp or decimal(12, 2)")
+    column_kind(text)
+    return text.strip()
+
 
 _MINUTE = 60_000_000
 _HOUR = 60 * _MINUTE
@@ -175,6 +184,19 @@ class Pii(_Model):
     secret: SecretStr
 
 
+class TransformSettings(_Model):
+    """`transform`: a function of one's own over the valid rows, and the columns that it adds or gives another type."""
+
+    function: Annotated[str, AfterValidator(check_name)]
+    columns: dict[Annotated[str, Field(min_length=1)], Annotated[str, BeforeValidator(_column_type)]] = Field(
+        default_factory=dict
+    )
+
+
+def _transform(value: Any) -> Any:
+    return {"function": value} if isinstance(value, str) else value
+
+
 class Warehouse(_Model):
     """`warehouse`: one of `duckdb` (a file) and `postgres` (a URL)."""
 
@@ -205,7 +227,7 @@ class Settings(_Model):
     memory: Size = 2**30
     limits: Limits = Limits()
     pii: Pii | None = None
-    transform: str | None = None
+    transform: Annotated[TransformSettings | None, BeforeValidator(_transform)] = None
     warehouse: Warehouse | None = None
 
 
@@ -259,6 +281,15 @@ class PipelineFile:
             raise ContractError(
                 f"{path}: the contract cannot be read ({error.strerror}); {self.path} names it", file=str(path)
             ) from None
+
+    def transform(self) -> Transform | None:
+        """The function of the setting `transform`, loaded; none without one.
+
+        Raises:
+            SettingsError: There is no such module or function, or it cannot be imported.
+        """
+        own = self.settings.transform
+        return Transform(own.function, self.folder.absolute()) if own else None
 
     def spec(self) -> dict[str, Any]:
         """The engine's form: see the head of this module.
@@ -314,6 +345,12 @@ class PipelineFile:
             },
             "durability": own.durability,
             "memory_bytes": own.memory,
+            "transform": {
+                "function": own.transform.function,
+                "columns": [[name, column_kind(kind)] for name, kind in own.transform.columns.items()],
+            }
+            if own.transform
+            else None,
             "max_event_bytes": own.limits.max_bytes,
             "max_event_depth": own.limits.max_depth,
             "assert_formats": own.limits.assert_formats,
@@ -331,8 +368,6 @@ class PipelineFile:
             raise SettingsError(
                 f"{self.path}: source.kafka: this version reads files; name source.files", name="source.kafka"
             )
-        if own.transform is not None:
-            raise SettingsError(f"{self.path}: transform: this version has no users' transforms", name="transform")
         if own.warehouse and own.warehouse.postgres:
             raise SettingsError(
                 f"{self.path}: warehouse.postgres: this version loads into DuckDB; name warehouse.duckdb",

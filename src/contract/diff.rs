@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Contract;
 use super::compile::Version;
@@ -17,7 +17,7 @@ use super::roles::ROLES;
 use super::rules::{ArrayRule, Bound, ObjectRule, Rule, RuleId, Rules, StringRule};
 
 /// Whom a change breaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Breaks {
     /// Those who read the tables, or read new events by the old contract.
@@ -27,7 +27,7 @@ pub enum Breaks {
 }
 
 /// One change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// The event type; none for the contract as a whole.
     pub event_type: Option<String>,

@@ -1,9 +1,8 @@
 //! The one gate between Python and the engine: it lets go of the GIL, answers Ctrl-C, turns errors into exceptions.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
@@ -13,15 +12,26 @@ use crate::{Error, Result, threads};
 
 /// How long Python's signal handlers may have to wait.
 const TICK: Duration = Duration::from_millis(20);
+/// How long work that writes may take to stop.
+const PATIENCE: Duration = Duration::from_millis(9_500);
 
 /// Says whether Python was asked to stop.
 #[derive(Clone, Default)]
-pub struct Stop(Arc<AtomicBool>);
+pub struct Stop(Arc<OnceLock<Instant>>);
 
 impl Stop {
     /// Whether to stop at the next good moment.
     pub fn asked(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.get().is_some()
+    }
+
+    /// How long ago it was asked to.
+    pub fn asked_for(&self) -> Option<Duration> {
+        self.0.get().map(Instant::elapsed)
+    }
+
+    fn ask(&self) {
+        self.0.get_or_init(Instant::now);
     }
 
     /// [`Error::Interrupted`] when asked to stop.
@@ -35,7 +45,7 @@ impl Stop {
 pub enum OnInterrupt {
     /// It has nothing but its result: leave it behind.
     Abandon,
-    /// It writes: wait until it has stopped by itself.
+    /// It writes: wait until it has stopped by itself, unless that takes ten seconds, or Python is interrupted again.
     Wait,
 }
 
@@ -74,11 +84,18 @@ pub fn enter<T: Send + 'static>(
             }
         }
         if let Err(error) = py.check_signals() {
-            stop.0.store(true, Ordering::Relaxed);
-            if on_interrupt == OnInterrupt::Abandon {
+            // Who asks twice does not want to wait.
+            if on_interrupt == OnInterrupt::Abandon || stop.asked() {
                 return Err(error);
             }
+            stop.ask();
             interrupt = Some(error);
+        }
+        if stop.asked_for().is_some_and(|since| since > PATIENCE)
+            && let Some(interrupt) = interrupt.take()
+        {
+            // It is in a durable step that takes long. Whatever that leaves, it leaves as a kill would: nothing is lost.
+            return Err(interrupt);
         }
     }
 }

@@ -11,6 +11,7 @@ mod scd2;
 mod sessions;
 mod stream;
 mod table;
+mod transform;
 mod windows;
 
 use pyo3::prelude::*;

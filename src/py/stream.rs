@@ -1,10 +1,15 @@
 //! Pipelines in Python: run, audit, inspect, and the log for loads.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use pyo3::prelude::*;
 use serde::Serialize;
 
 use super::errors::to_python;
 use super::gate::{OnInterrupt, Stop, enter};
+use super::transform::Function;
+use crate::stream::transform::Transform;
 use crate::stream::{self, Event, Observer, PipelineSpec, RunOptions, audit as auditing, inspect as inspecting};
 use crate::{Error, Result};
 
@@ -28,6 +33,10 @@ impl Observer for Watcher {
     fn should_stop(&self) -> bool {
         self.stop.asked()
     }
+
+    fn asked_for(&self) -> Option<Duration> {
+        self.stop.asked_for()
+    }
 }
 
 fn json<T: Serialize>(value: &T) -> Result<String> {
@@ -40,20 +49,29 @@ fn spec(py: Python<'_>, text: &str) -> PyResult<PipelineSpec> {
 
 /// Runs a pipeline; gives its ledger as JSON.
 #[pyfunction]
-#[pyo3(signature = (spec_json, *, until_caught_up, max_epochs=None, accept_gap=false, secret=None, on_event=None))]
+#[pyo3(signature = (
+    spec_json, *, until_caught_up, max_epochs=None, accept_gap=false, void=None, drain=false, transform=None,
+    secret=None, on_event=None
+))]
+#[allow(clippy::too_many_arguments)] // each a keyword in Python
 pub fn run_pipeline(
     py: Python<'_>,
     spec_json: &str,
     until_caught_up: bool,
     max_epochs: Option<u64>,
     accept_gap: bool,
+    void: Option<u64>,
+    drain: bool,
+    transform: Option<Py<PyAny>>,
     secret: Option<Vec<u8>>,
     on_event: Option<Py<PyAny>>,
 ) -> PyResult<String> {
     let spec = spec(py, spec_json)?;
+    let transform = transform.map(|t| Arc::new(Function(t)) as Arc<dyn Transform>);
+    let options = RunOptions { until_caught_up, max_epochs, accept_gap, void, drain, transform };
     enter(py, OnInterrupt::Wait, move |stop| {
         let watcher = Watcher { callback: on_event, stop: stop.clone() };
-        json(&stream::run(&spec, &RunOptions { until_caught_up, max_epochs, accept_gap }, secret.as_deref(), &watcher)?)
+        json(&stream::run(&spec, &options, secret.as_deref(), &watcher)?)
     })
 }
 

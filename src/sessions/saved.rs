@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, new_null_array};
+use arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch};
 use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Schema};
 
 use super::open::OPEN;
 use super::{Pending, Sessionizer};
+use crate::carry::carry;
 use crate::columns::{moment_field, one_moment};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::state::{self, ORDER, SPLIT, StateParts, Stateful, typed};
 use crate::watermark::moment_of;
 
@@ -72,43 +73,9 @@ impl Sessionizer {
         Ok((META.to_string(), RecordBatch::try_new(Arc::new(schema), columns)?))
     }
 
-    /// The columns of held events as this pipeline has them now: a contract may have gained columns since.
-    fn adapt(&self, name: &str, batch: &RecordBatch) -> Result<RecordBatch> {
-        let saved = batch.schema();
-        if let Some(gone) = saved
-            .fields()
-            .iter()
-            .find(|f| f.name() != PUSH && f.name() != ROW && self.input.index_of(f.name()).is_err())
-        {
-            return Err(Error::checkpoint(
-                name,
-                format!(
-                    "events that are still held have a column '{}' that the contract no longer has; run once under the \
-                     old contract until nothing is pending",
-                    gone.name()
-                ),
-            ));
-        }
-        let columns = self.input.fields().iter().map(|field| match batch.column_by_name(field.name()) {
-            Some(column) if column.data_type() == field.data_type() => Ok(column.clone()),
-            Some(column) => Err(Error::checkpoint(
-                name,
-                format!(
-                    "events that are still held have '{}' as {}, the contract now has {}; run once under the old \
-                     contract until nothing is pending",
-                    field.name(),
-                    column.data_type(),
-                    field.data_type()
-                ),
-            )),
-            None => Ok(new_null_array(field.data_type(), batch.num_rows())),
-        });
-        Ok(RecordBatch::try_new(self.input.clone(), columns.collect::<Result<Vec<_>>>()?)?)
-    }
-
     fn load_pending(&mut self, name: &str, batch: &RecordBatch) -> Result<()> {
         let numbers: &Int64Array = typed(name, batch, PUSH)?;
-        let rows = self.adapt(name, batch)?;
+        let rows = carry(name, batch, &self.input)?;
         let mut from = 0;
         for run in numbers.values().chunk_by(|a, b| a == b) {
             self.pending.extend(self.hold(run[0], rows.slice(from, run.len()), true)?);

@@ -139,8 +139,9 @@ impl<F: Fn(&str, i32) -> Option<i64>> PartitionTimes for F {
 /// All methods take the source exclusively, so that reading can be moved to a thread beside the judging of what was
 /// read before.
 pub trait Source: Send {
-    /// Takes up the positions of the last commit. Called at the start, and again after a plan was run again with
-    /// [`Source::read_range`].
+    /// Takes up the positions of the last commit: of all partitions that anything was read of. Others that are known by
+    /// now begin anew. Called at the start, after a plan was run again with [`Source::read_range`], and after an epoch was
+    /// lost to another run.
     ///
     /// # Errors
     /// When a partition is not what it was: it shrank, its head changed, it is gone.
@@ -175,7 +176,7 @@ pub trait Source: Send {
     /// Every partition that is known, sorted.
     fn partitions(&self) -> Vec<PartitionStatus>;
 
-    /// What a commit has to keep of the partitions that moved since this was last asked (or since the restore).
+    /// What a plan has to keep of the partitions that moved since this was last asked (or since the restore).
     fn changes(&mut self) -> Vec<PartitionState>;
 
     /// What a snapshot has to keep: every partition, sorted.

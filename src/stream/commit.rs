@@ -7,8 +7,9 @@ use bytes::Bytes;
 use rayon::prelude::*;
 
 use super::epoch::Outcome;
-use super::log::{Commit, FORMAT, FileEntry, Kind, Plan, StateFile};
+use super::log::{Commit, FORMAT, FileEntry, Kind, Origin, Plan, StateFile};
 use super::operators::Operators;
+use super::partitions::to_table;
 use super::run::Event;
 use super::runner::{Position, Runner};
 use super::spec::Layer;
@@ -37,15 +38,19 @@ impl Runner<'_> {
         let entries = self.put_files(outcome.files)?;
         let files_done = began.elapsed().as_secs_f64();
 
-        let whole = state::merge_is_due(&at.state, self.merge_every);
+        let whole = at.whole || state::merge_is_due(&at.state, self.merge_every);
         // A snapshot does not settle what the next delta begins with: a delta does.
         let changes = operators.delta()?;
-        let parts = if whole { operators.snapshot()? } else { changes };
+        let mut parts = if whole { operators.snapshot()? } else { changes };
+        let mut partitions = at.partitions.clone();
+        partitions.take(&plan.partitions);
+        parts.push(if whole { to_table(&partitions.all())? } else { to_table(&plan.partitions)? });
         let written = self.put_state(plan.number, parts)?;
         let mut state = if whole { vec![] } else { at.state.clone() };
         state.extend(written);
         let state_done = began.elapsed().as_secs_f64();
 
+        let origin = Origin { contract: plan.contract.clone(), shape: plan.shape.clone() };
         let commit = Commit {
             format: FORMAT,
             number: plan.number,
@@ -60,10 +65,13 @@ impl Runner<'_> {
             state: state.clone(),
             partitions: plan.partitions.clone(),
             contract: plan.contract.clone(),
+            origin: Some(origin.clone()),
+            change: plan.change.clone(),
             committed_at: self.clock.now(),
             unread: plan.unread.clone(),
         };
         failpoint::pass("commit.before")?;
+        self.stop_if_late()?;
         if self.journal.put_commit(&self.term, &commit)?.is_some() {
             self.observer.event(&Event::Conflict { what: "commit", epoch: plan.number });
             // Another run committed this epoch over the same plan: its files are ours, byte for byte; its state counts.
@@ -77,6 +85,10 @@ impl Runner<'_> {
             state,
             watermark: outcome.watermark,
             unread: plan.unread.clone(),
+            partitions,
+            origin: Some(origin),
+            whole: false,
+            change: None,
         };
         self.run.counts.add(&outcome.counts);
         self.run.epochs += 1;
@@ -87,6 +99,7 @@ impl Runner<'_> {
             watermark: outcome.watermark,
             seconds: [read, files_done - read, state_done - files_done, began.elapsed().as_secs_f64()],
         });
+        self.sweep_if_due(&commit)?;
         Ok(true)
     }
 
@@ -109,6 +122,7 @@ impl Runner<'_> {
         self.journal.check_term(&self.term)?;
         self.journal.store().put_many(objects)?;
         failpoint::pass("files.between")?;
+        self.stop_if_late()?;
         self.journal.check_term(&self.term)?;
         self.journal.store().put_many(rest)?;
         failpoint::pass("files.after")?;
@@ -117,6 +131,7 @@ impl Runner<'_> {
 
     fn put_state(&self, epoch: u64, parts: Vec<(String, RecordBatch)>) -> Result<Vec<StateFile>> {
         failpoint::pass("state.before")?;
+        self.stop_if_late()?;
         let parts: Vec<_> = parts.into_iter().filter(|(_, rows)| rows.num_rows() > 0).collect();
         let objects = parts
             .into_par_iter()

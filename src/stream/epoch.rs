@@ -41,6 +41,16 @@ impl Judgment {
         self.piece.partition
     }
 
+    /// The valid events.
+    pub fn valid(&self) -> &RecordBatch {
+        &self.judged.valid
+    }
+
+    /// Puts other columns in place of those of the valid events, row for row.
+    pub fn set_valid(&mut self, rows: RecordBatch) {
+        self.judged.valid = rows;
+    }
+
     /// The highest event time among the valid events.
     pub fn highest(&self) -> Option<i64> {
         self.judged.valid.column_by_name("event_time").and_then(|c| {
@@ -117,7 +127,7 @@ pub struct Outcome {
     pub watermark: Option<i64>,
 }
 
-/// The columns of `silver/events`.
+/// The columns of `silver/events`, from those of valid rows.
 pub fn silver_schema(contract: &Schema) -> SchemaRef {
     let mut fields: Vec<_> = contract.fields().iter().cloned().collect();
     let start = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
@@ -137,7 +147,8 @@ impl Epoch {
     /// # Errors
     /// [`Error::Data`] when a schema cannot be written as Parquet.
     pub fn new(number: u64, contract: &Contract, shape: &Shape, operators: &Operators) -> Result<Self> {
-        let silver_schema = silver_schema(&contract.schema());
+        let rows = shape.rows(&contract.schema())?;
+        let silver_schema = silver_schema(&rows);
         let writer = |layer: &str, schema: SchemaRef, time: &str| {
             let settings = ParquetSettings { time_column: time.to_owned(), ..ParquetSettings::default() };
             Table { layer: layer.to_owned(), writer: PartitionedWriter::new(&schema, &settings) }
@@ -165,7 +176,7 @@ impl Epoch {
             letters_bytes: 0,
             gold,
             silver_schema,
-            events: event_schema(&contract.schema()),
+            events: event_schema(&rows),
             verdicts: vec![],
             counts: Counts::default(),
         })
@@ -401,6 +412,11 @@ pub struct Names {
 }
 
 impl Names {
+    /// What the names of an epoch's data files begin with.
+    pub fn epoch(&self, epoch: u64) -> String {
+        format!("{}-{:04}-{epoch:010}-", self.pipeline, 0)
+    }
+
     /// The path of a data file below the lake's root.
     pub fn data(&self, epoch: u64, layer: &str, partition: &Partition, part: u32) -> String {
         data_file(layer, partition, &self.pipeline, 0, epoch, part)

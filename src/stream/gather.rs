@@ -1,5 +1,7 @@
 //! What goes into an epoch: read, judged and taken through the operators until it is full or nothing more is there.
 
+use std::collections::HashSet;
+
 use super::epoch::{Epoch, Judgment, judge_all};
 use super::log::{Plan, Tick};
 use super::operators::Operators;
@@ -7,7 +9,7 @@ use super::run::{Event, RunOptions};
 use super::runner::{POLL, Runner};
 use super::tick::Read;
 use crate::contract::Contract;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::sources::{PartitionStatus, Progress, Source};
 
@@ -17,7 +19,11 @@ pub(super) const BURST_BYTES: usize = 8 << 20;
 /// Partitions that nothing comes from.
 #[derive(Default)]
 pub(super) struct Quiet {
-    pub(super) partitions: Vec<(String, i32)>,
+    /// Those that nothing has come from for long enough now, and that did not count as quiet.
+    pub(super) fell_asleep: Vec<(String, i32)>,
+    /// Those that counted as quiet and do no longer.
+    pub(super) woken: Vec<(String, i32)>,
+    /// How far that lets the watermark move, when all are quiet.
     pub(super) watermark: Option<i64>,
 }
 
@@ -29,6 +35,8 @@ pub(super) struct Gathered {
     pub(super) bytes: u64,
     /// Whether the source had nothing more.
     pub(super) caught_up: bool,
+    /// Whether reading ended because the run was asked to stop.
+    pub(super) stopped: bool,
 }
 
 impl Runner<'_> {
@@ -48,8 +56,14 @@ impl Runner<'_> {
         let mut waiting: Vec<Judgment> = vec![];
         let mut idle_since: Option<i64> = None;
         failpoint::pass("read.before")?;
+        let call = self.call(contract, &self.shape, epoch.number())?;
         loop {
-            self.stop_if_asked()?;
+            if self.asked_to_stop() {
+                take_all(epoch, operators, &waiting)?;
+                gathered.stopped = true;
+                gathered.caught_up = false;
+                break;
+            }
             self.lag.tell_now_and_then(source, self.observer);
             let room = limits.max_events.saturating_sub(gathered.events);
             let full = room == 0 || gathered.bytes >= limits.max_bytes;
@@ -90,9 +104,16 @@ impl Runner<'_> {
                 });
                 gathered.ticks.push(tick);
             }
+            let number = gathered.ticks.len().saturating_sub(1);
+            let judge = || {
+                let mut judged = judge_all(contract, &rules, self.key, pieces)?;
+                if let (Some(call), Some(tick)) = (&call, gathered.ticks.last()) {
+                    call.apply(number, tick, &mut judged)?;
+                }
+                Ok::<_, Error>(judged)
+            };
             // The watermark's view of partitions is read by `next` alone, and `take` changes everything but it.
-            let (taken, judged) =
-                rayon::join(|| take_all(epoch, operators, &waiting), || judge_all(contract, &rules, self.key, pieces));
+            let (taken, judged) = rayon::join(|| take_all(epoch, operators, &waiting), judge);
             taken?;
             waiting = judged?;
             observe(operators, &waiting);
@@ -109,8 +130,12 @@ impl Runner<'_> {
         let is_idle = |p: &&PartitionStatus| {
             p.progress == Progress::CaughtUp && p.newest.is_none_or(|newest| now - newest > settings.idle_timeout_us)
         };
-        let partitions: Vec<_> = open.iter().filter(is_idle).map(|p| (p.topic.clone(), p.partition)).collect();
-        let all = !open.is_empty() && partitions.len() == open.len();
+        let (quiet, awake): (Vec<_>, Vec<_>) = open.iter().partition(is_idle);
+        let all = !open.is_empty() && awake.is_empty();
+        let idle = |p: &&&PartitionStatus| operators.watermark.is_idle(&p.topic, p.partition);
+        let name = |p: &PartitionStatus| (p.topic.clone(), p.partition);
+        let fell_asleep = quiet.iter().filter(|p| !idle(p)).map(|p| name(p)).collect();
+        let woken = awake.iter().filter(idle).map(|p| name(p)).collect();
         let newest = open.iter().filter_map(|p| p.newest).max();
         let watermark = match (all, newest, operators.watermark.highest()) {
             (true, Some(newest), Some(highest)) => {
@@ -119,7 +144,7 @@ impl Runner<'_> {
             }
             _ => None,
         };
-        Quiet { partitions, watermark }
+        Quiet { fell_asleep, woken, watermark }
     }
 }
 
@@ -136,24 +161,44 @@ pub(super) fn observe(operators: &mut Operators, judgments: &[Judgment]) {
     }
 }
 
-/// The partitions that are known and not yet begun.
-pub(super) fn waiting(source: &dyn Source) -> Vec<(String, i32)> {
+/// The partitions that are known from now on and not yet begun.
+pub(super) fn waiting(source: &dyn Source, operators: &Operators) -> Vec<(String, i32)> {
     let all = source.partitions().into_iter().filter(|p| p.progress == Progress::Waiting);
-    all.map(|p| (p.topic, p.partition)).collect()
+    all.filter(|p| !operators.watermark.knows(&p.topic, p.partition)).map(|p| (p.topic, p.partition)).collect()
+}
+
+/// The partitions that were known, and went before anything of them was read.
+pub(super) fn gone(source: &dyn Source, operators: &Operators) -> Vec<(String, i32)> {
+    let mut unbegun = operators.watermark.unbegun().peekable();
+    if unbegun.peek().is_none() {
+        return vec![];
+    }
+    let there: HashSet<_> = source.partitions().into_iter().map(|p| (p.topic, p.partition)).collect();
+    unbegun.map(|(topic, p)| (topic.to_owned(), p)).filter(|p| !there.contains(p)).collect()
 }
 
 /// Tells the watermark which partitions hold it from this epoch on.
 pub(super) fn finish_partitions(operators: &mut Operators, plan: &Plan) {
+    let watermark = &mut operators.watermark;
     for (topic, partition) in &plan.waiting {
-        operators.watermark.open_partition(topic, *partition);
+        watermark.open_partition(topic, *partition);
+    }
+    for (topic, partition) in &plan.gone {
+        watermark.finish_partition(topic, *partition);
     }
     for partition in &plan.partitions {
         if partition.finished {
-            operators.watermark.finish_partition(&partition.topic, partition.partition);
+            watermark.finish_partition(&partition.topic, partition.partition);
         } else {
-            operators.watermark.open_partition(&partition.topic, partition.partition);
-            let quiet = plan.idle.iter().any(|(t, p)| *t == partition.topic && *p == partition.partition);
-            operators.watermark.set_idle(&partition.topic, partition.partition, quiet);
+            watermark.open_partition(&partition.topic, partition.partition);
+            if plan.woken.is_none() {
+                let quiet = plan.idle.iter().any(|(t, p)| *t == partition.topic && *p == partition.partition);
+                watermark.set_idle(&partition.topic, partition.partition, quiet);
+            }
         }
+    }
+    if let Some(woken) = &plan.woken {
+        plan.idle.iter().for_each(|(topic, p)| watermark.set_idle(topic, *p, true));
+        woken.iter().for_each(|(topic, p)| watermark.set_idle(topic, *p, false));
     }
 }

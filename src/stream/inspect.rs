@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::change::Change;
 use super::journal::Journal;
 use super::ledger::Counts;
 use super::log::{Commit, FileEntry, Kind, StateFile};
+use super::partitions::Partitions;
 use super::run::open_lake;
 use super::spec::PipelineSpec;
 use crate::error::{Error, Result};
@@ -55,6 +57,9 @@ pub struct Entry {
     pub counts: Counts,
     /// How many files it put.
     pub files: usize,
+    /// What changed of contract and settings with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change: Option<Change>,
 }
 
 /// How large a layer is.
@@ -78,6 +83,7 @@ impl From<&Commit> for Entry {
             contract: commit.contract.clone(),
             counts: commit.counts.clone(),
             files: commit.files.len(),
+            change: commit.change.clone(),
         }
     }
 }
@@ -108,7 +114,7 @@ pub fn inspect(spec: &PipelineSpec, epochs: usize) -> Result<Inspection> {
         counts: live.last.ledger.counts.clone(),
         watermark: live.last.watermark,
         planned: head.plan.map(|p| p.number()),
-        partitions: live.last.partitions.clone(),
+        partitions: Partitions::read(&lake, &live.last)?.all(),
         unread: live.last.unread.clone(),
         state: live.last.state.clone(),
         layers,

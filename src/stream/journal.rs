@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::log::{Commit, EntryPlan, FORMAT, FileEntry, Identity, Plan, Planned, Snapshot, Term, parse, render};
+use super::log::{
+    Commit, EntryPlan, FORMAT, FileEntry, Identity, Origin, Plan, Planned, Snapshot, Term, parse, render,
+};
 use super::store::{Clock, Store};
 use crate::error::{Error, Result};
 use crate::failpoint;
@@ -315,6 +317,27 @@ impl<'a> Journal<'a> {
         let path = layout::contract(&self.pipeline, digest);
         let bytes = self.store.get(&path)?.ok_or_else(|| Error::checkpoint(path.clone(), "missing"))?;
         String::from_utf8(bytes.to_vec()).map_err(|_| Error::checkpoint(path, "damaged: not text"))
+    }
+
+    /// What the state of a commit follows from; a commit of the first version leaves it to its plan.
+    ///
+    /// # Errors
+    /// [`Error::Lake`] when the plan cannot be read.
+    pub fn origin(&self, commit: &Commit) -> Result<Option<Origin>> {
+        if commit.origin.is_some() {
+            return Ok(commit.origin.clone());
+        }
+        // Entries that are no epochs leave the state as it was.
+        for number in (0..=commit.number).rev() {
+            let path = self.plan_path(number);
+            match self.store.get(&path)?.map(|bytes| Planned::parse(&path, &bytes)).transpose()? {
+                Some(Planned::Run(plan)) => return Ok(Some(Origin { contract: plan.contract, shape: plan.shape })),
+                Some(Planned::Entry(entry)) if entry.commit.origin.is_some() => return Ok(entry.commit.origin),
+                Some(Planned::Entry(_)) => {}
+                None => break,
+            }
+        }
+        Ok(None)
     }
 
     /// The data files that count, and the newest commit: what a reader sees.

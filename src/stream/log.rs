@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::change::Change;
 use super::ledger::{Counts, Ledger};
 use super::spec::Shape;
 use crate::error::{Error, Result};
@@ -98,16 +99,23 @@ pub struct Plan {
     pub term_id: String,
     /// What is read, tick by tick.
     pub ticks: Vec<Tick>,
-    /// The source's partitions as they stand after the epoch.
+    /// The source's partitions that moved, as they stand after the epoch (in the first version all of them).
     pub partitions: Vec<PartitionState>,
-    /// Partitions that are known and not yet begun: they hold the watermark.
+    /// Partitions that are known from now on and not yet begun: they hold the watermark.
     #[serde(default)]
     pub waiting: Vec<(String, i32)>,
+    /// Partitions that went before anything of them was read: they do not hold the watermark any more.
+    #[serde(default)]
+    pub gone: Vec<(String, i32)>,
     /// Whether the input ends here: sessions close and nothing stays pending.
     pub flush: bool,
-    /// The partitions that were quiet for longer than `idle_timeout`: they do not hold the watermark.
+    /// The partitions that are quiet for longer than `idle_timeout` now: they do not hold the watermark.
     #[serde(default)]
     pub idle: Vec<(String, i32)>,
+    /// The partitions that were quiet and are no longer. In the first version there is none, and `idle` names all that are
+    /// quiet.
+    #[serde(default)]
+    pub woken: Option<Vec<(String, i32)>>,
     /// Where the watermark moves to though nothing came, when every partition is quiet.
     #[serde(default)]
     pub idle_watermark: Option<i64>,
@@ -115,6 +123,9 @@ pub struct Plan {
     pub contract: String,
     /// The settings that shape rows.
     pub shape: Shape,
+    /// What changed of contract and settings since the entry before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<Change>,
     /// The fingerprint of the secret that personal properties are hashed with, where the contract has such.
     #[serde(default)]
     pub secret: Option<String>,
@@ -162,6 +173,8 @@ pub struct StateFile {
 pub enum Kind {
     /// An epoch of the stream.
     Run,
+    /// An epoch of the stream that was given up: nothing of it counts, and its ranges are read again in a later one.
+    Void,
     /// Dead letters judged once more.
     Replay,
     /// A range of Silver made anew from Bronze.
@@ -228,6 +241,15 @@ impl Planned {
     }
 }
 
+/// What the state of the operators follows from, beside the events.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The contract, by digest.
+    pub contract: String,
+    /// The settings that shape rows.
+    pub shape: Shape,
+}
+
 /// What an epoch did. With this put, it counts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Commit {
@@ -254,10 +276,17 @@ pub struct Commit {
     pub removed: Vec<FileEntry>,
     /// The state that counts now, file after file.
     pub state: Vec<StateFile>,
-    /// The source's partitions.
+    /// The source's partitions that moved. All of them stand in the state (`source/partitions`); in the first version they
+    /// stood here.
     pub partitions: Vec<PartitionState>,
     /// The contract, by digest.
     pub contract: String,
+    /// What the state that counts follows from. In the first version the epoch's plan alone said so.
+    #[serde(default)]
+    pub origin: Option<Origin>,
+    /// What changed of contract and settings with this epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<Change>,
     /// When it was committed, in microseconds since the Unix epoch.
     pub committed_at: i64,
     /// Lines left unread.

@@ -5,6 +5,8 @@
 //! store and the clock by trait.
 
 pub mod audit;
+mod carry;
+pub mod change;
 mod commit;
 mod epoch;
 mod gather;
@@ -14,14 +16,19 @@ pub mod lag;
 pub mod ledger;
 pub mod log;
 mod operators;
+pub mod partitions;
 pub mod run;
 mod runner;
 pub mod spec;
 pub mod state;
+mod stop;
 pub mod store;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod tick;
+pub mod transform;
+mod void;
 
 pub use epoch::silver_schema;
 pub use run::{Event, Observer, Report, RunOptions, Unwatched, run};

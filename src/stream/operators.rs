@@ -34,12 +34,12 @@ pub fn event_schema(contract: &Schema) -> SchemaRef {
 }
 
 impl Operators {
-    /// Operators without any state yet.
+    /// Operators without any state yet; `contract` has the columns that the contract gives.
     ///
     /// # Errors
     /// [`Error::Settings`] when a window names a column or aggregate that is not there.
     pub fn new(shape: &Shape, contract: &Schema) -> Result<Self> {
-        let events = event_schema(contract);
+        let events = event_schema(shape.rows(contract)?.as_ref());
         let settings = shape.sessions.as_ref();
         let settings = settings.map(|s| SessionSettings { gap: s.gap_us, max_duration: s.max_duration_us });
         let sessions = settings.map(|s| Sessionizer::new(s, events.clone())).transpose()?;

@@ -1,15 +1,20 @@
 //! A run of a pipeline: what it is told, what it tells, and what it does it with.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
+use super::change::Change;
 use super::lag::PartitionLag;
 use super::ledger::{Counts, Ledger};
 use super::operators::Operators;
 use super::runner::Runner;
 use super::spec::{DurabilitySpec, PipelineSpec, Shape, SourceSpec};
 use super::store::{Clock, FixedClock, SystemClock};
+use super::sweep::Swept;
+use super::transform::Transform;
 use crate::contract::{Contract, Limits};
 use crate::error::{Error, Result};
 use crate::lake::{Durability, Lake, LakeOptions};
@@ -25,14 +30,25 @@ pub struct RunOptions {
     pub max_epochs: Option<u64>,
     /// Goes on behind positions that are gone for ever, and counts them as lost.
     pub accept_gap: bool,
+    /// Gives this epoch up first: it was planned, and cannot be run any more.
+    pub void: Option<u64>,
+    /// Takes the end of what is there now as the end of the input, whatever the source: all that is held is let go. With
+    /// `until_caught_up` alone.
+    pub drain: bool,
+    /// The users' own logic, where the pipeline has any.
+    pub transform: Option<Arc<dyn Transform>>,
 }
 
 /// Who watches a run, and may ask it to stop.
 pub trait Observer: Sync {
     /// Something happened.
     fn event(&self, event: &Event);
-    /// Whether the run should stop before its next durable step.
+    /// Whether the run should stop: it finishes the epoch in hand if that can be done in a few seconds.
     fn should_stop(&self) -> bool;
+    /// How long ago it was asked to, where that is known.
+    fn asked_for(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// What a watcher is told.
@@ -84,6 +100,26 @@ pub enum Event {
         /// Its number.
         epoch: u64,
     },
+    /// Contract or settings are not those that the state follows from; they count from the next epoch on.
+    Changed {
+        /// The next epoch.
+        epoch: u64,
+        /// What changed.
+        change: Change,
+    },
+    /// An epoch was made void.
+    Voided {
+        /// Which.
+        epoch: u64,
+        /// Files removed.
+        files: usize,
+    },
+    /// What no longer counts was removed.
+    Swept {
+        /// How much.
+        #[serde(flatten)]
+        swept: Swept,
+    },
     /// A last line has no end yet and stays unread.
     Unread {
         /// Which.
@@ -125,6 +161,8 @@ pub struct Report {
     pub term: u64,
     /// Lines left unread.
     pub unread: Vec<Unread>,
+    /// Whether it ended because it was asked to, with the epoch in hand finished.
+    pub stopped: bool,
 }
 
 /// This run's own counts.

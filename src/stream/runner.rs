@@ -1,20 +1,27 @@
 //! The epoch loop: term → plan → run → state → commit, again and again.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
+use super::carry::carry;
+use super::change::Change;
 use super::epoch::{Epoch, Names, judge_all};
-use super::gather::{Gathered, Quiet, finish_partitions, observe, take_all, waiting};
+use super::gather::{Gathered, Quiet, finish_partitions, gone, observe, take_all, waiting};
 use super::journal::{Journal, parse_key};
 use super::lag;
 use super::ledger::Ledger;
-use super::log::{Commit, FORMAT, Plan, Planned, StateFile, Term};
+use super::log::{Commit, FORMAT, Kind, Origin, Plan, Planned, StateFile, Term};
 use super::operators::Operators;
+use super::partitions::{Partitions, are_saved};
 use super::run::{Event, Observer, Report, RunCounts, RunOptions, bounded, contract_of};
 use super::spec::{PipelineSpec, Shape};
 use super::state;
 use super::store::{Clock, Store};
+use super::sweep::{Swept, YOUNG, sweep};
+use super::transform::Transform;
+use super::void::{EpochSink, with_way_out};
 use crate::contract::{Contract, JudgeRules};
 use crate::error::{Error, Result};
 use crate::failpoint;
@@ -43,6 +50,18 @@ pub(super) struct Runner<'a> {
     /// After so many epochs the changes of state are merged into one whole state.
     pub(super) merge_every: usize,
     pub(super) lag: lag::Told,
+    /// Sinks that write epochs into databases.
+    pub(super) sinks: Vec<Box<dyn EpochSink>>,
+    /// The users' own logic.
+    pub(super) transform: Option<Arc<dyn Transform>>,
+    /// When it was first seen that the run should stop.
+    pub(super) asked_at: OnceLock<i64>,
+    /// Whether the run ends because it was asked to.
+    pub(super) stopped: bool,
+    /// When what no longer counts was last removed.
+    pub(super) swept_at: Option<i64>,
+    /// Whether the epoch that was to be made void is.
+    pub(super) voided: bool,
 }
 
 /// What the next epoch starts from.
@@ -52,6 +71,14 @@ pub(super) struct Position {
     pub(super) state: Vec<StateFile>,
     pub(super) watermark: Option<i64>,
     pub(super) unread: Vec<Unread>,
+    /// How far every partition was read.
+    pub(super) partitions: Partitions,
+    /// What the state follows from.
+    pub(super) origin: Option<Origin>,
+    /// Whether the next epoch writes its state whole, however small the changes: the state of before is in another form.
+    pub(super) whole: bool,
+    /// What changed of contract and settings since the last commit.
+    pub(super) change: Option<Change>,
 }
 
 impl<'a> Runner<'a> {
@@ -88,11 +115,18 @@ impl<'a> Runner<'a> {
             run: RunCounts::default(),
             merge_every: state::MERGE_EVERY,
             lag: lag::Told::default(),
+            sinks: vec![],
+            transform: None,
+            asked_at: OnceLock::new(),
+            stopped: false,
+            swept_at: None,
+            voided: false,
         })
     }
 
     pub(super) fn run(&mut self, source: &mut dyn Source, options: &RunOptions) -> Result<Report> {
         let began = Instant::now();
+        self.transform.clone_from(&options.transform);
         loop {
             if let Some(position) = self.run_from_log(source, options)? {
                 self.run.seconds = began.elapsed().as_secs_f64();
@@ -104,6 +138,7 @@ impl<'a> Runner<'a> {
                     epoch: position.next.checked_sub(1),
                     term: self.term.number,
                     unread: position.unread,
+                    stopped: self.stopped,
                 });
             }
         }
@@ -114,27 +149,38 @@ impl<'a> Runner<'a> {
     fn run_from_log(&mut self, source: &mut dyn Source, options: &RunOptions) -> Result<Option<Position>> {
         let (commit, mut planned) = loop {
             let head = self.journal.head()?;
-            match head.plan {
-                Some(Planned::Entry(entry)) => self.journal.roll_forward(&entry)?,
-                Some(Planned::Run(plan)) => break (head.commit, Some(*plan)),
-                None => break (head.commit, None),
+            let planned = match head.plan {
+                Some(Planned::Entry(entry)) => {
+                    self.journal.roll_forward(&entry)?;
+                    continue;
+                }
+                Some(Planned::Run(plan)) => Some(*plan),
+                None => None,
+            };
+            match options.void.filter(|_| !self.voided) {
+                Some(number) => {
+                    self.void(number, head.commit.as_ref(), planned.as_ref())?;
+                    self.voided = true;
+                }
+                None => break (head.commit, planned),
             }
         };
-        let mut at = Position {
-            next: commit.as_ref().map_or(0, |c| c.number + 1),
-            ledger: commit.as_ref().map(|c| c.ledger.clone()).unwrap_or_default(),
-            state: commit.as_ref().map(|c| c.state.clone()).unwrap_or_default(),
-            watermark: commit.as_ref().and_then(|c| c.watermark),
-            unread: commit.as_ref().map(|c| c.unread.clone()).unwrap_or_default(),
-        };
-        source.restore(commit.as_ref().map(|c| c.partitions.as_slice()).unwrap_or_default())?;
-        let begin = if commit.is_none() && planned.is_none() { source.begin()? } else { vec![] };
+        let mut at = self.position(commit.as_ref())?;
+        let partitions = at.partitions.all();
+        source.restore(&partitions)?;
+        // An epoch 0 that was made void has settled nothing.
+        let fresh = commit.as_ref().is_none_or(|c| c.kind == Kind::Void) && planned.is_none() && partitions.is_empty();
+        let begin = if fresh { source.begin()? } else { vec![] };
         source.refresh()?;
         self.observer.event(&Event::Started { term: self.term.number, epoch: at.next, recovering: planned.is_some() });
+        if let Some(commit) = &commit {
+            self.sweep_if_due(commit)?;
+        }
 
         if !begin.is_empty() {
             // Where reading begins is settled once, by an epoch that reads nothing.
-            let plan = self.plan(source, Gathered::default(), Quiet::default(), vec![], begin);
+            let mut plan = self.plan(Gathered::default(), Quiet::default(), vec![], begin);
+            plan.number = at.next;
             if self.journal.put_plan(&self.term, &plan)?.is_some() {
                 return Ok(None);
             }
@@ -143,26 +189,97 @@ impl<'a> Runner<'a> {
         if let Some(plan) = planned {
             let same = plan.contract == self.digest && plan.shape == self.shape;
             let contract = if same { self.contract.clone() } else { self.pinned_contract(&plan)? };
-            if plan.secret != fingerprint(&contract, self.secret) {
-                return Err(Error::settings(
-                    "secret",
-                    format!(
-                        "epoch {} was planned with another secret; give it once more to finish that epoch",
-                        plan.number
-                    ),
-                ));
-            }
-            let mut operators = self.operators(&plan.shape, &contract, &at.state)?;
-            if !self.run_plan(source, &plan, &contract, &mut operators, &mut at)? {
+            self.check_pins(&plan, &contract).map_err(|e| with_way_out(e, &plan))?;
+            let mut operators = self.take_up(&plan.shape, &contract, &plan.contract, &mut at)?;
+            let ran = self.run_plan(source, &plan, &contract, &mut operators, &mut at);
+            if !ran.map_err(|e| with_way_out(e, &plan))? {
                 return Ok(None);
             }
-            if !same || self.done(options) {
-                return if self.done(options) { Ok(Some(at)) } else { Ok(None) };
+            if self.done(options) {
+                return Ok(Some(at));
             }
-            return self.run_epochs(source, options, operators, at);
+            return if same { self.run_epochs(source, options, operators, at) } else { Ok(None) };
         }
-        let operators = self.operators(&self.shape, &self.contract, &at.state)?;
+        let operators = self.take_up(&self.shape, &self.contract, &self.digest, &mut at)?;
+        if let Some(change) = &at.change {
+            self.observer.event(&Event::Changed { epoch: at.next, change: change.clone() });
+        }
         self.run_epochs(source, options, operators, at)
+    }
+
+    /// What follows on a commit.
+    fn position(&self, commit: Option<&Commit>) -> Result<Position> {
+        let Some(commit) = commit else { return Ok(Position::default()) };
+        Ok(Position {
+            next: commit.number + 1,
+            ledger: commit.ledger.clone(),
+            state: commit.state.clone(),
+            watermark: commit.watermark,
+            unread: commit.unread.clone(),
+            partitions: Partitions::read(self.journal.store(), commit)?,
+            origin: self.journal.origin(commit)?,
+            whole: !are_saved(commit),
+            change: None,
+        })
+    }
+
+    /// Refuses a plan that follows from what is not there now.
+    fn check_pins(&self, plan: &Plan, contract: &Contract) -> Result<()> {
+        if plan.secret != fingerprint(contract, self.secret) {
+            return Err(Error::settings(
+                "secret",
+                format!(
+                    "epoch {} was planned with another secret; give it once more to finish that epoch",
+                    plan.number
+                ),
+            ));
+        }
+        let pinned = plan.shape.transform.as_ref().map(|t| (&t.function, &t.code));
+        if pinned.is_some() && pinned != self.shape.transform.as_ref().map(|t| (&t.function, &t.code)) {
+            let function = plan.shape.transform.as_ref().map_or("", |t| &t.function);
+            return Err(Error::settings(
+                "transform",
+                format!(
+                    "epoch {} was planned with {function}, which is not there any more or has other code now",
+                    plan.number
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The operators with the state of the last commit, which goes over to this contract and these settings.
+    fn take_up(&self, shape: &Shape, contract: &Contract, digest: &str, at: &mut Position) -> Result<Operators> {
+        let mut parts = state::read(self.journal.store(), &at.state)?;
+        if let Some(then) = at.origin.as_ref().filter(|o| o.contract != digest || o.shape != *shape) {
+            let before = self.journal.contract(&then.contract);
+            let before = before.and_then(|text| contract_of(&text, &self.spec.contract_path, &then.shape)).ok();
+            at.change = Change::between(then, before.as_ref(), digest, contract, shape)?;
+            parts = carry(then, before.as_ref(), shape, contract, parts)?;
+            at.whole = true;
+        }
+        let mut operators = Operators::new(shape, &contract.schema())?;
+        parts.into_iter().try_for_each(|epoch| operators.load(epoch))?;
+        Ok(operators)
+    }
+
+    /// Removes what no longer counts, at the start and every ten minutes.
+    pub(super) fn sweep_if_due(&mut self, commit: &Commit) -> Result<()> {
+        let now = self.clock.now();
+        if self.swept_at.is_some_and(|at| now - at < YOUNG) {
+            return Ok(());
+        }
+        self.swept_at = Some(now);
+        match sweep(&self.journal, &self.term, commit, now) {
+            Ok(swept) if swept == Swept::default() => {}
+            Ok(swept) => self.observer.event(&Event::Swept { swept }),
+            Err(Error::Lake { path, reason }) => {
+                let message = format!("what no longer counts could not be removed: {reason}");
+                self.observer.event(&Event::Warning { code: "not_swept".into(), place: path, message });
+            }
+            Err(other) => return Err(other),
+        }
+        Ok(())
     }
 
     fn done(&self, options: &RunOptions) -> bool {
@@ -170,20 +287,9 @@ impl<'a> Runner<'a> {
     }
 
     fn pinned_contract(&self, plan: &Plan) -> Result<Contract> {
-        let text = self.journal.contract(&plan.contract)?;
-        Ok(contract_of(&text, &self.spec.contract_path, &plan.shape)?.with_secret(self.secret))
-    }
-
-    fn operators(&self, shape: &Shape, contract: &Contract, files: &[StateFile]) -> Result<Operators> {
-        let mut operators = Operators::new(shape, &contract.schema())?;
-        for parts in state::read(self.journal.store(), files)? {
-            operators.load(parts)?;
-        }
-        Ok(operators)
-    }
-
-    pub(super) fn stop_if_asked(&self) -> Result<()> {
-        if self.observer.should_stop() { Err(Error::Interrupted) } else { Ok(()) }
+        let pinned = self.journal.contract(&plan.contract);
+        let pinned = pinned.and_then(|text| contract_of(&text, &self.spec.contract_path, &plan.shape));
+        Ok(pinned.map_err(|e| with_way_out(e, plan))?.with_secret(self.secret))
     }
 
     pub(super) fn rules(&self, shape: &Shape) -> JudgeRules {
@@ -217,25 +323,27 @@ impl<'a> Runner<'a> {
             told = unread.clone();
             at.unread = unread.clone();
 
-            let flush = bounded(self.spec, options) && gathered.caught_up && flushable(&operators);
+            let bounded = bounded(self.spec, options) || options.drain;
+            let flush = bounded && gathered.caught_up && flushable(&operators);
             let quiet = self.quiet(source, &operators);
             let moves_on =
                 quiet.watermark.is_some_and(|to| operators.pending() > 0 && operators.watermark.current() < Some(to));
             let gaps = source.gaps();
-            if gathered.ticks.is_empty() && gaps.is_empty() && !flush && !moves_on {
-                if options.until_caught_up {
+            if gathered.ticks.is_empty() && gaps.is_empty() && (gathered.stopped || !flush && !moves_on) {
+                if gathered.stopped || options.until_caught_up {
+                    self.stopped = gathered.stopped;
                     return Ok(Some(at));
                 }
-                self.stop_if_asked()?;
                 self.clock.wait(POLL);
                 continue;
             }
-            let caught_up = gathered.caught_up;
-            let partitions = source.snapshot();
-            let mut plan = self.plan(source, gathered, quiet, gaps, partitions);
+            let (caught_up, stopped) = (gathered.caught_up, gathered.stopped);
+            let mut plan = self.plan(gathered, quiet, gaps, source.changes());
             (plan.number, plan.flush, plan.unread) = (at.next, flush, unread);
+            (plan.waiting, plan.gone) = (waiting(source, &operators), gone(source, &operators));
+            plan.change.clone_from(&at.change);
             failpoint::pass("plan.before")?;
-            self.stop_if_asked()?;
+            self.stop_if_late()?;
             loop {
                 match self.journal.put_plan(&self.term, &plan)? {
                     None => break,
@@ -260,7 +368,8 @@ impl<'a> Runner<'a> {
                 return Ok(None);
             }
             self.tell_committed(source, &plan);
-            if caught_up && options.until_caught_up {
+            if stopped || caught_up && options.until_caught_up {
+                self.stopped = stopped;
                 return Ok(Some(at));
             }
         }
@@ -279,10 +388,14 @@ impl<'a> Runner<'a> {
         let rules = self.rules(&plan.shape);
         let mut epoch = Epoch::new(plan.number, contract, &plan.shape, operators)?;
         let mut events = 0;
-        for tick in &plan.ticks {
+        let call = self.call(contract, &plan.shape, plan.number)?;
+        for (number, tick) in plan.ticks.iter().enumerate() {
             let pieces = self.read_tick_again(source, tick)?;
             events += pieces.iter().map(|p| p.len() as u64).sum::<u64>();
-            let judged = judge_all(contract, &rules, self.key, pieces)?;
+            let mut judged = judge_all(contract, &rules, self.key, pieces)?;
+            if let Some(call) = &call {
+                call.apply(number, tick, &mut judged)?;
+            }
             observe(operators, &judged);
             take_all(&mut epoch, operators, &judged)?;
         }
@@ -295,7 +408,9 @@ impl<'a> Runner<'a> {
                 ),
             ));
         }
-        source.restore(&plan.partitions)?;
+        let mut partitions = at.partitions.clone();
+        partitions.take(&plan.partitions);
+        source.restore(&partitions.all())?;
         finish_partitions(operators, plan);
         let outcome = epoch.close(operators, plan.flush, plan.idle_watermark, &self.names)?;
         at.unread.clone_from(&plan.unread);
@@ -307,14 +422,7 @@ impl<'a> Runner<'a> {
     }
 
     /// The plan of an epoch: the first, unless its number is set; what was gathered, and what is as it is now.
-    fn plan(
-        &self,
-        source: &dyn Source,
-        gathered: Gathered,
-        quiet: Quiet,
-        gaps: Vec<Range>,
-        partitions: Vec<PartitionState>,
-    ) -> Plan {
+    fn plan(&self, gathered: Gathered, quiet: Quiet, gaps: Vec<Range>, partitions: Vec<PartitionState>) -> Plan {
         Plan {
             format: FORMAT,
             number: 0,
@@ -322,12 +430,15 @@ impl<'a> Runner<'a> {
             term_id: self.term.id.clone(),
             ticks: gathered.ticks,
             partitions,
-            waiting: waiting(source),
+            waiting: vec![],
+            gone: vec![],
             flush: false,
-            idle: quiet.partitions,
+            idle: quiet.fell_asleep,
+            woken: Some(quiet.woken),
             idle_watermark: quiet.watermark,
             contract: self.digest.clone(),
             shape: self.shape.clone(),
+            change: None,
             secret: fingerprint(&self.contract, self.secret),
             unread: vec![],
             gaps,
@@ -360,6 +471,22 @@ fn take_in(entry: &Commit, at: &mut Position, epoch: &mut Epoch) -> Result<bool>
     at.next = entry.number + 1;
     at.ledger = entry.ledger.clone();
     Ok(true)
+}
+
+impl Default for Position {
+    fn default() -> Self {
+        Self {
+            next: 0,
+            ledger: Ledger::default(),
+            state: vec![],
+            watermark: None,
+            unread: vec![],
+            partitions: Partitions::default(),
+            origin: None,
+            whole: true,
+            change: None,
+        }
+    }
 }
 
 /// Whether the end of the input would change anything.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::transform::TransformSpec;
 use crate::error::{Error, Result};
 use crate::lake::layout::check_name;
 
@@ -31,6 +32,9 @@ pub struct PipelineSpec {
     /// Windows, if any.
     #[serde(default)]
     pub windows: Vec<WindowsSpec>,
+    /// The users' own logic, if any.
+    #[serde(default)]
+    pub transform: Option<TransformSpec>,
     /// How much goes into one epoch.
     pub epoch: EpochSpec,
     /// What a commit survives.
@@ -193,6 +197,9 @@ pub struct Shape {
     pub sessions: Option<SessionsSpec>,
     /// `windows`.
     pub windows: Vec<WindowsSpec>,
+    /// `transform`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transform: Option<TransformSpec>,
     /// Largest event, in bytes.
     pub max_event_bytes: Option<usize>,
     /// Deepest event.
@@ -249,6 +256,7 @@ impl PipelineSpec {
             deduplicate: self.deduplicate.clone(),
             sessions: self.sessions.clone(),
             windows: self.windows.clone(),
+            transform: self.transform.clone(),
             max_event_bytes: self.max_event_bytes,
             max_event_depth: self.max_event_depth,
             assert_formats: self.assert_formats,

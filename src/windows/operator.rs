@@ -83,6 +83,11 @@ impl Windows {
         self.output.clone()
     }
 
+    /// Whether no window is open.
+    pub fn is_empty(&self) -> bool {
+        self.panes.is_empty()
+    }
+
     /// Takes events in.
     ///
     /// # Errors

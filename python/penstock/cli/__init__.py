@@ -70,7 +70,7 @@ def main() -> NoReturn:
         app(prog_name="penstock")
     except SystemExit as end:
         # Typer ends an interrupted command so, without a word.
-        if end.code == ExitCode.INTERRUPTED:
+        if end.code == ExitCode.INTERRUPTED and not _common.was_said():
             _common.fail(KeyboardInterrupt())
         raise
     except Exception as error:  # noqa: BLE001 - the one gate: whatever it is, people get a message and an exit code

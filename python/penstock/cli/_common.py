@@ -29,6 +29,7 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 3
     SUPERSEDED = 4
     INTERNAL = 5
+    GIVEN_UP = 6
     INTERRUPTED = 130
 
 
@@ -39,7 +40,8 @@ EXIT_CODES = {
     ExitCode.UNAVAILABLE: "source, lake, checkpoint or warehouse cannot be read or written: trying again may help",
     ExitCode.SUPERSEDED: "a newer run took the pipeline over; nothing is lost",
     ExitCode.INTERNAL: "a fault of penstock's own: please report it",
-    ExitCode.INTERRUPTED: "interrupted (Ctrl-C, SIGTERM); what was committed stays",
+    ExitCode.GIVEN_UP: "interrupted, and the epoch in hand was given up: the next run reads it again",
+    ExitCode.INTERRUPTED: "interrupted (Ctrl-C, SIGTERM); what was committed stays. Of `run`: the epoch in hand is finished",
 }
 
 PipelineArgument = Annotated[
@@ -175,6 +177,11 @@ def transient_bar(title: str, what: str, *, show: bool = True) -> Iterator[Calla
         yield lambda done, todo: progress.update(task, completed=done, total=todo)
 
 
+def was_said() -> bool:
+    """Whether the way out for errors was taken already."""
+    return _STATE.get("said", False)
+
+
 def warn(message: str) -> None:
     """Say on standard error what does not end the command."""
     from rich.console import Console
@@ -187,6 +194,8 @@ def exit_code_of(error: BaseException) -> ExitCode:
     """The exit code for an error."""
     from penstock import errors
 
+    if isinstance(error, errors.Stopped) and not error.finished:
+        return ExitCode.GIVEN_UP
     if isinstance(error, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
     classes: list[tuple[type[BaseException], ExitCode]] = [
@@ -208,10 +217,15 @@ def exit_code_of(error: BaseException) -> ExitCode:
 
 def fail(error: BaseException) -> NoReturn:
     """The one way out for errors: a message in red on standard error, JSON if asked for, and the exit code."""
+    from penstock import errors
+
+    _STATE["said"] = True
     code = exit_code_of(error)
     kind = type(error).__name__
     message = str(error) or kind
-    if code is ExitCode.INTERRUPTED:
+    if isinstance(error, errors.Stopped):
+        message = str(error)
+    elif code is ExitCode.INTERRUPTED:
         message = "interrupted; what was committed stays, and the next run goes on from there"
     elif code is ExitCode.INTERNAL:
         message = (

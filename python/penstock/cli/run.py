@@ -13,14 +13,17 @@ from penstock.cli._common import (
     PipelineArgument,
     QuietOption,
     SetOption,
+    fail,
     ledger_table,
     open_pipeline,
 )
 from penstock.cli._watch import LogOption, MetricsOption, watching
+from penstock.errors import Stopped
 
 EXAMPLES = (
     "penstock run pipeline.yaml --until-caught-up",
     "penstock run ecommerce --until-caught-up --json | tail -n 1 | jq .balanced",
+    "penstock run pipeline.yaml --until-caught-up --void 41",
     "penstock run pipeline.yaml --set sessions.gap=45m --set 'source.files.paths=[\"in/*.jsonl.gz\"]'",
 )
 
@@ -31,6 +34,23 @@ def run(
         bool, typer.Option("--until-caught-up", help="End when all that is there is committed; else run for ever.")
     ] = False,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="End after so many commits.")] = None,
+    void: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="First give up epoch N, which was planned and cannot be run any more: its files are removed, and its "
+            "ranges are read again in the next.",
+        ),
+    ] = None,
+    drain: Annotated[
+        bool,
+        typer.Option(
+            "--drain",
+            help="As --until-caught-up, and then let go all that is held: sessions and windows close, and what is older "
+            "comes late.",
+        ),
+    ] = False,
     metrics: MetricsOption = None,
     log: LogOption = None,
     settings: SetOption = None,
@@ -40,14 +60,27 @@ def run(
     """Run a pipeline: from its source to its lake, exactly once.
 
     A run that was killed is started again as it was: it goes on from the last commit, and nothing is lost or doubled. A
-    newer run of the same pipeline takes over from an older one, which then ends with exit code 4.
+    newer run of the same pipeline takes over from an older one, which then ends with exit code 4. Asked to stop (Ctrl-C,
+    SIGTERM), a run finishes the epoch in hand and ends with 130; if that takes too long it gives it up and ends with 6.
     """
     out = Output(as_json)
     flow = open_pipeline(pipeline, settings)
-    # Schedulers stop a task with SIGTERM: as Ctrl-C, it ends the run before its next durable step.
+    # Schedulers stop a task with SIGTERM: it is taken as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with watching(flow.name, log=log, metrics=metrics, quiet=quiet) as watch:
-        ledger = flow.run(until_caught_up=until_caught_up, max_epochs=max_epochs, progress=False, on_event=watch)
+    try:
+        with watching(flow.name, log=log, metrics=metrics, quiet=quiet) as watch:
+            ledger = flow.run(
+                until_caught_up=until_caught_up or drain,
+                max_epochs=max_epochs,
+                void=void,
+                drain=drain,
+                progress=False,
+                on_event=watch,
+            )
+    except Stopped as stopped:
+        if stopped.ledger is not None:
+            out.print(ledger_table(stopped.ledger))
+        fail(stopped)
     out.print(ledger_table(ledger))
     for line in ledger.unread:
         out.say("[yellow]left unread, a last line without an end:[/yellow] ", str(line))

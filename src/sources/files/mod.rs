@@ -331,13 +331,17 @@ impl Entry {
 
 impl Source for Files {
     fn restore(&mut self, states: &[PartitionState]) -> Result<()> {
-        for state in states {
-            let name: Arc<str> = Arc::from(state.topic.as_str());
-            self.files.insert(Arc::clone(&name), Entry::restored(state)?);
-            self.changed.remove(&name);
-            self.decoders.retain(|(n, _)| *n != name);
-            self.put_in_order(&name);
+        self.changed.clear();
+        self.decoders.clear();
+        // What was read of others since then is not committed: they begin anew.
+        for entry in self.files.values_mut() {
+            *entry = Entry { length: entry.length, modified: entry.modified, ..Entry::default() };
         }
+        for state in states {
+            self.files.insert(Arc::from(state.topic.as_str()), Entry::restored(state)?);
+        }
+        let names: Vec<_> = self.files.keys().cloned().collect();
+        names.iter().for_each(|name| self.put_in_order(name));
         Ok(())
     }
 

@@ -1,0 +1,81 @@
+//! State that goes from one contract, or one set of settings, to the next.
+//!
+//! Held events take the columns of the new contract ([`crate::carry`]). Windows that changed begin anew, which they may
+//! when none of them is open; the same holds for a pipeline that gives up its sessions.
+
+use super::log::Origin;
+use super::operators::Operators;
+use super::spec::Shape;
+use crate::contract::Contract;
+use crate::error::{Error, Result};
+use crate::state::StateParts;
+
+/// The state as the new settings can take it up.
+///
+/// # Errors
+/// [`Error::Settings`] when something is open that could not go on, saying what and how to close it first.
+pub fn carry(
+    then: &Origin,
+    before: Option<&Contract>,
+    shape: &Shape,
+    now: &Contract,
+    parts: Vec<StateParts>,
+) -> Result<Vec<StateParts>> {
+    let kept = |name: &str| {
+        let find = |shape: &Shape| shape.windows.iter().find(|w| w.name == name).cloned();
+        let same = find(&then.shape).is_some_and(|was| Some(was) == find(shape));
+        // A window whose columns changed their types is another one, too.
+        same && (then.shape.transform == shape.transform && then.contract == now.digest()
+            || columns_stay(name, &then.shape, before, shape, now))
+    };
+    let changed: Vec<&str> = then.shape.windows.iter().map(|w| w.name.as_str()).filter(|name| !kept(name)).collect();
+    let sessions_end = then.shape.sessions.is_some() && shape.sessions.is_none();
+    if changed.is_empty() && !sessions_end {
+        return Ok(parts);
+    }
+    if let Some(before) = before {
+        let mut operators = Operators::new(&then.shape, &before.schema())?;
+        for epoch in &parts {
+            operators.load(epoch.clone())?;
+        }
+        let open = operators.windows.iter().find(|(name, w)| changed.contains(&name.as_str()) && !w.is_empty());
+        if let Some((name, _)) = open {
+            return Err(Error::settings(
+                format!("windows.{name}"),
+                format!(
+                    "was changed or taken out while windows of it are open, which would never be finished. {WAY_OUT}"
+                ),
+            ));
+        }
+        if sessions_end && operators.pending() > 0 {
+            return Err(Error::settings(
+                "sessions",
+                format!("were taken out while {} events are held for them. {WAY_OUT}", operators.pending()),
+            ));
+        }
+    } else if parts.iter().any(|p| !p.is_empty()) {
+        return Err(Error::settings(
+            "windows",
+            "changed, and the contract that the state follows from is not there any more, so that nobody can say whether \
+             windows are open. Set the windows back, or bring the contract's text back",
+        ));
+    }
+    let gone = |table: &str| {
+        changed.iter().any(|name| table.starts_with(&format!("{name}.windows/")))
+            || sessions_end && table.starts_with("sessions/")
+    };
+    Ok(parts.into_iter().map(|epoch| epoch.into_iter().filter(|(table, _)| !gone(table)).collect()).collect())
+}
+
+/// How to close what is open.
+pub const WAY_OUT: &str = "Set it back and run once with `--drain`: that reads to the end of what is there now, lets go \
+    all that is held, and closes what is open. Then change it";
+
+/// Whether the columns that a window reads and makes kept their types.
+fn columns_stay(name: &str, then: &Shape, before: Option<&Contract>, shape: &Shape, now: &Contract) -> bool {
+    let columns = |shape: &Shape, contract: &Contract| {
+        let operators = Operators::new(shape, &contract.schema()).ok()?;
+        operators.windows.iter().find(|(n, _)| n == name).map(|(_, w)| w.schema())
+    };
+    before.and_then(|before| columns(then, before)).is_some_and(|was| Some(was) == columns(shape, now))
+}

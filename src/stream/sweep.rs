@@ -1,0 +1,80 @@
+//! Removing what no longer counts: state that newer state took the place of, snapshots that newer ones took the place of,
+//! and what has lain in the trash for an hour. The owner of the pipeline does it.
+//!
+//! A request lives a minute at most, and nothing younger than ten minutes is removed: a writer that wakes late never finds
+//! that something came in between, and a reader that has just read a commit still finds what it names.
+
+use serde::Serialize;
+
+use super::journal::Journal;
+use super::log::{Commit, Term};
+use crate::error::Result;
+use crate::failpoint;
+use crate::lake::layout;
+use crate::time::MINUTE;
+
+/// Nothing younger than this is removed, in microseconds.
+pub const YOUNG: i64 = 10 * MINUTE;
+/// So long removed files stay in the trash, in microseconds.
+pub const TRASH_KEPT: i64 = 60 * MINUTE;
+/// So many snapshots of the log are kept.
+const SNAPSHOTS: usize = 3;
+
+/// What was removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Swept {
+    /// Files of state.
+    pub state: usize,
+    /// Snapshots of the log.
+    pub snapshots: usize,
+    /// Files in the trash.
+    pub trash: usize,
+}
+
+/// Sweeps the pipeline whose newest commit is `commit`.
+///
+/// # Errors
+/// [`crate::Error::Lake`] when something cannot be listed or removed, [`crate::Error::Superseded`] when a newer run took
+/// over.
+pub fn sweep(journal: &Journal<'_>, term: &Term, commit: &Commit, now: i64) -> Result<Swept> {
+    failpoint::pass("sweep.before")?;
+    let control = layout::control(journal.pipeline());
+    let store = journal.store();
+    let old = |modified: i64| modified < now - YOUNG;
+    let mut swept = Swept::default();
+
+    // State is merged into a whole now and then; what came before it counts no more. Those who read the commit before
+    // that one have ten minutes.
+    let base = commit.state.first().map_or(commit.number, |f| f.epoch);
+    let settled = base == commit.number && !old(commit.committed_at)
+        || base < commit.number && !old(journal.commit(base)?.committed_at);
+    let unnamed = |path: &str| !commit.state.iter().any(|f| f.path == path);
+    let outdated = |path: &str| match layout::number(path) {
+        Some(epoch) if epoch < base => !settled,
+        // Of an epoch that several runs tried, the state of one counts.
+        Some(epoch) => epoch <= commit.number,
+        None => false,
+    };
+    let state = store.list(&format!("{control}state/"), None)?;
+    for object in state.into_iter().filter(|o| old(o.modified_us) && unnamed(&o.path) && outdated(&o.path)) {
+        journal.check_term(term)?;
+        store.delete(&object.path)?;
+        swept.state += 1;
+        failpoint::pass("sweep.between")?;
+    }
+    let mut snapshots = store.list(&format!("{control}snapshots/"), None)?;
+    snapshots.truncate(snapshots.len().saturating_sub(SNAPSHOTS));
+    for object in snapshots.into_iter().filter(|o| old(o.modified_us)) {
+        journal.check_term(term)?;
+        store.delete(&object.path)?;
+        swept.snapshots += 1;
+    }
+    let trash = store.list(&format!("{}/", layout::TRASH), None)?;
+    for object in trash.into_iter().filter(|o| o.modified_us < now - TRASH_KEPT) {
+        journal.check_term(term)?;
+        store.delete(&object.path)?;
+        swept.trash += 1;
+    }
+    failpoint::pass("sweep.after")?;
+    Ok(swept)
+}
