@@ -126,12 +126,12 @@ class SupersededError(PenstockError):
     holder: str | None = None
 
 
-class Stopped(KeyboardInterrupt):  # noqa: N818 - as KeyboardInterrupt, it is no error
-    """A run was asked to stop (Ctrl-C, SIGTERM), and did. What was committed stays, and the next run goes on from there.
+class Stopped(KeyboardInterrupt):
+    """A run was asked to stop (Ctrl-C, SIGTERM), and did. What was committed stays; the next run goes on from there.
 
     Attributes:
-        finished: Whether the epoch in hand was finished, so that all that was read is committed. Else it was given up, and
-            the next run reads it again.
+        finished: Whether the epoch in hand was finished, so that all that was read is committed. Else it was given up,
+            and the next run reads it again.
         ledger: The ledger as it stands, where the epoch was finished.
     """
 

@@ -129,8 +129,8 @@ class Pipeline:
             max_epochs: End after so many commits.
             void: First give up this epoch, which was planned and cannot be run any more: it is committed as void, its
                 files are removed, and its ranges are read again in the next. No event is lost or doubled.
-            drain: Take the end of what is there now as the end of the input, whatever the source: all that is held is let
-                go, sessions and windows close, and what is older comes late. With `until_caught_up` alone.
+            drain: Take the end of what is there now as the end of the input, whatever the source: all that is held is
+                let go, sessions and windows close, and what is older comes late. With `until_caught_up` alone.
             progress: Show it; None: in a terminal or a notebook.
             on_event: Called with what happens: `{"event": "committed", …}`.
 
@@ -148,7 +148,9 @@ class Pipeline:
             Stopped: It was asked to stop (a `KeyboardInterrupt` that knows how the run ended).
         """
         if drain and not until_caught_up:
-            raise SettingsError("drain: a run that goes on for ever has no end to drain to; run until caught up", name="drain")
+            raise SettingsError(
+                "drain: a run that goes on for ever has no end to drain to; run until caught up", name="drain"
+            )
         spec, transform = self.spec(), self.file.transform()
         if transform is not None:
             spec["transform"]["code"] = transform.code

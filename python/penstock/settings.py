@@ -70,9 +70,12 @@ PositiveDuration = Annotated[int, BeforeValidator(parse_duration), AfterValidato
 Size = Annotated[int, BeforeValidator(parse_size), AfterValidator(_positive)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
+
 def _column_type(text: Any) -> str:
     if not isinstance(text, str):
-        raise ValueError(f"{text!r} is no column type; write text, integer, number, boolean, timestamp or decimal(12, 2)")
+        raise ValueError(
+            f"{text!r} is no column type; write text, integer, number, boolean, timestamp or decimal(12, 2)"
+        )
     column_kind(text)
     return text.strip()
 

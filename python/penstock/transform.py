@@ -1,8 +1,8 @@
 """The users' own logic: `transform: module:function` in the pipeline file, found, loaded and called.
 
 The function takes the valid rows of one tick as a `penstock.Table` and gives rows back: any Arrow table (a
-`pyarrow.Table`, a `polars.DataFrame`, a DuckDB relation). It keeps every row in its order, leaves the columns of the roles
-as they are, and may change and add others; those that it adds are declared in the pipeline file.
+`pyarrow.Table`, a `polars.DataFrame`, a DuckDB relation). It keeps every row in its order, leaves the columns of the
+roles as they are, and may change and add others; those that it adds are declared in the pipeline file.
 """
 
 from __future__ import annotations
@@ -75,6 +75,11 @@ class Transform:
         return hashlib.sha256(self.file.read_bytes()).hexdigest()[:16] if self.file else None
 
     def __call__(self, rows: _core.Table) -> ArrowLike:
+        """The user's rows for the engine's.
+
+        Raises:
+            DataError: The function raised, or gave no Arrow table.
+        """
         from penstock.table import Table
 
         try:
@@ -115,7 +120,7 @@ def _load(module: str, folder: Path, name: str) -> ModuleType:
         return importlib.import_module(module)
     except Exception as error:
         raise SettingsError(
-            f"transform: {name}: the module cannot be imported: {type(error).__name__}: {error}. It is looked for beside the "
-            f"pipeline file ({folder}) and where Python finds modules",
+            f"transform: {name}: the module cannot be imported: {type(error).__name__}: {error}. It is looked for beside "
+            f"the pipeline file ({folder}) and where Python finds modules",
             name="transform",
         ) from error

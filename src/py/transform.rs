@@ -20,7 +20,7 @@ impl Transform for Function {
             let made = self.0.call1(py, (Table::new(rows.schema(), vec![rows.clone()]),));
             let made = made.map_err(|e| wrong(py, &e))?;
             let reader = made.extract::<AnyRecordBatch>(py).map_err(|e| wrong(py, &e))?.into_reader();
-            let reader = reader.map_err(|e| wrong(py, &PyErr::from(e)))?;
+            let reader = reader.map_err(|e| wrong(py, &e))?;
             let schema = reader.schema();
             let batches = reader.collect::<std::result::Result<Vec<_>, _>>()?;
             Ok(concat_batches(&schema, &batches)?)

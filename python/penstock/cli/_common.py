@@ -41,7 +41,7 @@ EXIT_CODES = {
     ExitCode.SUPERSEDED: "a newer run took the pipeline over; nothing is lost",
     ExitCode.INTERNAL: "a fault of penstock's own: please report it",
     ExitCode.GIVEN_UP: "interrupted, and the epoch in hand was given up: the next run reads it again",
-    ExitCode.INTERRUPTED: "interrupted (Ctrl-C, SIGTERM); what was committed stays. Of `run`: the epoch in hand is finished",
+    ExitCode.INTERRUPTED: "interrupted (Ctrl-C, SIGTERM); what was committed stays; a run has finished its epoch",
 }
 
 PipelineArgument = Annotated[

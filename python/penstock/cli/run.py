@@ -47,8 +47,8 @@ def run(
         bool,
         typer.Option(
             "--drain",
-            help="As --until-caught-up, and then let go all that is held: sessions and windows close, and what is older "
-            "comes late.",
+            help="As --until-caught-up, and then let go all that is held: sessions and windows close, and what is "
+            "older comes late.",
         ),
     ] = False,
     metrics: MetricsOption = None,
@@ -60,8 +60,9 @@ def run(
     """Run a pipeline: from its source to its lake, exactly once.
 
     A run that was killed is started again as it was: it goes on from the last commit, and nothing is lost or doubled. A
-    newer run of the same pipeline takes over from an older one, which then ends with exit code 4. Asked to stop (Ctrl-C,
-    SIGTERM), a run finishes the epoch in hand and ends with 130; if that takes too long it gives it up and ends with 6.
+    newer run of the same pipeline takes over from an older one, which then ends with exit code 4. Asked to stop
+    (Ctrl-C, SIGTERM), a run finishes the epoch in hand and ends with 130; if that takes too long it gives it up, and
+    ends with 6.
     """
     out = Output(as_json)
     flow = open_pipeline(pipeline, settings)
