@@ -120,7 +120,7 @@ def _load(module: str, folder: Path, name: str) -> ModuleType:
         return importlib.import_module(module)
     except Exception as error:
         raise SettingsError(
-            f"transform: {name}: the module cannot be imported: {type(error).__name__}: {error}. It is looked for beside "
-            f"the pipeline file ({folder}) and where Python finds modules",
+            f"transform: {name}: the module cannot be imported: {type(error).__name__}: {error}. It is looked for "
+            f"beside the pipeline file ({folder}) and where Python finds modules",
             name="transform",
         ) from error
