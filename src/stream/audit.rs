@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::journal::Journal;
 use super::ledger::{Counts, Ledger};
-use super::log::{FileEntry, Snapshot};
+use super::log::{FileEntry, Kind, Snapshot};
 use super::run::open_lake;
 use super::spec::PipelineSpec;
 use super::state;
@@ -211,7 +211,10 @@ fn planned_events(journal: &Journal<'_>) -> Result<(i64, Vec<String>)> {
     let mut events = 0;
     let mut gaps = vec![];
     let last = journal.head()?.commit.map_or(0, |c| c.number);
-    for plan in journal.plans()?.into_iter().filter(|p| p.number <= last) {
+    // What a void epoch planned was planned again by another.
+    let void: HashSet<u64> =
+        journal.commits(None)?.into_iter().filter(|c| c.kind == Kind::Void).map(|c| c.number).collect();
+    for plan in journal.plans()?.into_iter().filter(|p| p.number <= last && !void.contains(&p.number)) {
         events += plan.ticks.iter().map(|t| t.events as i64).sum::<i64>();
         for range in plan.ticks.iter().flat_map(|t| &t.ranges) {
             let end = ends.entry((range.topic.clone(), range.partition)).or_insert(range.from);
