@@ -43,20 +43,16 @@ pub fn sweep(journal: &Journal<'_>, term: &Term, commit: &Commit, now: i64) -> R
     let old = |modified: i64| modified < now - YOUNG;
     let mut swept = Swept::default();
 
-    // State is merged into a whole now and then; what came before it counts no more. Those who read the commit before
-    // that one have ten minutes.
-    let base = commit.state.first().map_or(commit.number, |f| f.epoch);
-    let settled = base == commit.number && !old(commit.committed_at)
-        || base < commit.number && !old(journal.commit(base)?.committed_at);
-    let unnamed = |path: &str| !commit.state.iter().any(|f| f.path == path);
-    let outdated = |path: &str| match layout::number(path) {
-        Some(epoch) if epoch < base => !settled,
-        // Of an epoch that several runs tried, the state of one counts.
-        Some(epoch) => epoch <= commit.number,
-        None => false,
+    // A file that drops out of the state never comes back. Those who read an older commit have ten minutes: what counted
+    // that long ago stays, and so does what is younger.
+    let then = as_of(journal, commit, now - YOUNG)?;
+    let named = |path: &str| {
+        commit.state.iter().chain(then.iter().flat_map(|commit| &commit.state)).any(|file| file.path == path)
     };
+    // Of an epoch that several runs tried, the state of one counts.
+    let settled = |path: &str| layout::number(path).is_some_and(|epoch| epoch <= commit.number);
     let state = store.list(&format!("{control}state/"), None)?;
-    for object in state.into_iter().filter(|o| old(o.modified_us) && unnamed(&o.path) && outdated(&o.path)) {
+    for object in state.into_iter().filter(|o| old(o.modified_us) && !named(&o.path) && settled(&o.path)) {
         journal.check_term(term)?;
         store.delete(&object.path)?;
         swept.state += 1;
@@ -77,4 +73,33 @@ pub fn sweep(journal: &Journal<'_>, term: &Term, commit: &Commit, now: i64) -> R
     }
     failpoint::pass("sweep.after")?;
     Ok(swept)
+}
+
+/// The commit that was the newest at a moment; none when there was none yet. Commits are searched by halves, for there may
+/// be thousands in ten minutes.
+fn as_of(journal: &Journal<'_>, newest: &Commit, moment: i64) -> Result<Option<Commit>> {
+    if newest.committed_at <= moment {
+        return Ok(Some(newest.clone()));
+    }
+    // Before `after` lies what is to be found, if anything does.
+    let (mut found, mut after, mut step) = (None, newest.number, 1);
+    while found.is_none() && after > 0 {
+        let commit = journal.commit(after.saturating_sub(step))?;
+        if commit.committed_at <= moment {
+            found = Some(commit);
+        } else {
+            after = commit.number;
+            step *= 2;
+        }
+    }
+    let Some(mut found) = found else { return Ok(None) };
+    while found.number + 1 < after {
+        let commit = journal.commit(found.number.midpoint(after))?;
+        if commit.committed_at <= moment {
+            found = commit;
+        } else {
+            after = commit.number;
+        }
+    }
+    Ok(Some(found))
 }
