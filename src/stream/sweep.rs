@@ -45,7 +45,7 @@ pub fn sweep(journal: &Journal<'_>, term: &Term, commit: &Commit, now: i64) -> R
 
     // A file that drops out of the state never comes back. Those who read an older commit have ten minutes: what counted
     // that long ago stays, and so does what is younger.
-    let then = as_of(journal, commit, now - YOUNG)?;
+    let then = as_of(journal, commit, now - YOUNG);
     let named = |path: &str| {
         commit.state.iter().chain(then.iter().flat_map(|commit| &commit.state)).any(|file| file.path == path)
     };
@@ -77,29 +77,26 @@ pub fn sweep(journal: &Journal<'_>, term: &Term, commit: &Commit, now: i64) -> R
 
 /// The commit that was the newest at a moment; none when there was none yet. Commits are searched by halves, for there may
 /// be thousands in ten minutes.
-fn as_of(journal: &Journal<'_>, newest: &Commit, moment: i64) -> Result<Option<Commit>> {
+fn as_of(journal: &Journal<'_>, newest: &Commit, moment: i64) -> Option<Commit> {
     if newest.committed_at <= moment {
-        return Ok(Some(newest.clone()));
+        return Some(newest.clone());
     }
-    // Before `after` lies what is to be found, if anything does.
-    let (mut found, mut after, mut step) = (None, newest.number, 1);
-    while found.is_none() && after > 0 {
-        let commit = journal.commit(after.saturating_sub(step))?;
-        if commit.committed_at <= moment {
-            found = Some(commit);
-        } else {
-            after = commit.number;
-            step *= 2;
+    // It lies from `low` on and before `after`. A commit that is not there any more is older than those that are.
+    let (mut found, mut low, mut after, mut step) = (None, None, newest.number, 1);
+    loop {
+        let number = match low {
+            None if after == 0 => break,
+            None => after.saturating_sub(step),
+            Some(low) if low + 1 >= after => break,
+            Some(low) => low.midpoint(after),
+        };
+        match journal.commit(number).ok() {
+            Some(commit) if commit.committed_at > moment => (after, step) = (number, step * 2),
+            older => {
+                low = Some(number);
+                found = older.or(found);
+            }
         }
     }
-    let Some(mut found) = found else { return Ok(None) };
-    while found.number + 1 < after {
-        let commit = journal.commit(found.number.midpoint(after))?;
-        if commit.committed_at <= moment {
-            found = commit;
-        } else {
-            after = commit.number;
-        }
-    }
-    Ok(Some(found))
+    found
 }
