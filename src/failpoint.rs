@@ -16,6 +16,8 @@ pub const PLACES: &[&str] = &[
     "term.after",
     "read.before",
     "read.after",
+    "spill.before",
+    "spill.after",
     "plan.before",
     "plan.after",
     "files.before",

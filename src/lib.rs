@@ -18,6 +18,7 @@ pub mod scd2;
 pub mod sessions;
 pub mod sinks;
 pub mod sources;
+pub mod spill;
 pub mod state;
 pub mod stream;
 pub mod threads;

@@ -9,16 +9,17 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray};
-use arrow::buffer::{BooleanBuffer, ScalarBuffer};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Int64Type, Schema, SchemaRef};
 use rayon::prelude::*;
 
-use crate::columns::{index_of, micros, moment, moment_field, moments};
+use crate::columns::{index_of, moment, moment_field, moments};
 use crate::error::{Error, Result};
+use crate::spill::Spill;
 
 mod batch;
 mod columns;
+mod held;
 mod kernel;
 mod names;
 mod open;
@@ -26,6 +27,7 @@ mod saved;
 
 pub use batch::sessionize;
 use columns::{fields, hex, id_array, session_id};
+use held::{Pending, Slice};
 use kernel::{Assigned, Position, Positions, Running, Session};
 use names::Names;
 use open::{Closed, OpenSessions, Types, add_counts, counts_field};
@@ -74,12 +76,19 @@ pub struct Sessionizer {
     /// often it was saved and loaded on the way.
     pushes: i64,
     pending: Vec<Pending>,
+    /// What is held and spilled.
+    slices: Vec<Slice>,
+    spill: Option<Arc<dyn Spill>>,
     open: OpenSessions,
     types: Types,
     /// Event types known when those that nothing uses were last forgotten.
     types_kept: usize,
     /// Everything was flushed since the last delta.
     flushed: bool,
+    /// The gap by which saved sessions were open.
+    saved_gap: i64,
+    /// The saved sessions were open by another gap: those that were over by it are to be forgotten for good.
+    gap_changed: bool,
     scratch: Scratch,
 }
 
@@ -104,15 +113,6 @@ struct Columns {
     topic: usize,
     partition: usize,
     offset: usize,
-}
-
-struct Pending {
-    number: i64,
-    batch: RecordBatch,
-    times: ScalarBuffer<i64>,
-    oldest: i64,
-    newest: i64,
-    saved: bool,
 }
 
 /// The rows of a pending batch that are let go.
@@ -164,12 +164,23 @@ impl Sessionizer {
             watermark: None,
             pushes: 0,
             pending: Vec::new(),
-            open: OpenSessions::default(),
+            slices: Vec::new(),
+            spill: None,
+            open: OpenSessions::new(settings.gap),
             types: Types::default(),
             types_kept: 0,
             flushed: false,
+            saved_gap: settings.gap,
+            gap_changed: false,
             scratch: Scratch::default(),
         })
+    }
+
+    /// From now on [`Sessionizer::spill`] puts held events there.
+    #[must_use]
+    pub fn spilling_to(mut self, spill: Arc<dyn Spill>) -> Self {
+        self.spill = Some(spill);
+        self
     }
 
     /// The columns of what is released.
@@ -204,7 +215,7 @@ impl Sessionizer {
         }
         let batch = RecordBatch::try_new(self.input.clone(), batch.columns().to_vec())?;
         self.pushes += 1;
-        if let Some(pending) = self.hold(self.pushes - 1, batch, false)? {
+        if let Some(pending) = self.hold(self.pushes - 1, batch, None, false)? {
             if self.watermark.is_some_and(|w| pending.oldest < w) {
                 return Err(Error::Internal(format!(
                     "an event at {} was accepted below the watermark {:?}",
@@ -232,7 +243,7 @@ impl Sessionizer {
     /// # Errors
     /// When Arrow cannot hold the result.
     pub fn flush_all(&mut self) -> Result<Released> {
-        let newest = self.pending.iter().map(|p| p.newest).max();
+        let newest = self.pending.iter().map(|p| p.newest).chain(self.slices.iter().map(|s| s.newest)).max();
         self.watermark = self.watermark.max(newest.map(|t| t.saturating_add(1)));
         self.flushed = true;
         self.release(None)
@@ -240,7 +251,8 @@ impl Sessionizer {
 
     /// How many events are held.
     pub fn pending(&self) -> usize {
-        self.pending.iter().map(|p| p.batch.num_rows()).sum()
+        let spilled: usize = self.slices.iter().map(Slice::rows).sum();
+        self.pending.iter().map(|p| p.batch.num_rows()).sum::<usize>() + spilled
     }
 
     /// How many sessions are open.
@@ -248,36 +260,9 @@ impl Sessionizer {
         self.open.len()
     }
 
-    /// The memory that held events take, in bytes.
+    /// The memory that held events and open sessions take, in bytes.
     pub fn memory(&self) -> usize {
-        self.pending.iter().map(|p| p.batch.get_array_memory_size()).sum()
-    }
-
-    fn hold(&self, number: i64, batch: RecordBatch, saved: bool) -> Result<Option<Pending>> {
-        let times = micros(batch.column(self.columns.event_time), "event_time")?;
-        let (Some(oldest), Some(newest)) = (times.iter().copied().min(), times.iter().copied().max()) else {
-            return Ok(None);
-        };
-        Ok(Some(Pending { number, batch, times, oldest, newest, saved }))
-    }
-
-    /// Takes out what is below the limit (everything without one); the rest stays held.
-    fn choose(&mut self, limit: Option<i64>) -> Result<Vec<Chosen>> {
-        let mut chosen = Vec::new();
-        for pending in std::mem::take(&mut self.pending) {
-            match limit {
-                Some(limit) if pending.oldest >= limit => self.pending.push(pending),
-                Some(limit) if pending.newest >= limit => {
-                    let mask = BooleanBuffer::collect_bool(pending.times.len(), |row| pending.times[row] < limit);
-                    let rest = filter_record_batch(&pending.batch, &BooleanArray::new(!&mask, None))?;
-                    self.pending.extend(self.hold(pending.number, rest, pending.saved)?);
-                    let rows = mask.set_indices_u32().collect();
-                    chosen.push(Chosen { pending, some: Some((BooleanArray::new(mask, None), rows)) });
-                }
-                _ => chosen.push(Chosen { pending, some: None }),
-            }
-        }
-        Ok(chosen)
+        self.held_memory() + self.slices.iter().map(Slice::memory).sum::<usize>() + self.open.memory()
     }
 
     fn release(&mut self, limit: Option<i64>) -> Result<Released> {
@@ -407,7 +392,11 @@ impl Sessionizer {
                 }
             }
         }
-        for slot in self.open.which(|running| over(running.last)) {
+        let rest = match limit {
+            Some(watermark) => self.open.over(&settings, watermark),
+            None => self.open.which(|_| true),
+        };
+        for slot in rest {
             closed.extend(Closed::of(self.open.remove(slot)));
         }
         let mut order: Vec<u32> = (0..closed.len() as u32).collect();

@@ -53,7 +53,14 @@ class Pipeline:
         return audit
 
 
-def make(folder: Path, inputs: list[Path], *, durability: str = "process", epoch_events: int = 1_000) -> Pipeline:
+def make(
+    folder: Path,
+    inputs: list[Path],
+    *,
+    durability: str = "process",
+    epoch_events: int = 1_000,
+    memory_bytes: int | None = None,
+) -> Pipeline:
     """A pipeline over `inputs` in a folder of its own."""
     folder.mkdir(parents=True)
     lake = folder / "lake"
@@ -79,6 +86,7 @@ def make(folder: Path, inputs: list[Path], *, durability: str = "process", epoch
         ],
         "epoch": {"max_events": epoch_events, "max_bytes": 64 << 20, "max_wait_us": 1_000_000},
         "durability": durability,
+        "memory_bytes": memory_bytes,
         "fixed": {"clock_us": 1_790_000_000_000_000, "key": "000102030405060708090a0b0c0d0e0f"},
     }
     spec.write_text(json.dumps(settings))

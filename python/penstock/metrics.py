@@ -133,6 +133,9 @@ class Metrics:
         self._committed.labels(name).set(self._clock())
         for stage, seconds in zip(_STAGES, event["seconds"], strict=True):
             self._seconds.labels(name, stage).observe(seconds)
+        self._state.labels(name).set(event.get("state_bytes", 0))
+        self._memory.labels(name).set(event.get("memory_bytes", 0))
+        self._spilled.labels(name).set(event.get("spilled_bytes", 0))
         self._move(event.get("watermark"))
 
     def _take_lag(self, partitions: list[dict[str, Any]]) -> None:

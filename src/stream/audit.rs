@@ -229,10 +229,10 @@ fn planned_events(journal: &Journal<'_>) -> Result<(i64, Vec<String>)> {
 
 /// Held events, counted from the state itself: rows that were added less those that the watermark has passed.
 fn pending_rows(store: &dyn Store, live: &Snapshot) -> Result<i64> {
-    let files: Vec<_> = live.last.state.iter().filter(|f| f.table.starts_with("sessions/pending")).cloned().collect();
     let watermark = live.last.watermark.unwrap_or(i64::MIN);
     let mut pending = 0;
-    for (_, rows) in state::read(store, &files)?.into_iter().flatten() {
+    for file in live.last.state.iter().filter(|f| f.table.starts_with("sessions/pending")) {
+        let rows = state::read(store, file)?;
         let times = rows.column_by_name("event_time").ok_or_else(|| Error::Internal("no event_time".into()))?;
         let times = cast(times, &DataType::Int64)?;
         pending += times.as_primitive::<Int64Type>().values().iter().filter(|t| **t >= watermark).count() as i64;

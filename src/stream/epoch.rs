@@ -195,7 +195,7 @@ impl Epoch {
         let Judgment { piece, judged, hashes } = judgment;
         let times = time(&judged.valid, "event_time")?;
         self.verdicts.clear();
-        operators.dedup.judge(hashes, times.values(), self.late_below, &mut self.verdicts);
+        operators.dedup.judge(hashes, times.values(), self.late_below, &mut self.verdicts)?;
 
         let accepted: BooleanArray = self.verdicts.iter().map(|v| Some(*v == Verdict::Accepted)).collect();
         let late: Vec<usize> = positions(&self.verdicts, Verdict::Late);
@@ -221,7 +221,8 @@ impl Epoch {
         if !judged.rejected.is_empty() || !late.is_empty() {
             self.bury(piece, judged, &late)?;
         }
-        self.accept(operators, piece, judged, &accepted)
+        self.accept(operators, piece, judged, &accepted)?;
+        operators.keep_within()
     }
 
     /// Writes dead letters: what the contract does not accept, and what came too late.
@@ -367,7 +368,7 @@ impl Epoch {
             watermark = operators.watermark.current();
         }
         if let Some(watermark) = watermark {
-            operators.dedup.advance(watermark);
+            operators.dedup.advance(watermark)?;
         }
         if let Some(sessions) = &mut operators.sessions {
             let released = match watermark {

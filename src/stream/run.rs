@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::lake::{Durability, Lake, LakeOptions};
 use crate::sources::files::{Files, FilesSettings};
 use crate::sources::{Range, Source, Unread};
+use crate::spill::disk::Disk;
 
 /// How a run goes.
 #[derive(Debug, Clone, Default)]
@@ -87,6 +88,9 @@ pub enum Event {
         watermark: Option<i64>,
         /// Seconds spent reading and judging, putting files, putting state, and in all.
         seconds: [f64; 4],
+        /// What state takes.
+        #[serde(flatten)]
+        state: StateSize,
     },
     /// How far the source is ahead, after a commit and now and then between them.
     Lag {
@@ -141,6 +145,25 @@ pub enum Event {
         #[serde(flatten)]
         range: Range,
     },
+}
+
+/// What the state of a pipeline takes, after a commit.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct StateSize {
+    /// Files of state that count.
+    pub state_files: usize,
+    /// Their bytes.
+    pub state_bytes: u64,
+    /// Bytes of state that this epoch wrote.
+    pub state_written_bytes: u64,
+    /// Bytes of memory that state takes.
+    pub memory_bytes: u64,
+    /// Bytes of memory that it may take before it is spilled.
+    pub memory_budget_bytes: u64,
+    /// Bytes on local disk, beyond the budget.
+    pub spilled_bytes: u64,
+    /// Files spilled since the run began.
+    pub spills: u64,
 }
 
 /// What a run did.
@@ -229,6 +252,7 @@ pub fn run(
             "the contract hashes personal properties; give the secret to do it with",
         ));
     }
+    Disk::from_env().sweep();
     let mut source = open_source(spec, options)?;
     let mut runner = Runner::new(&lake, clock.as_ref(), spec, shape, contract, secret, observer)?;
     runner.run(source.as_mut(), options)

@@ -28,6 +28,8 @@ use crate::failpoint;
 use crate::hash::HashKey;
 use crate::lake::layout;
 use crate::sources::{PartitionState, Range, Source, Unread};
+use crate::spill::Budget;
+use crate::spill::disk::Disk;
 
 /// How long the loop waits before it looks for more, in microseconds.
 pub(super) const POLL: i64 = 100_000;
@@ -47,7 +49,11 @@ pub(super) struct Runner<'a> {
     pub(super) secret: Option<&'a [u8]>,
     pub(super) spec: &'a PipelineSpec,
     pub(super) run: RunCounts,
-    /// After so many epochs the changes of state are merged into one whole state.
+    /// How much memory state may take, and where the rest goes.
+    pub(super) budget: Budget,
+    /// Whether it was said that state takes more.
+    pub(super) told_over_memory: bool,
+    /// So many files of state of like size are put together.
     pub(super) merge_every: usize,
     pub(super) lag: lag::Told,
     /// Sinks that write epochs into databases.
@@ -113,6 +119,8 @@ impl<'a> Runner<'a> {
             secret,
             spec,
             run: RunCounts::default(),
+            budget: Budget { bytes: spec.state_memory(), spill: Arc::new(Disk::from_env()) },
+            told_over_memory: false,
             merge_every: state::MERGE_EVERY,
             lag: lag::Told::default(),
             sinks: vec![],
@@ -250,16 +258,22 @@ impl<'a> Runner<'a> {
 
     /// The operators with the state of the last commit, which goes over to this contract and these settings.
     fn take_up(&self, shape: &Shape, contract: &Contract, digest: &str, at: &mut Position) -> Result<Operators> {
-        let mut parts = state::read(self.journal.store(), &at.state)?;
+        let store = self.journal.store();
+        let mut files = at.state.clone();
         if let Some(then) = at.origin.as_ref().filter(|o| o.contract != digest || o.shape != *shape) {
             let before = self.journal.contract(&then.contract);
             let before = before.and_then(|text| contract_of(&text, &self.spec.contract_path, &then.shape)).ok();
             at.change = Change::between(then, before.as_ref(), digest, contract, shape)?;
-            parts = carry(then, before.as_ref(), shape, contract, parts)?;
+            let load = |operators: Operators, files: &[StateFile]| {
+                let mut operators = operators.within(self.budget.clone());
+                state::load(store, &mut operators, files)?;
+                Ok(operators)
+            };
+            files = carry(then, before.as_ref(), shape, contract, &files, load)?;
             at.whole = true;
         }
-        let mut operators = Operators::new(shape, &contract.schema())?;
-        parts.into_iter().try_for_each(|epoch| operators.load(epoch))?;
+        let mut operators = Operators::new(shape, &contract.schema())?.within(self.budget.clone());
+        state::load(store, &mut operators, &files)?;
         Ok(operators)
     }
 

@@ -40,7 +40,7 @@ pub struct PipelineSpec {
     /// What a commit survives.
     #[serde(default)]
     pub durability: DurabilitySpec,
-    /// Memory that state may take, in bytes.
+    /// Memory that the run may take, in bytes: half of it for state, which is spilled beyond that.
     #[serde(default)]
     pub memory_bytes: Option<u64>,
     /// What makes runs repeatable in tests: a fixed clock and key. Never set in production.
@@ -56,6 +56,9 @@ pub struct PipelineSpec {
     #[serde(default)]
     pub assert_formats: Option<bool>,
 }
+
+/// Bytes of memory unless the pipeline says otherwise.
+const MEMORY: u64 = 1 << 30;
 
 fn both_layers() -> Vec<Layer> {
     vec![Layer::Bronze, Layer::Silver]
@@ -245,6 +248,11 @@ impl PipelineSpec {
             return Err(Error::settings("epoch", "max_events and max_bytes must be above 0"));
         }
         Ok(())
+    }
+
+    /// How many bytes of memory state may take: half of `memory`, for an epoch's own events and files need the other.
+    pub fn state_memory(&self) -> usize {
+        usize::try_from(self.memory_bytes.unwrap_or(MEMORY) / 2).unwrap_or(usize::MAX)
     }
 
     /// What rows follow from, beside the contract.

@@ -78,6 +78,11 @@ impl Windows {
         })
     }
 
+    /// The memory that open windows take, in bytes.
+    pub fn memory(&self) -> usize {
+        self.panes.values().map(Groups::memory).sum()
+    }
+
     /// The columns of windows: `window_start`, `window_end`, those grouped by, the aggregates.
     pub fn schema(&self) -> SchemaRef {
         self.output.clone()
