@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
-};
+use arrow::array::{Array, ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use rayon::prelude::*;
@@ -17,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::events::RawEvents;
 use crate::hash::HashKey;
 use crate::lake::layout::{Partition, data_file};
+use crate::packed::{self, Text};
 use crate::sessions::Sessionizer;
 use crate::sinks::bronze;
 use crate::sinks::dead_letters::{self, Letter};
@@ -72,9 +71,10 @@ pub fn judge_all(
     pieces
         .into_par_iter()
         .map(|piece| {
-            let judged = contract.judge(&piece, rules)?;
+            let judged = contract.judge_packed(&piece, rules)?;
             let keys = text(&judged.valid, "idempotency_key")?;
-            let hashes = keys.iter().map(|k| key.hash(k.unwrap_or_default().as_bytes())).collect();
+            let mut hashes = Vec::with_capacity(judged.valid.num_rows());
+            keys.map(|k| key.hash(k.unwrap_or_default().as_bytes()), |hash| hashes.push(hash));
             Ok(Judgment { piece, judged, hashes })
         })
         .collect()
@@ -232,7 +232,7 @@ impl Epoch {
         let [kinds, versions, keys, entities] =
             ["event_type", "schema_version", "idempotency_key", "entity"].map(|name| text(&judged.valid, name));
         let (kinds, versions, keys, entities) = (kinds?, versions?, keys?, entities?);
-        let at = |column: &'_ StringArray, i: usize| column.is_valid(i).then(|| column.value(i).to_owned());
+        let at = |column: Text<'_>, i: usize| column.get(i).map(str::to_owned);
         let late_texts: Vec<_> =
             late.iter().map(|&i| (at(kinds, i), at(versions, i), at(keys, i), at(entities, i))).collect();
         let mut letters: Vec<Letter<'_>> = judged
@@ -310,12 +310,13 @@ impl Epoch {
             .map(|(_, row)| piece.offsets.value(*row as usize))
             .collect();
         let mut columns = rows.columns().to_vec();
-        columns.push(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(piece.topic.as_ref(), offsets.len()))));
+        columns.push(packed::repeated(&piece.topic, offsets.len())?);
         columns.push(Arc::new(Int32Array::from_value(piece.partition, offsets.len())));
         columns.push(Arc::new(offsets));
-        let rows = RecordBatch::try_new(self.events.clone(), columns)?;
-        for (_, windows) in &mut operators.windows {
-            windows.push(&rows)?;
+        let rows = packed::batch(&self.events, columns)?;
+        if !operators.windows.is_empty() {
+            let plain = packed::unpack(&self.events, &rows)?;
+            operators.windows.iter_mut().try_for_each(|(_, windows)| windows.push(&plain))?;
         }
         match &mut operators.sessions {
             Some(sessions) if self.layers.silver => sessions.push(rows),
@@ -341,7 +342,7 @@ impl Epoch {
                 None => arrow::array::new_null_array(field.data_type(), rows.num_rows()),
             })
             .collect();
-        let rows = RecordBatch::try_new(self.silver_schema.clone(), columns)?;
+        let rows = packed::batch(&self.silver_schema, columns)?;
         let date = if time(&rows, "session_start")?.null_count() == 0 { "session_start" } else { "event_time" };
         self.silver.writer.write_by_date(&rows, date)
     }
@@ -427,8 +428,8 @@ fn positions(verdicts: &[Verdict], of: Verdict) -> Vec<usize> {
     verdicts.iter().enumerate().filter(|(_, v)| **v == of).map(|(i, _)| i).collect()
 }
 
-fn text<'a>(rows: &'a RecordBatch, column: &str) -> Result<&'a StringArray> {
-    let found = rows.column_by_name(column).and_then(|c| c.as_any().downcast_ref());
+fn text<'a>(rows: &'a RecordBatch, column: &str) -> Result<Text<'a>> {
+    let found = rows.column_by_name(column).and_then(|c| Text::of(c));
     found.ok_or_else(|| Error::Internal(format!("column {column} is missing or no text")))
 }
 
