@@ -9,9 +9,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, DictionaryArray, RecordBatch, StringArray, UInt16Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, DictionaryArray, RecordBatch, StringArray, UInt16Array};
 use arrow::buffer::ScalarBuffer;
-use arrow::compute::cast;
+use arrow::compute::{FilterBuilder, cast};
 use arrow::datatypes::{DataType, Schema, UInt16Type};
 
 use crate::error::Result;
@@ -55,6 +55,43 @@ pub fn unpack(plain: &Arc<Schema>, batch: &RecordBatch) -> Result<RecordBatch> {
         })
     });
     Ok(RecordBatch::try_new(Arc::clone(plain), columns.collect::<Result<Vec<_>>>()?)?)
+}
+
+/// The schema of a batch whose packed columns are made plain.
+pub fn plain_schema(schema: &Schema) -> Schema {
+    let fields = schema.fields().iter().map(|field| {
+        if is_packed(field.data_type()) {
+            Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8))
+        } else {
+            Arc::clone(field)
+        }
+    });
+    Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone())
+}
+
+/// A batch of the engine with plain text in every column.
+///
+/// # Errors
+/// When the text of a column comes to more than 2 GiB.
+pub fn plain_rows(batch: &RecordBatch) -> Result<RecordBatch> {
+    unpack(&Arc::new(plain_schema(batch.schema_ref())), batch)
+}
+
+/// The rows of a batch that are chosen. A column that stands there twice is filtered once, and stays one in memory.
+///
+/// # Errors
+/// When there is not one choice for each row.
+pub fn filter(batch: &RecordBatch, chosen: &BooleanArray) -> Result<RecordBatch> {
+    let filter = FilterBuilder::new(chosen).optimize().build();
+    let mut columns: Vec<ArrayRef> = Vec::with_capacity(batch.num_columns());
+    for column in batch.columns() {
+        let same = batch.columns()[..columns.len()].iter().position(|other| Arc::ptr_eq(other, column));
+        columns.push(match same {
+            Some(at) => Arc::clone(&columns[at]),
+            None => filter.filter(column)?,
+        });
+    }
+    Ok(RecordBatch::try_new(batch.schema(), columns)?)
 }
 
 /// One text in every row.

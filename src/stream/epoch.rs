@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use rayon::prelude::*;
 
 use super::ledger::Counts;
@@ -16,7 +15,7 @@ use crate::events::RawEvents;
 use crate::hash::HashKey;
 use crate::lake::layout::{Partition, data_file};
 use crate::packed::{self, Text};
-use crate::sessions::Sessionizer;
+use crate::sessions::{Released, Sessionizer};
 use crate::sinks::bronze;
 use crate::sinks::dead_letters::{self, Letter};
 use crate::sinks::parquet::{DataFile, ParquetSettings, PartitionedWriter};
@@ -298,7 +297,7 @@ impl Epoch {
         accepted: &BooleanArray,
     ) -> Result<()> {
         let all = accepted.true_count() == accepted.len();
-        let rows = if all { judged.valid.clone() } else { filter_record_batch(&judged.valid, accepted)? };
+        let rows = if all { judged.valid.clone() } else { packed::filter(&judged.valid, accepted)? };
         if rows.num_rows() == 0 {
             return Ok(());
         }
@@ -324,27 +323,25 @@ impl Epoch {
         }
     }
 
-    /// Writes accepted rows to Silver; they have their session columns already, or never get any.
+    /// Writes accepted rows to Silver that never get session columns.
     fn write_silver(&mut self, rows: &RecordBatch) -> Result<()> {
         self.counts.silver += rows.num_rows() as i64;
         if !self.layers.silver || rows.num_rows() == 0 {
             return Ok(());
         }
-        let columns = self
-            .silver_schema
-            .fields()
-            .iter()
-            .map(|field| match rows.column_by_name(field.name()) {
-                Some(column) => column.clone(),
-                None if field.name() == "replayed" => {
-                    Arc::new(BooleanArray::from(vec![false; rows.num_rows()])) as ArrayRef
-                }
-                None => arrow::array::new_null_array(field.data_type(), rows.num_rows()),
-            })
-            .collect();
-        let rows = packed::batch(&self.silver_schema, columns)?;
-        let date = if time(&rows, "session_start")?.null_count() == 0 { "session_start" } else { "event_time" };
-        self.silver.writer.write_by_date(&rows, date)
+        self.silver.writer.write_by_date(&silver_rows(&self.silver_schema, rows)?, "event_time")
+    }
+
+    /// Writes what sessions have let go to Silver, and gives the memory of each batch back as it is done.
+    fn write_sessions(&mut self, released: Released) -> Result<()> {
+        self.counts.silver += released.events.iter().map(|rows| rows.num_rows() as i64).sum::<i64>();
+        self.counts.sessions += released.sessions.num_rows() as i64;
+        if self.layers.silver {
+            let schema = &self.silver_schema;
+            let rows = released.events.into_iter().filter(|rows| rows.num_rows() > 0);
+            self.silver.writer.write_all_by_date(rows.map(|rows| silver_rows(schema, &rows)), "session_start")?;
+        }
+        self.sessions.writer.write_by_date(&released.sessions, "session_start")
     }
 
     /// Ends the epoch: the watermark moves, held events and windows come out, files are finished.
@@ -358,6 +355,31 @@ impl Epoch {
         idle_watermark: Option<i64>,
         names: &Names,
     ) -> Result<Outcome> {
+        let number = self.number;
+        let finish = |Table { layer, writer }: Table| -> Result<Vec<(String, DataFile)>> {
+            let finished = writer.finish(&|partition, part| names.data(number, &layer, partition, part))?;
+            Ok(finished.into_iter().map(|file| (layer.clone(), file)).collect())
+        };
+        self.write_letters()?;
+        let (bronze, dead_letters) = (self.bronze.take(), self.dead_letters.take());
+        // Nothing more goes into these: they are finished on one core while the sessions are cut on another.
+        let (early, late) = rayon::join(
+            || Ok::<_, Error>((finish(bronze)?, finish(dead_letters)?)),
+            || self.release(operators, flush, idle_watermark),
+        );
+        let ((bronze, dead_letters), watermark) = (early?, late?);
+        let mut files = bronze;
+        files.extend(finish(self.silver)?);
+        files.extend(finish(self.sessions)?);
+        files.extend(dead_letters);
+        for table in self.gold {
+            files.extend(finish(table)?);
+        }
+        Ok(Outcome { files, counts: self.counts, watermark })
+    }
+
+    /// Moves the watermark, and writes what the operators let go.
+    fn release(&mut self, operators: &mut Operators, flush: bool, idle_watermark: Option<i64>) -> Result<Option<i64>> {
         let mut watermark = operators.watermark.advance();
         if let Some(to) = idle_watermark {
             operators.watermark.advance_to(to);
@@ -377,11 +399,7 @@ impl Epoch {
                 None => None,
             };
             if let Some(released) = released {
-                for rows in &released.events {
-                    self.write_silver(rows)?;
-                }
-                self.counts.sessions += released.sessions.num_rows() as i64;
-                self.sessions.writer.write_by_date(&released.sessions, "session_start")?;
+                self.write_sessions(released)?;
             }
         }
         for ((_, windows), table) in operators.windows.iter_mut().zip(&mut self.gold) {
@@ -395,15 +413,25 @@ impl Epoch {
             }
         }
         self.counts.pending = operators.pending() - self.pending_before;
-        self.write_letters()?;
-        let mut files = vec![];
-        let tables = [self.bronze, self.silver, self.sessions, self.dead_letters];
-        for Table { layer, writer } in tables.into_iter().chain(self.gold) {
-            let finished = writer.finish(&|partition, part| names.data(self.number, &layer, partition, part))?;
-            files.extend(finished.into_iter().map(|file| (layer.clone(), file)));
-        }
-        Ok(Outcome { files, counts: self.counts, watermark })
+        Ok(watermark)
     }
+}
+
+impl Table {
+    /// The table as it has grown, and an empty one in its place.
+    fn take(&mut self) -> Self {
+        Self { layer: self.layer.clone(), writer: self.writer.take() }
+    }
+}
+
+/// Accepted rows with all columns of Silver.
+fn silver_rows(schema: &SchemaRef, rows: &RecordBatch) -> Result<RecordBatch> {
+    let column = |field: &FieldRef| match rows.column_by_name(field.name()) {
+        Some(column) => column.clone(),
+        None if field.name() == "replayed" => Arc::new(BooleanArray::from(vec![false; rows.num_rows()])) as ArrayRef,
+        None => arrow::array::new_null_array(field.data_type(), rows.num_rows()),
+    };
+    packed::batch(schema, schema.fields().iter().map(column).collect())
 }
 
 /// Names of data files: a function of pipeline, shard, epoch and part.
