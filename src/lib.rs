@@ -14,6 +14,7 @@ pub mod failpoint;
 pub mod generate;
 pub mod hash;
 pub mod lake;
+pub mod packed;
 pub mod scd2;
 pub mod sessions;
 pub mod sinks;

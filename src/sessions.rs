@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Int64Type, Schema, SchemaRef};
 use rayon::prelude::*;
@@ -16,6 +16,7 @@ use rayon::prelude::*;
 use crate::columns::{index_of, moment, moment_field, moments};
 use crate::error::{Error, Result};
 use crate::spill::Spill;
+use crate::packed::{self, Text};
 
 mod batch;
 mod columns;
@@ -201,7 +202,7 @@ impl Sessionizer {
         ]))
     }
 
-    /// Holds accepted events. None of them may be late.
+    /// Holds accepted events, packed ones as they are. None of them may be late.
     ///
     /// # Errors
     /// [`Error::Data`] for other columns than those given at first; [`Error::Internal`] for an event below the watermark.
@@ -213,7 +214,7 @@ impl Sessionizer {
                 self.input
             )));
         }
-        let batch = RecordBatch::try_new(self.input.clone(), batch.columns().to_vec())?;
+        let batch = packed::batch(&self.input, batch.columns().to_vec())?;
         self.pushes += 1;
         if let Some(pending) = self.hold(self.pushes - 1, batch, None, false)? {
             if self.watermark.is_some_and(|w| pending.oldest < w) {
@@ -276,7 +277,7 @@ impl Sessionizer {
         let chosen = self.choose(limit)?;
         let mut scratch = std::mem::take(&mut self.scratch);
         let mut entities = Names::hashed_like(&self.open.hasher);
-        let positions = self.gather(&chosen, &mut entities, &mut scratch);
+        let positions = self.gather(&chosen, &mut entities, &mut scratch)?;
         let Scratch { numbers, times, types, assigned } = &mut scratch;
         let open_slots: Vec<Option<u32>> =
             (0..entities.len() as u32).map(|n| self.open.find(entities.hash(n), entities.name(n))).collect();
@@ -296,7 +297,12 @@ impl Sessionizer {
     }
 
     /// The entities, times and types of the rows let go, in order, and where they stand.
-    fn gather<'a>(&mut self, chosen: &'a [Chosen], entities: &mut Names, scratch: &mut Scratch) -> Positions<'a> {
+    fn gather<'a>(
+        &mut self,
+        chosen: &'a [Chosen],
+        entities: &mut Names,
+        scratch: &mut Scratch,
+    ) -> Result<Positions<'a>> {
         let Scratch { numbers, times, types, .. } = scratch;
         numbers.clear();
         times.clear();
@@ -304,27 +310,27 @@ impl Sessionizer {
         let mut positions = Positions { starts: Vec::new(), pieces: Vec::new() };
         for piece in chosen {
             positions.starts.push(numbers.len() as u32);
-            positions.pieces.push(Some(piece.position(&self.columns)));
+            positions.pieces.push(piece.position(&self.columns));
             let batch = &piece.pending.batch;
-            let names = batch.column(self.columns.entity).as_string::<i32>();
-            let type_names = batch.column(self.columns.event_type).as_string::<i32>();
+            let [Some(names), Some(type_names)] =
+                [self.columns.entity, self.columns.event_type].map(|column| Text::of(batch.column(column)))
+            else {
+                return Err(Error::Internal("held events have no text as entity or type".to_string()));
+            };
             match &piece.some {
                 None => {
                     times.extend_from_slice(&piece.pending.times);
-                    numbers.extend(names.iter().map(|name| entities.number(name)));
-                    types.extend(type_names.iter().map(|name| self.types.number(name)));
+                    names.map(|name| entities.number(name), |n| numbers.push(n));
+                    type_names.map(|name| self.types.number(name), |n| types.push(n));
                 }
                 Some((_, rows)) => {
-                    let text = |array: &'a StringArray, row: u32| {
-                        array.is_valid(row as usize).then(|| array.value(row as usize))
-                    };
                     times.extend(rows.iter().map(|row| piece.pending.times[*row as usize]));
-                    numbers.extend(rows.iter().map(|row| entities.number(text(names, *row))));
-                    types.extend(rows.iter().map(|row| self.types.number(text(type_names, *row))));
+                    numbers.extend(rows.iter().map(|row| entities.number(names.get(*row as usize))));
+                    types.extend(rows.iter().map(|row| self.types.number(type_names.get(*row as usize))));
                 }
             }
         }
-        positions
+        Ok(positions)
     }
 
     /// The rows let go, with their session columns.
@@ -349,7 +355,7 @@ impl Sessionizer {
                     self.insert_at..self.insert_at,
                     columns::columns(assigned, ids, start..start + batch.num_rows())?,
                 );
-                Ok(RecordBatch::try_new(self.output.clone(), all)?)
+                packed::batch(&self.output, all)
             })
             .collect()
     }
@@ -436,14 +442,14 @@ impl Sessionizer {
 }
 
 impl Chosen {
-    fn position(&self, columns: &Columns) -> Position<'_> {
+    fn position(&self, columns: &Columns) -> Option<Position<'_>> {
         let batch = &self.pending.batch;
-        Position {
-            topics: batch.column(columns.topic).as_string::<i32>(),
+        Some(Position {
+            topics: Text::of(batch.column(columns.topic))?,
             partitions: batch.column(columns.partition).as_primitive::<Int32Type>(),
             offsets: batch.column(columns.offset).as_primitive::<Int64Type>(),
             rows: self.some.as_ref().map(|(_, rows)| rows.clone()),
-        }
+        })
     }
 }
 

@@ -13,6 +13,7 @@ use super::kernel::{Assigned, Position, Positions};
 use super::names::Names;
 use crate::columns::{cut, index_of, micros, same_schema, text};
 use crate::error::{Error, Result};
+use crate::packed::Text;
 
 /// Rows that one core takes at a time.
 const PIECE: usize = 1 << 16;
@@ -91,5 +92,5 @@ fn position(piece: &RecordBatch) -> Option<Position<'_>> {
     let partitions = piece.column_by_name("_partition")?.as_any().downcast_ref::<Int32Array>()?;
     let offsets = piece.column_by_name("_offset")?.as_any().downcast_ref::<Int64Array>()?;
     let complete = topics.null_count() + partitions.null_count() + offsets.null_count() == 0;
-    complete.then_some(Position { topics, partitions, offsets, rows: None })
+    complete.then_some(Position { topics: Text::Plain(topics), partitions, offsets, rows: None })
 }

@@ -12,6 +12,7 @@ use super::{SessionSettings, Sessionizer};
 use crate::carry::carry;
 use crate::columns::{moment_field, one_moment};
 use crate::error::Result;
+use crate::packed::plain;
 use crate::state::{self, Change, ORDER, SPLIT, StateParts, Stateful, typed};
 use crate::watermark::moment_of;
 
@@ -42,7 +43,8 @@ impl Sessionizer {
         let mut bytes = 0;
         for pending in which {
             let rows = pending.batch.num_rows();
-            let mut columns = pending.batch.columns().to_vec();
+            let mut columns =
+                pending.batch.columns().iter().map(|c| Ok(plain(c)?.into_owned())).collect::<Result<Vec<_>>>()?;
             columns.push(Arc::new(Int64Array::from_value(pending.number, rows)));
             columns.push(Arc::new(Int32Array::from_iter_values(0..rows as i32)));
             let size: usize = columns.iter().map(|c| c.to_data().get_slice_memory_size()).sum::<Result<usize, _>>()?;

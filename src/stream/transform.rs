@@ -18,6 +18,7 @@ use super::spec::Shape;
 use crate::columns::moment;
 use crate::contract::Contract;
 use crate::error::{Error, Result};
+use crate::packed;
 
 /// The columns that follow from the contract's roles.
 const ROLES: [&str; 5] = ["event_type", "event_time", "idempotency_key", "entity", "schema_version"];
@@ -133,6 +134,10 @@ impl Runner<'_> {
 impl Call<'_> {
     /// Calls the function over the valid rows of one tick, all pieces at once; a tick without valid rows is none.
     pub(super) fn apply(&self, number: usize, tick: &Tick, judged: &mut [Judgment]) -> Result<()> {
+        for judgment in judged.iter_mut() {
+            let plain = packed::plain_rows(judgment.valid())?;
+            judgment.set_valid(plain);
+        }
         let Some(first) = judged.first() else { return Ok(()) };
         let schema = first.valid().schema();
         let whole = concat_batches(&schema, judged.iter().map(Judgment::valid))?;
