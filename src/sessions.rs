@@ -25,6 +25,7 @@ mod open;
 mod saved;
 
 pub use batch::sessionize;
+pub use columns::id_of;
 use columns::{fields, hex, id_array, session_id};
 use kernel::{Assigned, Position, Positions, Running, Session};
 use names::Names;
