@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::output::{Output, Table};
 use super::sweep::sweep;
@@ -14,12 +14,13 @@ use crate::stream::log::{FileEntry, Kind, Snapshot};
 use crate::time::MINUTE;
 
 /// What is compacted.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct CompactOptions {
     /// Nothing younger is touched, in microseconds.
-    pub min_age: i64,
+    pub min_age_us: i64,
     /// About so many bytes a file has afterwards; a file that has a quarter of it is left alone.
-    pub target: u64,
+    pub target_bytes: u64,
     /// These layers; all when empty.
     pub layers: Vec<String>,
     /// Says what would be done, and does nothing.
@@ -28,7 +29,7 @@ pub struct CompactOptions {
 
 impl Default for CompactOptions {
     fn default() -> Self {
-        Self { min_age: 10 * MINUTE, target: 128 << 20, layers: vec![], dry_run: false }
+        Self { min_age_us: 10 * MINUTE, target_bytes: 128 << 20, layers: vec![], dry_run: false }
     }
 }
 
@@ -139,7 +140,7 @@ impl CompactReport {
 fn bins(work: &Work<'_>, base: &Snapshot, options: &CompactOptions) -> Result<Vec<Bin>> {
     let mut partitions: BTreeMap<(String, Partition), Vec<FileEntry>> = BTreeMap::new();
     let asked = |layer: &str| options.layers.is_empty() || options.layers.iter().any(|l| l == layer);
-    for file in base.files.values().filter(|f| asked(&f.layer) && f.bytes < options.target / 4) {
+    for file in base.files.values().filter(|f| asked(&f.layer) && f.bytes < options.target_bytes / 4) {
         let key = (file.layer.clone(), layout::partition_of(&file.path));
         partitions.entry(key).or_default().push(file.clone());
     }
@@ -147,7 +148,8 @@ fn bins(work: &Work<'_>, base: &Snapshot, options: &CompactOptions) -> Result<Ve
     let ages = ages(work, &partitions)?;
     let mut bins = vec![];
     for ((layer, partition), files) in partitions {
-        let old = |f: &FileEntry| options.min_age <= 0 || ages.get(&f.path).is_some_and(|age| *age >= options.min_age);
+        let old =
+            |f: &FileEntry| options.min_age_us <= 0 || ages.get(&f.path).is_some_and(|age| *age >= options.min_age_us);
         let mut by_schema: Vec<(StoredFile, Vec<FileEntry>)> = vec![];
         let candidates: Vec<FileEntry> = files.into_iter().filter(old).collect();
         if candidates.len() < 2 {
@@ -173,7 +175,7 @@ fn bins(work: &Work<'_>, base: &Snapshot, options: &CompactOptions) -> Result<Ve
                 }
             };
             for file in files {
-                if bin.iter().map(|f| f.bytes).sum::<u64>() + file.bytes > options.target {
+                if bin.iter().map(|f| f.bytes).sum::<u64>() + file.bytes > options.target_bytes {
                     close(&mut bin);
                 }
                 bin.push(file);

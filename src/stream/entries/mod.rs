@@ -5,11 +5,14 @@
 //! commit puts the commit. When an entry takes its number it checks that nothing since has touched its files; else it
 //! begins again.
 
+pub mod command;
 pub mod compact;
 mod judge;
 mod output;
 mod place;
 pub mod replay;
+pub mod reset;
+pub mod retention;
 pub mod settled;
 mod silver;
 pub mod sweep;

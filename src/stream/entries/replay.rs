@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use arrow::array::{Array, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::judge::Judge;
 use super::output::{Output, Table};
@@ -25,16 +25,17 @@ use crate::stream::spec::{Layer, PipelineSpec};
 use crate::verdict::Code;
 
 /// Which dead letters are judged again.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct ReplayOptions {
     /// Those with one of these codes; all but `late` when empty.
     pub codes: Vec<String>,
     /// Those of these event types; all when empty.
     pub event_types: Vec<String>,
     /// Those that came at this moment or later, in microseconds since the Unix epoch.
-    pub from: Option<i64>,
+    pub from_us: Option<i64>,
     /// Those that came before this moment.
-    pub to: Option<i64>,
+    pub to_us: Option<i64>,
     /// Says what would become of them, and does nothing.
     pub dry_run: bool,
 }
@@ -147,7 +148,7 @@ impl ReplayOptions {
             let by_type = self.event_types.is_empty()
                 || kinds.is_valid(row) && self.event_types.iter().any(|t| t == kinds.value(row));
             let at = came.value(row);
-            by_code && by_type && self.from.is_none_or(|from| at >= from) && self.to.is_none_or(|to| at < to)
+            by_code && by_type && self.from_us.is_none_or(|from| at >= from) && self.to_us.is_none_or(|to| at < to)
         };
         Ok((0..letters.num_rows()).map(|row| Some(asked(row))).collect())
     }

@@ -244,7 +244,7 @@ fn compaction_changes_files_and_no_rows() {
     assert_eq!(shop.live("bronze/events").len(), files, "only told");
     let young = compact(
         &mut shop.work(&shop.lake),
-        &CompactOptions { min_age: 4_000_000_000_000_000, ..CompactOptions::default() },
+        &CompactOptions { min_age_us: 4_000_000_000_000_000, ..CompactOptions::default() },
     );
     assert_eq!(young.unwrap().files_before, 0, "what is young is left alone");
     let report = shop.compact(&shop.lake);
