@@ -1,6 +1,6 @@
 //! The audit: the ledger counted again from what lies in the lake, with nothing taken on trust.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use arrow::array::AsArray;
 use arrow::compute::cast;
@@ -19,6 +19,7 @@ use super::state;
 use super::store::Store;
 use crate::error::{Error, Result};
 use crate::lake::layout;
+use crate::sources::Range;
 use crate::sources::lake::{StoredFile, damaged, text};
 
 /// How many positions are held in memory at once (16 bytes each); more are counted in several passes.
@@ -263,7 +264,10 @@ fn planned_events(journal: &Journal<'_>) -> Result<(i64, Vec<String>)> {
         journal.commits(None)?.into_iter().filter(|c| c.kind == Kind::Void).map(|c| c.number).collect();
     for plan in journal.plans()?.into_iter().filter(|p| p.number <= last && !void.contains(&p.number)) {
         events += plan.ticks.iter().map(|t| t.events as i64).sum::<i64>();
-        for range in plan.ticks.iter().flat_map(|t| &t.ranges) {
+        // A loss that was accepted follows on what was read before, as if it had been read.
+        let mut ranges: Vec<&Range> = plan.gaps.iter().chain(plan.ticks.iter().flat_map(|t| &t.ranges)).collect();
+        ranges.sort_by_key(|r| (&r.topic, r.partition, r.from));
+        for range in ranges {
             let end = ends.entry((range.topic.clone(), range.partition)).or_insert(range.from);
             if *end != range.from {
                 gaps.push(format!("epoch {}: {} goes on at {} after {end}", plan.number, range.topic, range.from));

@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
+use rayon::prelude::*;
 
 use crate::contract::{Contract, JudgeRules, Judged};
 use crate::error::{Error, Result};
@@ -16,6 +18,7 @@ use crate::stream::journal::{Journal, parse_key};
 use crate::stream::operators::event_schema;
 use crate::stream::run::contract_of;
 use crate::stream::spec::{PipelineSpec, Shape};
+use crate::stream::transform::{Transform, transformed};
 
 /// Today's contract and settings, and the key of the pipeline's hash.
 pub struct Judge {
@@ -29,6 +32,19 @@ pub struct Judge {
     pub events: SchemaRef,
     /// The columns of Silver.
     pub silver: SchemaRef,
+    /// The pipeline's own function over valid rows, where it has one.
+    transform: Option<Arc<dyn Transform>>,
+    /// The columns of valid rows, after it.
+    rows: SchemaRef,
+}
+
+/// What judging needs beside the pipeline file.
+#[derive(Debug, Clone, Default)]
+pub struct Means<'a> {
+    /// The secret that personal properties are hashed with.
+    pub secret: Option<&'a [u8]>,
+    /// The pipeline's own function over valid rows.
+    pub transform: Option<Arc<dyn Transform>>,
 }
 
 /// A piece of the lake, judged.
@@ -56,10 +72,10 @@ impl Judge {
     ///
     /// # Errors
     /// [`Error::Contract`] when the contract is broken, [`Error::Settings`] when a secret is needed and not given.
-    pub fn new(spec: &PipelineSpec, journal: &Journal<'_>, secret: Option<&[u8]>) -> Result<Self> {
+    pub fn new(spec: &PipelineSpec, journal: &Journal<'_>, means: &Means<'_>) -> Result<Self> {
         let shape = spec.shape();
-        let contract = contract_of(&spec.contract_text, &spec.contract_path, &shape)?.with_secret(secret);
-        if contract.needs_secret() && secret.is_none() {
+        let contract = contract_of(&spec.contract_text, &spec.contract_path, &shape)?.with_secret(means.secret);
+        if contract.needs_secret() && means.secret.is_none() {
             return Err(Error::settings(
                 "secret",
                 "the contract hashes personal properties; give the secret to do it with",
@@ -68,9 +84,13 @@ impl Judge {
         let identity = journal
             .existing_identity()?
             .ok_or_else(|| Error::lake(&spec.lake, format!("has no pipeline {}; run it first", spec.name)))?;
-        let schema = contract.schema();
-        let (events, silver) = (event_schema(&schema), silver_schema(&schema));
-        Ok(Self { contract, shape, key: parse_key(&identity.key)?, events, silver })
+        if let (Some(wanted), None) = (&shape.transform, &means.transform) {
+            return Err(Error::settings("transform", format!("{} was not handed over", wanted.function)));
+        }
+        let rows = shape.rows(&contract.schema())?;
+        let (events, silver) = (event_schema(&rows), silver_schema(&rows));
+        let transform = means.transform.clone().filter(|_| shape.transform.is_some());
+        Ok(Self { contract, shape, key: parse_key(&identity.key)?, events, silver, transform, rows })
     }
 
     /// Judges rows of Bronze or dead letters. `arrival` is the moment by which times of the future are known; that at
@@ -80,13 +100,23 @@ impl Judge {
     /// As [`Contract::judge`].
     pub fn judge(&self, batch: &RecordBatch, arrival: Option<i64>) -> Result<Vec<Piece>> {
         let rules = JudgeRules { max_future_skew: Some(self.shape.watermark.max_future_skew_us) };
-        let pieces = events(batch)?.into_iter();
-        let judged = pieces.map(|(rows, mut events)| {
+        let judged = events(batch)?.into_par_iter().map(|(rows, mut events)| {
             events.arrival = arrival.unwrap_or(events.arrival);
             let judged = self.contract.judge(&events, &rules)?;
             Ok(Piece { rows, events, judged })
         });
-        judged.collect()
+        let mut pieces = judged.collect::<Result<Vec<Piece>>>()?;
+        if let Some(transform) = &self.transform {
+            let valid = concat_batches(&self.contract.schema(), pieces.iter().map(|p| &p.judged.valid))?;
+            let made = transformed(transform.as_ref(), &valid, &self.rows)?;
+            let mut from = 0;
+            for piece in &mut pieces {
+                let rows = piece.judged.valid.num_rows();
+                piece.judged.valid = made.slice(from, rows);
+                from += rows;
+            }
+        }
+        Ok(pieces)
     }
 
     /// The valid events of a piece, with their positions.

@@ -7,7 +7,7 @@
 
 pub mod command;
 pub mod compact;
-mod judge;
+pub mod judge;
 mod output;
 mod place;
 pub mod replay;
@@ -26,6 +26,7 @@ use rayon::prelude::*;
 use super::journal::Journal;
 use super::ledger::Counts;
 use super::log::{Commit, EntryPlan, FORMAT, FileEntry, Kind, Planned, Snapshot, StateFile};
+use super::partitions::are_saved;
 use super::run::Observer;
 use super::store::{Clock, Store};
 use crate::error::{Error, Result};
@@ -220,8 +221,11 @@ impl<'a> Work<'a> {
             files: draft.added.clone(),
             removed: draft.removed.clone(),
             state,
-            partitions: last.partitions.clone(),
+            // Where they stand in the state, a commit names those that moved alone.
+            partitions: if are_saved(last) { vec![] } else { last.partitions.clone() },
             contract: last.contract.clone(),
+            origin: self.journal.origin(last)?,
+            change: None,
             committed_at: self.clock.now(),
             note: Some(draft.note.clone()),
             unread: last.unread.clone(),

@@ -10,7 +10,7 @@ use arrow::array::{Array, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use serde::{Deserialize, Serialize};
 
-use super::judge::Judge;
+use super::judge::{Judge, Means};
 use super::output::{Output, Table};
 use super::place::place;
 use super::settled::{self, Settled};
@@ -99,7 +99,7 @@ pub fn replay(
     work: &mut Work<'_>,
     spec: &PipelineSpec,
     options: &ReplayOptions,
-    secret: Option<&[u8]>,
+    means: &Means<'_>,
 ) -> Result<ReplayReport> {
     if let Some(unknown) = options.codes.iter().find(|c| code(c).is_none()) {
         let codes: Vec<_> = Code::ALL.iter().map(|c| c.as_str()).collect();
@@ -109,7 +109,7 @@ pub fn replay(
         return Err(Error::settings("layers", "has no silver: there is nothing to replay into"));
     }
     let base = work.base()?;
-    let judge = Judge::new(spec, &work.journal, secret)?;
+    let judge = Judge::new(spec, &work.journal, means)?;
     let mut report = ReplayReport { dry_run: options.dry_run, ..ReplayReport::default() };
     let (mut waiting, mut rows, mut bytes) = (vec![], 0, 0);
     for file in base.files.values().filter(|f| f.layer == "dead_letters") {

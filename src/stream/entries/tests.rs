@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::Work;
 use super::compact::{CompactOptions, CompactReport, compact};
+use super::judge::Means;
 use super::replay::{ReplayOptions, ReplayReport, replay};
 use crate::error::Result;
 use crate::lake::{Durability, Lake, LakeOptions, ObjectMeta, Put};
@@ -156,7 +157,7 @@ impl Shop {
     }
 
     pub fn replay(&self, options: &ReplayOptions) -> ReplayReport {
-        replay(&mut self.work(&self.lake), &self.spec, options, None).unwrap()
+        replay(&mut self.work(&self.lake), &self.spec, options, &Means::default()).unwrap()
     }
 
     pub fn live(&self, layer: &str) -> Vec<FileEntry> {
