@@ -27,6 +27,7 @@ mod open;
 mod saved;
 
 pub use batch::sessionize;
+pub use columns::id_of;
 use columns::{fields, hex, id_array, session_id};
 use held::{Pending, Slice};
 use kernel::{Assigned, Position, Positions, Running, Session};

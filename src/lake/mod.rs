@@ -187,6 +187,20 @@ impl Lake {
         }
     }
 
+    /// Reads a stretch of an object; none when there is none, less than the stretch when it ends before.
+    ///
+    /// # Errors
+    /// [`Error::Lake`] when it is there but cannot be read, or ends before the stretch begins.
+    pub fn get_range(&self, path: &str, range: std::ops::Range<u64>) -> Result<Option<Bytes>> {
+        layout::check_path(path)?;
+        let location = location(path)?;
+        match self.run(move |store| async move { store.get_range(&location, range).await })? {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(store_error(path, &e)),
+        }
+    }
+
     /// The objects under a prefix (a folder; '' is the whole lake), sorted by path; of those that come after `after`
     /// if it is given. What is being written is not among them.
     ///

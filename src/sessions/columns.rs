@@ -25,6 +25,11 @@ pub(super) fn session_id(entity: Option<&str>, start: i64) -> u128 {
     entity_at(bytes_of(entity), start)
 }
 
+/// The identity of a session, as it stands in a row.
+pub fn id_of(entity: Option<&str>, start: i64) -> String {
+    format!("{:032x}", session_id(entity, start))
+}
+
 /// 32 lower-case hexadecimal digits.
 pub(super) fn hex(id: u128) -> [u8; 32] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";

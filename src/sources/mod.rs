@@ -1,6 +1,7 @@
 //! Where events come from. A source hands out pieces of its partitions and can read any range of them again.
 
 pub mod files;
+pub mod lake;
 pub mod lines;
 
 use serde::{Deserialize, Serialize};

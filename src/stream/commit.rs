@@ -56,6 +56,7 @@ impl Runner<'_> {
             origin: Some(origin.clone()),
             change: plan.change.clone(),
             committed_at: self.clock.now(),
+            note: None,
             unread: plan.unread.clone(),
         };
         failpoint::pass("commit.before")?;

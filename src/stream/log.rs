@@ -295,6 +295,9 @@ pub struct Commit {
     pub change: Option<Change>,
     /// When it was committed, in microseconds since the Unix epoch.
     pub committed_at: i64,
+    /// What an entry that is no epoch was asked for, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// Lines left unread.
     #[serde(default)]
     pub unread: Vec<Unread>,

@@ -8,6 +8,7 @@ pub mod audit;
 mod carry;
 pub mod change;
 mod commit;
+pub mod entries;
 mod epoch;
 mod gather;
 pub mod inspect;

@@ -125,7 +125,7 @@ pub(super) fn commit(number: u64, term: &super::log::Term) -> Commit {
         term: term.number,
         term_id: term.id.clone(),
         counts: Counts::default(),
-        ledger: Ledger { counts: Counts::default(), epochs: number + 1 },
+        ledger: Ledger { epochs: number + 1, ..Ledger::default() },
         watermark: None,
         files: vec![file],
         removed: vec![],
@@ -135,6 +135,7 @@ pub(super) fn commit(number: u64, term: &super::log::Term) -> Commit {
         origin: None,
         change: None,
         committed_at: 0,
+        note: None,
         unread: vec![],
     }
 }

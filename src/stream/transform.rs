@@ -35,6 +35,17 @@ pub trait Transform: std::fmt::Debug + Send + Sync {
     fn apply(&self, rows: &RecordBatch) -> Result<RecordBatch>;
 }
 
+/// Calls a transform over valid rows; what it gives has the columns `declared`.
+///
+/// # Errors
+/// [`Error::Data`] saying what it gave that it should not.
+pub(super) fn transformed(transform: &dyn Transform, rows: &RecordBatch, declared: &SchemaRef) -> Result<RecordBatch> {
+    if rows.num_rows() == 0 {
+        return Ok(RecordBatch::new_empty(declared.clone()));
+    }
+    transform.apply(rows).and_then(|made| check(rows, &made, declared))
+}
+
 /// `transform`: which function, and the columns that it makes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransformSpec {
@@ -157,7 +168,7 @@ impl Call<'_> {
             Error::Data(reason) => Error::Data(format!("{}: {reason}", place())),
             other => other,
         };
-        let made = self.transform.apply(&whole).and_then(|rows| check(&whole, &rows, &self.rows)).map_err(within)?;
+        let made = transformed(self.transform, &whole, &self.rows).map_err(within)?;
         let mut from = 0;
         for judgment in judged {
             let rows = judgment.valid().num_rows();

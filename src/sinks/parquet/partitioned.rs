@@ -237,6 +237,19 @@ impl PartitionedWriter {
         slots.flat_map(|(p, slot)| slot.full.drain(..).map(|(bytes, rows, _)| (p.clone(), bytes, rows))).collect()
     }
 
+    /// The same with the times in them; `name` gives a path to each.
+    pub fn take_files(&mut self, name: &mut dyn FnMut(&Partition) -> String) -> Vec<DataFile> {
+        let mut files = vec![];
+        for (partition, slot) in &mut self.partitions {
+            for (bytes, rows, times) in slot.full.drain(..) {
+                let path = name(partition);
+                let partition = partition.clone();
+                files.push(DataFile { path, partition, bytes, rows, min_time: times.min, max_time: times.max });
+            }
+        }
+        files
+    }
+
     /// Closes the file that has grown largest, to make room.
     ///
     /// # Errors
