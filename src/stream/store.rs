@@ -17,6 +17,10 @@ pub trait Store: Send + Sync {
     fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<ObjectMeta>>;
     /// Removes an object; one that is not there is no error.
     fn delete(&self, path: &str) -> Result<()>;
+    /// How many requests were sent again since it was opened.
+    fn retries(&self) -> u64 {
+        0
+    }
 }
 
 impl Store for Lake {
@@ -38,6 +42,10 @@ impl Store for Lake {
 
     fn delete(&self, path: &str) -> Result<()> {
         Lake::delete(self, path)
+    }
+
+    fn retries(&self) -> u64 {
+        self.stats().retries
     }
 }
 
