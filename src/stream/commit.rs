@@ -101,6 +101,11 @@ impl Runner<'_> {
             },
         });
         self.tell_over_memory(memory_bytes);
+        let retries = self.journal.store().retries();
+        if retries > self.retries {
+            self.observer.event(&Event::Retry { r#where: "store", count: retries - self.retries });
+            self.retries = retries;
+        }
         self.sweep_if_due(&commit)?;
         Ok(true)
     }

@@ -97,6 +97,13 @@ pub enum Event {
         /// The partitions that know their end; none of a source of files.
         partitions: Vec<PartitionLag>,
     },
+    /// Requests were sent again since the commit before.
+    Retry {
+        /// `store`.
+        r#where: &'static str,
+        /// How many.
+        count: u64,
+    },
     /// Another run had put a plan or a commit of this number before.
     Conflict {
         /// `plan` or `commit`.
@@ -209,7 +216,8 @@ pub fn open_lake(spec: &PipelineSpec, create: bool) -> Result<Lake> {
         DurabilitySpec::Disk => Durability::Disk,
         DurabilitySpec::Process => Durability::Process,
     };
-    Lake::open(&spec.lake, &LakeOptions { durability, create, ..LakeOptions::default() })
+    let (storage, secrets) = (spec.storage.clone(), spec.storage_secrets.clone());
+    Lake::open(&spec.lake, &LakeOptions { durability, create, storage, secrets })
 }
 
 /// Reads a pipeline's contract under the settings that shape rows.

@@ -54,6 +54,8 @@ pub(super) struct Runner<'a> {
     pub(super) budget: Budget,
     /// Whether it was said that state takes more.
     pub(super) told_over_memory: bool,
+    /// Requests that were sent again, as told to whoever watches.
+    pub(super) retries: u64,
     /// So many files of state of like size are put together.
     pub(super) merge_every: usize,
     pub(super) lag: lag::Told,
@@ -124,6 +126,7 @@ impl<'a> Runner<'a> {
             run: RunCounts::default(),
             budget: Budget { bytes: spec.state_memory(), spill: Arc::new(Disk::from_env()) },
             told_over_memory: false,
+            retries: 0,
             merge_every: state::MERGE_EVERY,
             lag: lag::Told::default(),
             sinks: vec![],

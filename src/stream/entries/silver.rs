@@ -27,9 +27,9 @@ pub const SESSIONS: &str = "silver/sessions";
 /// # Errors
 /// [`Error::Checkpoint`] when the state is damaged.
 pub fn held(store: &dyn Store, last: &Commit, each: &mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()> {
-    let files: Vec<_> = last.state.iter().filter(|f| f.table.starts_with("sessions/pending")).cloned().collect();
     let watermark = last.watermark.unwrap_or(i64::MIN);
-    for (_, rows) in state::read(store, &files)?.into_iter().flatten() {
+    for file in last.state.iter().filter(|f| f.table.starts_with("sessions/pending")) {
+        let rows = state::read(store, file)?;
         let held: BooleanArray = times(&rows, "event_time")?.values().iter().map(|t| Some(*t >= watermark)).collect();
         each(arrow::compute::filter_record_batch(&rows, &held)?)?;
     }
@@ -107,7 +107,7 @@ pub fn remember(work: &Work<'_>, judge: &Judge, last: &Commit, keys: &[(u128, i6
         return Ok(None);
     }
     let mut known = Deduplicator::new(None);
-    known.judge(&hashes, &times, None, &mut vec![]);
+    known.judge(&hashes, &times, None, &mut vec![])?;
     let parts = known.snapshot()?;
     let (table, rows) = parts
         .into_iter()
@@ -115,7 +115,14 @@ pub fn remember(work: &Work<'_>, judge: &Judge, last: &Commit, keys: &[(u128, i6
         .ok_or_else(|| Error::Internal("no table of keys".into()))?;
     let path = layout::state(work.journal.pipeline(), last.number + 1, work.id(), &table);
     let bytes = bytes::Bytes::from(to_ipc(&rows)?);
-    let file = StateFile { table, path: path.clone(), epoch: last.number + 1, bytes: bytes.len() as u64 };
+    let file = StateFile {
+        newest: known.newest(&table, &rows)?,
+        table,
+        path: path.clone(),
+        epoch: last.number + 1,
+        bytes: bytes.len() as u64,
+        rows: rows.num_rows() as u64,
+    };
     work.store().put_many(vec![(path, bytes)])?;
     Ok(Some(file))
 }
