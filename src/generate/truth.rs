@@ -23,6 +23,8 @@ pub struct Expected {
     /// Delivered an hour or more after newer ones. They are late where the watermark of the last commit has passed
     /// them, which depends on how the reader cuts its epochs; otherwise they are in Silver.
     pub late: u64,
+    /// Sent to move the watermark past all others, and therefore held until something later comes.
+    pub pending: u64,
 }
 
 /// The truth about generated events. Everything but `lines` and `flaws` speaks of good events, each once, without late
@@ -63,6 +65,9 @@ pub struct Truth {
     pub first_event_time: Option<String>,
     /// When the last event happened.
     pub last_event_time: Option<String>,
+    /// The same in microseconds since the Unix epoch.
+    #[serde(skip)]
+    pub newest: Option<i64>,
     #[serde(skip)]
     sums: Sums,
 }
@@ -98,6 +103,7 @@ impl Truth {
             purchase_amount_by_currency: BTreeMap::new(),
             first_event_time: None,
             last_event_time: None,
+            newest: None,
             sums: Sums { flaws: vec![0; Flaw::ALL.len()], ..Sums::default() },
         }
     }
@@ -130,6 +136,20 @@ impl Truth {
         }
     }
 
+    /// Only so many events arrived.
+    pub(super) fn arrived(&mut self, total: u64, bytes: u64) {
+        (self.total, self.bytes) = (total, bytes);
+        (self.expected.consumed, self.expected_batch.consumed) = (total, total);
+    }
+
+    /// Events were sent after all others, only to move the watermark.
+    pub fn heartbeats(&mut self, events: u64, bytes: u64) {
+        self.arrived(self.total + events, self.bytes + bytes);
+        self.expected.pending += events;
+        // A batch knows no watermark, and holds nothing.
+        self.expected_batch.silver += events;
+    }
+
     pub(super) fn finish(&mut self) {
         let sums = std::mem::take(&mut self.sums);
         self.by_type = sums.types.iter().map(|(t, n)| ((*t).to_owned(), *n)).collect();
@@ -159,5 +179,6 @@ impl Truth {
         self.purchase_amount_by_currency = sums.paid.iter().map(|(c, n)| ((*c).to_owned(), money(*n))).collect();
         self.first_event_time = sums.first.map(rfc3339);
         self.last_event_time = sums.last.map(rfc3339);
+        self.newest = sums.last;
     }
 }
