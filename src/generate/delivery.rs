@@ -26,10 +26,7 @@ pub(super) struct Delivery<'a> {
 }
 
 impl<'a> Delivery<'a> {
-    pub fn new(
-        out: &'a mut dyn FnMut(Made<'_>) -> Result<()>,
-        progress: &'a mut dyn FnMut(u64) -> Result<()>,
-    ) -> Self {
+    pub fn new(out: &'a mut dyn FnMut(Made<'_>) -> Result<()>, progress: &'a mut dyn FnMut(u64) -> Result<()>) -> Self {
         Self {
             out,
             progress,

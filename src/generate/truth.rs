@@ -65,9 +65,6 @@ pub struct Truth {
     pub first_event_time: Option<String>,
     /// When the last event happened.
     pub last_event_time: Option<String>,
-    /// The same in microseconds since the Unix epoch.
-    #[serde(skip)]
-    pub newest: Option<i64>,
     #[serde(skip)]
     sums: Sums,
 }
@@ -103,7 +100,6 @@ impl Truth {
             purchase_amount_by_currency: BTreeMap::new(),
             first_event_time: None,
             last_event_time: None,
-            newest: None,
             sums: Sums { flaws: vec![0; Flaw::ALL.len()], ..Sums::default() },
         }
     }
@@ -140,6 +136,12 @@ impl Truth {
     pub(super) fn arrived(&mut self, total: u64, bytes: u64) {
         (self.total, self.bytes) = (total, bytes);
         (self.expected.consumed, self.expected_batch.consumed) = (total, total);
+    }
+
+    /// When the last event happened, in microseconds since the Unix epoch.
+    pub fn newest(&self) -> Option<i64> {
+        let text = self.last_event_time.as_deref()?;
+        chrono::DateTime::parse_from_rfc3339(text).ok().map(|at| at.timestamp_micros())
     }
 
     /// Events were sent after all others, only to move the watermark.
@@ -179,6 +181,5 @@ impl Truth {
         self.purchase_amount_by_currency = sums.paid.iter().map(|(c, n)| ((*c).to_owned(), money(*n))).collect();
         self.first_event_time = sums.first.map(rfc3339);
         self.last_event_time = sums.last.map(rfc3339);
-        self.newest = sums.last;
     }
 }

@@ -289,7 +289,7 @@ impl Sender<'_> {
         truth: &Truth,
         partitions: i32,
     ) -> Result<(u64, u64)> {
-        let at = truth.newest.unwrap_or(options.start).saturating_add(gap);
+        let at = truth.newest().unwrap_or(options.start).saturating_add(gap);
         let (before, mut bytes) = (self.client.delivered(), 0);
         let mut line = Vec::new();
         for partition in 0..partitions {

@@ -83,7 +83,7 @@ fn what_is_generated_arrives_in_order_by_key() {
     assert_eq!(beats.len(), 3);
     for key in beats {
         let at = format!("{:?}", String::from_utf8_lossy(&arrived.remove(&key).unwrap()[0]));
-        let newest = chrono::DateTime::from_timestamp_micros(found.truth.newest.unwrap() + HOUR).unwrap();
+        let newest = chrono::DateTime::from_timestamp_micros(found.truth.newest().unwrap() + HOUR).unwrap();
         assert!(at.contains(&newest.format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()), "{at}");
     }
     assert_eq!(arrived, expected);
@@ -150,7 +150,10 @@ fn what_cannot_work_is_said_before_anything_is_sent() {
     let said = with(&|t| t.partitions = Some(3));
     assert!(said.contains("topic two has 2, 3 were asked for"), "{said}");
     let said = with(&|t| drop(t.settings.insert("sasl.pasword".into(), "s3cret".into())));
-    assert!(said.starts_with("sasl.pasword: librdkafka has no setting of this name") && !said.contains("s3cret"), "{said}");
+    assert!(
+        said.starts_with("sasl.pasword: librdkafka has no setting of this name") && !said.contains("s3cret"),
+        "{said}"
+    );
     let said = with(&|t| drop(t.settings.insert("acks".into(), "s3cret".into())));
     assert!(said.starts_with("acks: librdkafka does not take this value") && !said.contains("s3cret"), "{said}");
     let said = with(&|t| drop(t.settings.insert("bootstrap.servers".into(), "elsewhere:1".into())));

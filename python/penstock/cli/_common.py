@@ -215,15 +215,20 @@ def exit_code_of(error: BaseException) -> ExitCode:
     return next((code for kind, code in classes if isinstance(error, kind)), ExitCode.INTERNAL)
 
 
-def fail(error: BaseException) -> NoReturn:
-    """The one way out for errors: a message in red on standard error, JSON if asked for, and the exit code."""
+def fail(error: BaseException, also: dict[str, Any] | None = None) -> NoReturn:
+    """The one way out for errors: a message in red on standard error, JSON if asked for, and the exit code.
+
+    Args:
+        error: What happened.
+        also: What is known all the same; it stands in the JSON beside the error.
+    """
     from penstock import errors
 
     _STATE["said"] = True
     code = exit_code_of(error)
     kind = type(error).__name__
     message = str(error) or kind
-    if isinstance(error, errors.Stopped):
+    if isinstance(error, errors.Stopped) or also is not None:
         message = str(error)
     elif code is ExitCode.INTERRUPTED:
         message = "interrupted; what was committed stays, and the next run goes on from there"
@@ -233,7 +238,7 @@ def fail(error: BaseException) -> NoReturn:
         )
     _print_error(message)
     if _STATE.get("json"):
-        Output(True).result({"error": {"type": kind, "message": message}, "exit_code": int(code)})
+        Output(True).result({**(also or {}), "error": {"type": kind, "message": message}, "exit_code": int(code)})
     if os.environ.get("PENSTOCK_DEBUG"):
         import traceback
 
