@@ -32,7 +32,7 @@ const TELL: Duration = Duration::from_millis(100);
 /// ...and after how many events.
 const TELL_EVENTS: u64 = 2_048;
 /// How long a stopped producer waits for what is on its way.
-const LAST_WAIT: Duration = Duration::from_secs(10);
+const LAST_WAIT: Duration = Duration::from_secs(5);
 
 /// Where events go.
 #[derive(Clone, Serialize, Deserialize)]
@@ -122,7 +122,7 @@ pub struct Produced {
 /// Sends generated events to a topic.
 ///
 /// `progress` hears several times a second how far it is. When `stop` says so, nothing more is sent, what is on its way
-/// is waited for (10 s at most), and the answer is `Ok` with [`Produced::stopped`]. When the broker goes away for good
+/// is waited for (5 s at most), and the answer is `Ok` with [`Produced::stopped`]. When the broker goes away for good
 /// or forbids it, the answer is `Ok` with [`Produced::failure`] if anything was delivered.
 ///
 /// # Errors
