@@ -89,8 +89,8 @@ def produce(
         heartbeat: After the last, send one more event to each partition, that much later: who reads then takes all
             others as complete, and holds nothing back but these.
         progress: Show it; None: in a terminal or a notebook.
-        on_progress: Called several times a second with `events` (sent), `delivered`, and `partitions` (that have
-            some); it may wait, and stops the producer when it answers False.
+        on_progress: Called several times a second with `events` (sent), `delivered`, `partitions` (of the topic), and
+            `begun` (partitions that have some); it may wait, and stops the producer when it answers False.
 
     Returns:
         The truth about what was delivered, as `penstock.generate.generate` gives it, and beside it `topic`, `created`,

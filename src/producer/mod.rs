@@ -92,6 +92,8 @@ pub struct Sent {
     /// Events that the broker has.
     pub delivered: u64,
     /// Partitions that have at least one of them.
+    pub begun: usize,
+    /// Partitions of the topic.
     pub partitions: usize,
 }
 
@@ -144,7 +146,8 @@ pub fn produce(
     let client = Client::connect(target)?;
     let found = topic::find_or_make(&client, target, stop)?;
     let began = Instant::now();
-    let mut sender = Sender { client: &client, topic: &target.topic, stop, progress, sent: 0, told: began };
+    let partitions = found.partitions;
+    let mut sender = Sender { client: &client, topic: &target.topic, partitions, stop, progress, sent: 0, told: began };
     let made = {
         let mut out = |made: Made<'_>| {
             if let Some(pace) = &mut pace {
@@ -158,7 +161,7 @@ pub fn produce(
     let (mut stopped, mut failure) = (false, None);
     match made {
         Ok(truth) if client.delivered() == truth.total => {
-            let beats = options.heartbeat.map(|gap| sender.heartbeats(profile, events, gap, &truth, found.partitions));
+            let beats = options.heartbeat.map(|gap| sender.heartbeats(profile, events, gap, &truth));
             let (beats, bytes) = beats.transpose()?.unwrap_or_default();
             let mut truth = truth;
             truth.heartbeats(beats, bytes);
@@ -201,6 +204,7 @@ fn produced(client: &Client, target: &Target, created: bool, truth: Truth, began
 struct Sender<'a> {
     client: &'a Client,
     topic: &'a str,
+    partitions: i32,
     stop: &'a dyn Fn() -> bool,
     progress: &'a mut dyn FnMut(Sent) -> Result<()>,
     sent: u64,
@@ -265,7 +269,8 @@ impl Sender<'_> {
         (self.progress)(Sent {
             events: self.sent,
             delivered: self.client.delivered(),
-            partitions: self.client.by_partition().iter().filter(|n| **n > 0).count(),
+            begun: self.client.by_partition().iter().filter(|n| **n > 0).count(),
+            partitions: self.partitions as usize,
         })?;
         self.client.check(self.topic)
     }
@@ -287,19 +292,18 @@ impl Sender<'_> {
         options: &GenerateOptions,
         gap: i64,
         truth: &Truth,
-        partitions: i32,
     ) -> Result<(u64, u64)> {
         let at = truth.newest().unwrap_or(options.start).saturating_add(gap);
         let (before, mut bytes) = (self.client.delivered(), 0);
         let mut line = Vec::new();
-        for partition in 0..partitions {
+        for partition in 0..self.partitions {
             let key = heartbeat(profile, options, at, partition as u32, &mut line);
             bytes += line.len() as u64 + 1;
             self.send(None, Some(partition), &line, &key)?;
         }
         self.flush(None)?;
         let beats = self.client.delivered() - before;
-        if beats != partitions as u64 {
+        if beats != self.partitions as u64 {
             let reasons = self.client.undelivered().into_keys().collect::<Vec<_>>().join(", ");
             return Err(Error::source(
                 self.topic,

@@ -38,9 +38,11 @@ fn read<T: DeserializeOwned>(py: Python<'_>, name: &str, text: &str) -> PyResult
 
 fn tell(callback: Option<&Py<PyAny>>, sent: Sent) -> Result<()> {
     let Some(callback) = callback else { return Ok(()) };
-    let Sent { events, delivered, partitions } = sent;
-    let text =
-        format!(r#"{{"event": "progress", "events": {events}, "delivered": {delivered}, "partitions": {partitions}}}"#);
+    let told = serde_json::to_value(sent).map(|mut told| {
+        told["event"] = "progress".into();
+        told.to_string()
+    });
+    let text = told.map_err(|e| Error::Internal(e.to_string()))?;
     Python::attach(|py| match callback.call1(py, (text,)) {
         Ok(answer) if answer.extract::<bool>(py).is_ok_and(|go_on| !go_on) => Err(Error::Interrupted),
         Ok(_) => Ok(()),

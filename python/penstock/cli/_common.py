@@ -55,6 +55,13 @@ SetOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="One line of JSON, last on standard output; messages go to standard error.")
 ]
+SetKafkaOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="A setting of librdkafka's; ${NAME} is filled in from the environment. Can be repeated.",
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.")]
 
 
@@ -93,6 +100,20 @@ class Output:
 
 
 _STATE: dict[str, bool] = {}
+
+
+def kafka_settings(given: Sequence[str]) -> dict[str, str]:
+    """What `--set-kafka` was given."""
+    from penstock.errors import SettingsError
+
+    found = {}
+    for setting in given:
+        name, is_there, value = setting.partition("=")
+        if not is_there or not name:
+            # Not shown: what was meant as the name of a setting may hold its value.
+            raise SettingsError("--set-kafka: write NAME=VALUE, e.g. linger.ms=50")
+        found[name.strip()] = value
+    return found
 
 
 def examples(*lines: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from penstock.cli._common import ExitCode, JsonOption, Output, QuietOption, fail
+from penstock.cli._common import ExitCode, JsonOption, Output, QuietOption, SetKafkaOption, fail, kafka_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,14 +47,7 @@ def produce(
     replication_factor: Annotated[
         int | None, typer.Option(min=1, help="Of a new topic; the broker's default.", rich_help_panel=_KAFKA)
     ] = None,
-    set_kafka: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="A setting of librdkafka's; ${NAME} is filled in from the environment. Can be repeated.",
-            rich_help_panel=_KAFKA,
-        ),
-    ] = None,
+    set_kafka: SetKafkaOption = None,
     heartbeat: Annotated[
         str | None,
         typer.Option(
@@ -111,7 +104,7 @@ def produce(
         "topic": topic,
         "partitions": partitions,
         "replication_factor": replication_factor,
-        "kafka": _settings(set_kafka or ()),
+        "kafka": kafka_settings(set_kafka or ()),
         "heartbeat": heartbeat,
     }
     if to is not None:
@@ -179,19 +172,6 @@ def _to_kafka(out: Output, profile: str, truth: Path | None, options: dict[str, 
     out.result({"truth_file": str(place), **found})
     if found["undelivered"]:
         raise typer.Exit(ExitCode.CHECK_FAILED)
-
-
-def _settings(given: Sequence[str]) -> dict[str, str]:
-    from penstock.errors import SettingsError
-
-    found = {}
-    for setting in given:
-        name, is_there, value = setting.partition("=")
-        if not is_there or not name:
-            # Not shown: what was meant as the name of a setting may hold its value.
-            raise SettingsError("--set-kafka: write NAME=VALUE, e.g. linger.ms=50")
-        found[name.strip()] = value
-    return found
 
 
 def _write(place: Path, found: dict[str, Any]) -> None:
