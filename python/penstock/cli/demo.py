@@ -48,8 +48,8 @@ def demo(
     """Run a ready-made pipeline from Kafka to checked marts, and account for every single event.
 
     Events with flaws on purpose → Kafka → contract → Bronze, Silver, dead letters → star schema → dbt marts → quality
-    checks → audit. What comes out is compared with what the generator knows; exit code 1 when anything disagrees. Without dbt
-    (extra dbt) its step is left out and said so; the exit code is that of the rest.
+    checks → audit. What comes out is compared with what the generator knows; exit code 1 when anything disagrees.
+    Without dbt (extra dbt) its step is left out and said so; the exit code is that of the rest.
     """
     from penstock.demo import Demo
     from penstock.errors import SettingsError
