@@ -13,7 +13,7 @@ use crate::time::HOUR;
 
 fn target(broker: &Embedded, topic: &str) -> Target {
     Target {
-        brokers: broker.bootstrap(),
+        brokers: broker.bootstrap().unwrap(),
         topic: topic.to_owned(),
         partitions: None,
         replication_factor: None,
@@ -29,7 +29,7 @@ fn send(events: &GenerateOptions, target: &Target, options: &ProduceOptions) -> 
 /// So many messages of a topic.
 fn read(broker: &Embedded, topic: &str, partitions: i32, messages: u64) -> Vec<OwnedMessage> {
     let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", broker.bootstrap())
+        .set("bootstrap.servers", broker.bootstrap().unwrap())
         .set("group.id", "reader")
         .set("fetch.queue.backoff.ms", "10")
         .create()

@@ -80,7 +80,7 @@ impl EmbeddedKafka {
     /// Its address.
     #[getter]
     fn bootstrap(&self, py: Python<'_>) -> PyResult<String> {
-        self.with(py, |broker| Ok(broker.bootstrap()))
+        self.with(py, Embedded::bootstrap)
     }
 
     /// Makes a topic.
