@@ -33,28 +33,33 @@ pub(super) fn find_or_make(client: &Client, target: &Target, stop: &dyn Fn() -> 
     }
     let patience = Duration::from_millis(target.patience_ms);
     if let Some(there) = look(client, &target.topic, patience, stop)? {
-        return match target.partitions {
-            Some(asked) if there < asked => Err(Error::settings(
-                "partitions",
-                format!(
-                    "topic {} has {there}, {asked} were asked for. Leave --partitions out to take it as it is; or give it more (kafka-topics --alter --topic {} --partitions {asked}), which sends most keys to other partitions than before",
-                    target.topic, target.topic
-                ),
-            )),
-            _ => Ok(Topic { partitions: there, created: false }),
-        };
+        return as_it_is(target, there);
     }
     let created = make(client, target, patience)?;
     let deadline = Instant::now() + patience;
     loop {
         if let Some(partitions) = look(client, &target.topic, patience, stop)? {
-            return Ok(Topic { partitions, created });
+            return if created { Ok(Topic { partitions, created }) } else { as_it_is(target, partitions) };
         }
         if Instant::now() > deadline {
             let waited = patience.as_secs();
             return Err(Error::source(&target.topic, format!("was made, but no broker leads it after {waited} s")));
         }
         client.producer.poll(Duration::from_millis(50));
+    }
+}
+
+/// A topic that others made.
+fn as_it_is(target: &Target, partitions: i32) -> Result<Topic> {
+    match target.partitions {
+        Some(asked) if partitions < asked => Err(Error::settings(
+            "partitions",
+            format!(
+                "topic {topic} has {partitions}, {asked} were asked for. Leave --partitions out to take it as it is; or give it more (kafka-topics --alter --topic {topic} --partitions {asked}), which sends most keys to other partitions than before",
+                topic = target.topic
+            ),
+        )),
+        _ => Ok(Topic { partitions, created: false }),
     }
 }
 
