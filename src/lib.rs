@@ -15,6 +15,8 @@ pub mod generate;
 pub mod hash;
 pub mod lake;
 pub mod packed;
+#[cfg(feature = "kafka")]
+pub mod producer;
 pub mod scd2;
 pub mod sessions;
 pub mod sinks;
