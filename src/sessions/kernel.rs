@@ -167,4 +167,9 @@ impl SessionSettings {
     pub(super) fn has_passed(&self, last: i64, watermark: i64) -> bool {
         watermark > last.saturating_add(self.gap)
     }
+
+    /// The lowest watermark at which a session that was last seen at `last` has passed.
+    pub(super) fn passed_at(&self, last: i64) -> i64 {
+        last.saturating_add(self.gap).saturating_add(1)
+    }
 }

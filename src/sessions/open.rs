@@ -112,6 +112,11 @@ impl OpenSessions {
         used.filter(|(_, slot)| slot.running.as_ref().is_some_and(&condition)).map(|(n, _)| n as u32).collect()
     }
 
+    /// When the session that was quiet for longest had its last event.
+    pub fn earliest_last(&self) -> Option<i64> {
+        self.slots.iter().filter_map(|slot| slot.running.map(|r| r.last)).min()
+    }
+
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }

@@ -1,6 +1,7 @@
 //! What goes into an epoch: read, judged and taken through the operators until it is full or nothing more is there.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 
 use super::epoch::{Epoch, Judgment, judge_all};
 use super::log::{Plan, Tick};
@@ -89,7 +90,7 @@ impl Runner<'_> {
                     break;
                 }
                 self.clock.wait(POLL);
-                source.refresh()?;
+                self.refresh(source)?;
                 continue;
             };
             gathered.caught_up = false;
@@ -122,9 +123,10 @@ impl Runner<'_> {
         Ok(gathered)
     }
 
-    /// Which partitions are quiet by now, and how far that lets the watermark move.
+    /// Which partitions were quiet when the source was last looked at, and how far that lets the watermark move. What came
+    /// since is not known yet: by the clock of now a partition would be quiet though much waits in it.
     pub(super) fn quiet(&self, source: &dyn Source, operators: &Operators) -> Quiet {
-        let now = self.clock.now();
+        let now = self.looked_at.load(Ordering::Relaxed);
         let settings = &self.shape.watermark;
         let open: Vec<_> = source.partitions().into_iter().filter(|p| p.progress != Progress::Finished).collect();
         let is_idle = |p: &&PartitionStatus| {

@@ -76,6 +76,13 @@ impl Operators {
         self.sessions.as_ref().map_or(0, |s| s.pending() as i64)
     }
 
+    /// The lowest watermark at which something that is held comes out: an event, a session, a window.
+    pub fn next_release(&self) -> Option<i64> {
+        let sessions = self.sessions.iter().filter_map(Sessionizer::next_release);
+        let windows = self.windows.iter().filter_map(|(_, windows)| windows.next_release());
+        sessions.chain(windows).min()
+    }
+
     fn each(&mut self) -> Vec<(String, &mut dyn Stateful)> {
         let mut all: Vec<(String, &mut dyn Stateful)> =
             vec![(String::new(), &mut self.watermark), (String::new(), &mut self.dedup)];

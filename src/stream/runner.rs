@@ -1,5 +1,6 @@
 //! The epoch loop: term → plan → run → state → commit, again and again.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -62,6 +63,8 @@ pub(super) struct Runner<'a> {
     pub(super) swept_at: Option<i64>,
     /// Whether the epoch that was to be made void is.
     pub(super) voided: bool,
+    /// When the source was last looked at, by our clock: what is known of its partitions is as old as that.
+    pub(super) looked_at: AtomicI64,
 }
 
 /// What the next epoch starts from.
@@ -121,6 +124,7 @@ impl<'a> Runner<'a> {
             stopped: false,
             swept_at: None,
             voided: false,
+            looked_at: AtomicI64::new(i64::MIN),
         })
     }
 
@@ -171,7 +175,7 @@ impl<'a> Runner<'a> {
         // An epoch 0 that was made void has settled nothing.
         let fresh = commit.as_ref().is_none_or(|c| c.kind == Kind::Void) && planned.is_none() && partitions.is_empty();
         let begin = if fresh { source.begin()? } else { vec![] };
-        source.refresh()?;
+        self.refresh(source)?;
         self.observer.event(&Event::Started { term: self.term.number, epoch: at.next, recovering: planned.is_some() });
         if let Some(commit) = &commit {
             self.sweep_if_due(commit)?;
@@ -292,6 +296,18 @@ impl<'a> Runner<'a> {
         Ok(pinned.map_err(|e| with_way_out(e, plan))?.with_secret(self.secret))
     }
 
+    /// Looks for what is new, and keeps when that was.
+    pub(super) fn refresh(&self, source: &mut dyn Source) -> Result<()> {
+        let now = self.clock.now();
+        source.refresh()?;
+        self.looked_at.store(now, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(super) fn stop_if_asked(&self) -> Result<()> {
+        if self.observer.should_stop() { Err(Error::Interrupted) } else { Ok(()) }
+    }
+
     pub(super) fn rules(&self, shape: &Shape) -> JudgeRules {
         JudgeRules { max_future_skew: Some(shape.watermark.max_future_skew_us) }
     }
@@ -306,6 +322,8 @@ impl<'a> Runner<'a> {
         let shape = self.shape.clone();
         let contract = self.contract.clone();
         let mut told: Vec<Unread> = vec![];
+        // What is held does not change while nothing is read.
+        let mut next_release: Option<Option<i64>> = None;
         loop {
             if self.done(options) {
                 return Ok(Some(at));
@@ -313,7 +331,7 @@ impl<'a> Runner<'a> {
             let began = Instant::now();
             let mut epoch = Epoch::new(at.next, &contract, &shape, &operators)?;
             if !options.until_caught_up {
-                source.refresh()?;
+                self.refresh(source)?;
             }
             let gathered = self.gather(source, &contract, &mut operators, &mut epoch, options)?;
             let unread = source.unread();
@@ -326,8 +344,11 @@ impl<'a> Runner<'a> {
             let bounded = bounded(self.spec, options) || options.drain;
             let flush = bounded && gathered.caught_up && flushable(&operators);
             let quiet = self.quiet(source, &operators);
-            let moves_on =
-                quiet.watermark.is_some_and(|to| operators.pending() > 0 && operators.watermark.current() < Some(to));
+            // Only where something comes out: else an idle pipeline would commit for ever.
+            let moves_on = gathered.ticks.is_empty()
+                && quiet.watermark.is_some_and(|to| {
+                    next_release.get_or_insert_with(|| operators.next_release()).is_some_and(|release| release <= to)
+                });
             let gaps = source.gaps();
             if gathered.ticks.is_empty() && gaps.is_empty() && (gathered.stopped || !flush && !moves_on) {
                 if gathered.stopped || options.until_caught_up {
@@ -367,6 +388,7 @@ impl<'a> Runner<'a> {
             if !self.commit(&plan, outcome, &mut operators, &mut at, began)? {
                 return Ok(None);
             }
+            next_release = None;
             self.tell_committed(source, &plan);
             if stopped || caught_up && options.until_caught_up {
                 self.stopped = stopped;

@@ -143,6 +143,13 @@ impl Windows {
         Ok(rows)
     }
 
+    /// The lowest watermark at which a window comes out; none when none is open.
+    pub fn next_release(&self) -> Option<i64> {
+        // Later panes have later windows only.
+        let ends = self.panes.keys().next().into_iter().flat_map(|pane| self.spec.windows_of(*pane));
+        ends.map(|window| self.spec.end_of(window)).find(|end| self.watermark.is_none_or(|w| *end > w))
+    }
+
     /// All windows that have not come out yet: the end of bounded input. An event that comes after it begins its window
     /// anew.
     ///
