@@ -20,6 +20,8 @@ mod operators;
 pub mod partitions;
 pub mod run;
 mod runner;
+#[cfg(test)]
+mod simulation;
 pub mod spec;
 pub mod state;
 mod stop;
