@@ -304,10 +304,6 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    pub(super) fn stop_if_asked(&self) -> Result<()> {
-        if self.observer.should_stop() { Err(Error::Interrupted) } else { Ok(()) }
-    }
-
     pub(super) fn rules(&self, shape: &Shape) -> JudgeRules {
         JudgeRules { max_future_skew: Some(shape.watermark.max_future_skew_us) }
     }

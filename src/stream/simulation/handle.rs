@@ -371,10 +371,7 @@ impl Store for Handle<'_> {
     fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<ObjectMeta>> {
         let fault = self.begin("list", prefix, false)?;
         let inner = self.world.enter(self.actor);
-        let from = after.map_or_else(|| prefix.to_owned(), |a| format!("{a}\0"));
-        let below = inner.objects().range(from..).skip_while(|(p, _)| !p.starts_with(prefix));
-        let below = below.take_while(|(p, _)| p.starts_with(prefix));
-        let found = below.map(|(p, b)| ObjectMeta { path: p.clone(), size: b.len() as u64, modified_us: 0 }).collect();
+        let found = inner.list(prefix, after);
         drop(inner);
         self.end(fault, prefix)?;
         Ok(found)
@@ -402,9 +399,13 @@ impl Clock for Handle<'_> {
 
 impl Observer for Handle<'_> {
     fn event(&self, event: &Event) {
-        self.world.enter(self.actor).tell(|| format!("writer {}: {event:?}", self.actor));
-        if let Event::Started { recovering: true, .. } = event {
-            self.world.enter(self.actor).tally.rerun += 1;
+        let mut inner = self.world.enter(self.actor);
+        inner.tell(|| format!("writer {}: {event:?}", self.actor));
+        match event {
+            Event::Started { recovering: true, .. } => inner.tally.rerun += 1,
+            Event::Voided { .. } => inner.tally.voided += 1,
+            Event::Swept { .. } => inner.tally.swept += 1,
+            _ => {}
         }
     }
 

@@ -12,8 +12,8 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
 
 use super::topic::{Is, Topic};
-use crate::lake::layout;
-use crate::stream::log::{Commit, FileEntry, parse};
+use crate::stream::ledger::Counts;
+use crate::stream::log::{Commit, FileEntry, Kind, parse};
 
 /// What of a Silver row is compared: what the pipeline made of it, and where it came from.
 const SILVER: &[&str] =
@@ -35,6 +35,8 @@ pub struct Reader {
     /// Whether it looks at the log alone, and not into the files.
     log_alone: bool,
     next: u64,
+    /// How far each partition was read.
+    reached: BTreeMap<i32, i64>,
     files: BTreeMap<String, FileEntry>,
     bronze: BTreeSet<Position>,
     /// Silver: each position, and its row as text.
@@ -100,6 +102,7 @@ impl Reader {
             on_time,
             log_alone: false,
             next: 0,
+            reached: BTreeMap::new(),
             files: BTreeMap::new(),
             bronze: BTreeSet::new(),
             silver: BTreeMap::new(),
@@ -119,19 +122,22 @@ impl Reader {
     }
 
     /// Looks at a commit the moment that it was put.
-    pub fn look(&mut self, objects: &BTreeMap<String, Bytes>, path: &str, bytes: &Bytes) -> Result<(), String> {
+    pub fn look(&mut self, get: &dyn Fn(&str) -> Option<Bytes>, path: &str, bytes: &Bytes) -> Result<(), String> {
         let commit: Commit = parse(path, bytes).map_err(|e| e.to_string())?;
         if commit.number != self.next {
             return Err(format!("{path} was put, and {} is due", self.next));
         }
         self.next += 1;
+        if commit.kind == Kind::Void && (!commit.files.is_empty() || commit.counts != Counts::default()) {
+            return Err(format!("{path} is void, and counts files or events"));
+        }
         for file in &commit.state {
-            if objects.get(&file.path).is_none_or(|b| b.len() as u64 != file.bytes) {
+            if get(&file.path).is_none_or(|b| b.len() as u64 != file.bytes) {
                 return Err(format!("{path} counts the state {}, which is not there", file.path));
             }
         }
         for file in &commit.files {
-            let Some(bytes) = objects.get(&file.path) else {
+            let Some(bytes) = get(&file.path) else {
                 return Err(format!("{path} counts {}, which is not there", file.path));
             };
             if bytes.len() as u64 != file.bytes || self.files.insert(file.path.clone(), file.clone()).is_some() {
@@ -148,7 +154,7 @@ impl Reader {
                 "silver/sessions" => &[],
                 _ => &["window_start"],
             };
-            let rows = rows(bytes.clone(), names).map_err(|e| format!("{path}, {}: {e}", file.path))?;
+            let rows = rows(bytes, names).map_err(|e| format!("{path}, {}: {e}", file.path))?;
             for rows in rows {
                 found += rows.num_rows() as u64;
                 self.take(&file.layer, &rows).map_err(|law| format!("{path}, {}: {law}", file.path))?;
@@ -220,7 +226,13 @@ impl Reader {
 
     /// Whether what was read up to this commit is all there, and nothing more.
     fn judge(&mut self, commit: &Commit) -> Result<(), String> {
-        let reached: BTreeMap<i32, i64> = commit.partitions.iter().map(|p| (p.partition, p.position)).collect();
+        let reached = &mut self.reached;
+        for partition in &commit.partitions {
+            let before = reached.insert(partition.partition, partition.position);
+            if before > Some(partition.position) {
+                return Err(format!("partition {} went back from {before:?}", partition.partition));
+            }
+        }
         for (at, is) in self.truth.iter() {
             let read = reached.get(&at.0).is_some_and(|to| at.1 < *to);
             if read != self.bronze.contains(at) {
@@ -307,9 +319,4 @@ impl Reader {
     pub fn files(&self) -> &BTreeMap<String, FileEntry> {
         &self.files
     }
-}
-
-/// The data files among objects.
-pub fn data(objects: &BTreeMap<String, Bytes>) -> impl Iterator<Item = (&String, &Bytes)> {
-    objects.iter().filter(|(path, _)| !path.starts_with(layout::CONTROL))
 }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::handle::{Handle, INJECTED, Rates, Sabotage};
-use super::reader::{Reader, data};
+use super::reader::Reader;
 use super::source::SimSource;
 use super::tally::Tally;
 use super::topic::{BEGIN, Topic};
@@ -16,6 +17,7 @@ use crate::contract::Contract;
 use crate::error::{Error, Result};
 use crate::lake::layout;
 use crate::stream::journal::Journal;
+use crate::stream::log::{Commit, Kind, parse, render};
 use crate::stream::run::{Report, RunOptions};
 use crate::stream::runner::Runner;
 use crate::stream::spec::{
@@ -83,6 +85,7 @@ fn spec(random: &mut ChaCha8Rng, topic: &Topic, on_time: bool) -> PipelineSpec {
         max_event_bytes: None,
         max_event_depth: None,
         assert_formats: None,
+        transform: None,
     }
 }
 
@@ -168,6 +171,7 @@ fn write(setting: &Setting, world: &World, contract: &Contract, actor: usize, sa
         let options = RunOptions {
             until_caught_up: setting.caught_up,
             max_epochs: random.random_bool(0.3).then(|| random.random_range(1..5)),
+            void: random.random_bool(0.1).then(|| world.enter(actor).outstanding()).flatten(),
             ..RunOptions::default()
         };
         world.enter(actor).tally.runs += 1;
@@ -176,6 +180,7 @@ fn write(setting: &Setting, world: &World, contract: &Contract, actor: usize, sa
         match ended {
             Ok(Ok(report)) => {
                 inner.tally.finished += 1;
+                inner.tally.stopped += u64::from(report.stopped);
                 if !report.balanced {
                     inner.breaks(|| "a report does not balance".into());
                 }
@@ -184,6 +189,8 @@ fn write(setting: &Setting, world: &World, contract: &Contract, actor: usize, sa
             Ok(Err(Error::Superseded { .. })) => inner.tally.superseded += 1,
             Ok(Err(Error::Interrupted)) => inner.tally.interrupted += 1,
             Ok(Err(e)) if e.to_string().contains(INJECTED) => {}
+            // Another run finished the epoch, or gave it up, before this one came to it.
+            Ok(Err(Error::Settings { name, .. })) if name == "void" && setting.writers > 1 => {}
             Ok(Err(e)) => inner.breaks(|| format!("a run ended with: {e}")),
             Err(_) => inner.breaks(|| "a run panicked".into()),
         }
@@ -266,25 +273,37 @@ fn same_bytes(setting: &Setting, world: &World, contract: &Contract) -> Result<(
         Reader::new(&setting.topic, setting.on_time).of_the_log(),
     );
     let epochs = layout::control(PIPELINE) + "epochs/";
-    let plans: Vec<_> = world.look(|w| {
-        let plans = w.objects().iter().filter(|(p, _)| p.starts_with(&epochs) && p.ends_with(".plan"));
-        plans.map(|(p, b)| (p.clone(), b.clone())).collect()
-    });
+    let below = |folder: &str, end: &str| -> Vec<(String, Bytes)> {
+        world.look(|w| {
+            let found = w.objects().filter(|(p, _)| p.starts_with(folder) && p.ends_with(end));
+            found.map(|(p, b)| (p.clone(), b.clone())).collect()
+        })
+    };
+    let plans = below(&epochs, ".plan");
+    let contracts = below(&(layout::control(PIPELINE) + "contracts/"), "");
+    other.look(|w| contracts.into_iter().for_each(|(path, text)| w.put(&path, text)));
     for (path, plan) in plans {
         other.look(|w| w.put_if_absent(&path, plan));
+        let commit = path.replace(".plan", ".commit");
+        let commit = world.look(|w| w.get(&commit).cloned()).map(|bytes| (commit, bytes));
+        if let Some((path, bytes)) = commit {
+            let mut commit: Commit = parse(&path, &bytes).map_err(|e| e.to_string())?;
+            if commit.kind == Kind::Void {
+                // It changes nothing: the state is that of the commit before, as it stands there.
+                let last = other.look(|w| w.reader.last.as_ref().map(|c| c.state.clone()));
+                commit.state = last.unwrap_or_default();
+                let bytes = render(&commit).map_err(|e| e.to_string())?;
+                other.look(|w| w.put_if_absent(&path, bytes));
+                continue;
+            }
+        }
         let options = RunOptions { until_caught_up: true, max_epochs: Some(1), ..RunOptions::default() };
         setting.calm(&other, contract, &options).map_err(|e| format!("{path} cannot be run again: {e}"))?;
     }
     let (ours, theirs) = (world.look(|w| w.reader.clone()), other.look(|w| w.reader.clone()));
     differ("the files that count", ours.files(), theirs.files())?;
     let files = |w: &World| {
-        w.look(|w| {
-            let counts = w.reader.files().clone();
-            data(w.objects())
-                .filter(|(p, _)| counts.contains_key(*p))
-                .map(|(p, b)| (p.clone(), b.clone()))
-                .collect::<BTreeMap<_, _>>()
-        })
+        w.look(|w| w.reader.files().keys().map(|p| (p.clone(), w.get(p).cloned())).collect::<BTreeMap<_, _>>())
     };
     differ("the bytes of the files", &files(world), &files(&other))?;
     let (Some(a), Some(b)) = (&ours.last, &theirs.last) else { return Ok(()) };

@@ -61,8 +61,14 @@ tally! {
     met_anothers,
     /// Partitions that were found while the pipeline ran.
     new_partitions,
-    /// Runs that were told to stop.
+    /// Runs that were told to stop, and finished the epoch in hand.
+    stopped,
+    /// Runs that were told to stop, and gave the epoch in hand up.
     interrupted,
+    /// Epochs made void.
+    voided,
+    /// Objects that no longer counted, removed.
+    swept,
     /// Duplicates.
     duplicates,
     /// Late events.

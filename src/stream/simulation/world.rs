@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::reader::Reader;
 use super::tally::Tally;
-use crate::lake::{Put, layout};
+use crate::lake::{ObjectMeta, Put, layout};
 
 /// A request that was sent and whose sender died: it takes effect later, within the minute that a request lives.
 struct InFlight {
@@ -24,7 +24,8 @@ struct InFlight {
 
 /// What all actors share.
 pub struct Inner {
-    objects: BTreeMap<String, Bytes>,
+    /// The objects, and when each was put.
+    objects: BTreeMap<String, (Bytes, i64)>,
     /// The true time.
     pub now: i64,
     actors: Vec<Actor>,
@@ -201,12 +202,27 @@ impl Inner {
 
     /// An object.
     pub fn get(&self, path: &str) -> Option<&Bytes> {
-        self.objects.get(path)
+        self.objects.get(path).map(|(bytes, _)| bytes)
     }
 
     /// The objects.
-    pub fn objects(&self) -> &BTreeMap<String, Bytes> {
-        &self.objects
+    pub fn objects(&self) -> impl Iterator<Item = (&String, &Bytes)> {
+        self.objects.iter().map(|(path, (bytes, _))| (path, bytes))
+    }
+
+    /// The objects below a prefix and after a path.
+    pub fn list(&self, prefix: &str, after: Option<&str>) -> Vec<ObjectMeta> {
+        let from = after.map_or_else(|| prefix.to_owned(), |a| format!("{a}\0"));
+        let below = self.objects.range(from..).skip_while(|(p, _)| !p.starts_with(prefix));
+        let below = below.take_while(|(p, _)| p.starts_with(prefix));
+        below.map(|(p, (b, at))| ObjectMeta { path: p.clone(), size: b.len() as u64, modified_us: *at }).collect()
+    }
+
+    /// The epoch that is planned and not committed.
+    pub fn outstanding(&self) -> Option<u64> {
+        let plans = self.objects.keys().rev().filter(|p| p.ends_with(".plan"));
+        let newest = plans.take(1).find(|p| !self.objects.contains_key(&p.replace(".plan", ".commit")));
+        newest.and_then(|p| layout::number(p))
     }
 
     /// Removes an object.
@@ -217,12 +233,12 @@ impl Inner {
     /// Puts an object. What counts on being the same bytes is held to it.
     pub fn put(&mut self, path: &str, bytes: Bytes) {
         if let Some(old) = self.objects.get(path)
-            && *old != bytes
+            && old.0 != bytes
         {
             self.tally.overwritten += 1;
             self.breaks(|| format!("{path} was overwritten with other bytes"));
         }
-        self.objects.insert(path.to_owned(), bytes);
+        self.objects.insert(path.to_owned(), (bytes, self.now));
     }
 
     /// Puts an object if it is absent.
@@ -230,7 +246,7 @@ impl Inner {
         if self.objects.contains_key(path) {
             return Put::Exists;
         }
-        self.objects.insert(path.to_owned(), bytes.clone());
+        self.objects.insert(path.to_owned(), (bytes.clone(), self.now));
         if path.ends_with(".plan") {
             self.tell(|| format!("{path}: {}", String::from_utf8_lossy(&bytes)));
         }
@@ -244,7 +260,7 @@ impl Inner {
         if path.ends_with(".commit") {
             self.tally.commits += 1;
             self.tell(|| format!("{path}: {}", String::from_utf8_lossy(&bytes)));
-            if let Err(law) = self.reader.look(&self.objects, path, &bytes) {
+            if let Err(law) = self.reader.look(&|path| self.objects.get(path).map(|(b, _)| b.clone()), path, &bytes) {
                 self.breaks(|| law);
             }
         }
