@@ -264,6 +264,13 @@ impl Sessionizer {
         events.into_iter().chain(sessions).min()
     }
 
+    /// The lowest watermark at which an event or a session is let go; none when nothing is held.
+    pub fn next_release(&self) -> Option<i64> {
+        let events = self.pending.iter().map(|p| p.oldest.saturating_add(1)).min();
+        let sessions = self.open.earliest_last().map(|last| self.settings.passed_at(last));
+        events.into_iter().chain(sessions).min()
+    }
+
     /// How many sessions are open.
     pub fn open_sessions(&self) -> usize {
         self.open.len()
