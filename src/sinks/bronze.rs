@@ -175,7 +175,7 @@ fn timestamp_types(times: &TimestampMicrosecondArray, kind: Option<&str>) -> Arr
 fn header_lists(headers: &[Headers]) -> Result<ListArray> {
     let offsets = OffsetBuffer::from_lengths(headers.iter().map(Vec::len));
     let keys: StringArray = headers.iter().flatten().map(|(key, _)| Some(key)).collect();
-    let values: BinaryArray = headers.iter().flatten().map(|(_, value)| Some(value)).collect();
+    let values: BinaryArray = headers.iter().flatten().map(|(_, value)| value.as_deref()).collect();
     let structs = StructArray::try_new(header_fields(), vec![Arc::new(keys), Arc::new(values)], None)?;
     Ok(ListArray::try_new(header(), offsets, Arc::new(structs), None)?)
 }
