@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use arrow::array::{Array, BinaryArray, BinaryViewArray, Int64Array, TimestampMicrosecondArray};
 
-/// The headers of one event, in the order they came.
-pub type Headers = Vec<(String, Vec<u8>)>;
+/// The headers of one event, in the order they came. A value may be null.
+pub type Headers = Vec<(String, Option<Vec<u8>>)>;
 
 /// Consecutive events of one partition, in the order of their offsets. The values lie where the source put them
 /// (string views over the chunk that was read), so nothing is copied on the way to Bronze.

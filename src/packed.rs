@@ -178,7 +178,7 @@ mod tests {
     fn packed_and_plain_say_the_same() {
         let texts = [Some("a"), None, Some("bb"), Some("a")];
         let plain: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
-        let packed: ArrayRef = cast(&plain, &packed_type()).unwrap().into();
+        let packed: ArrayRef = cast(&plain, &packed_type()).unwrap();
         let schema =
             Arc::new(Schema::new(vec![Field::new("x", DataType::Utf8, true), Field::new("y", DataType::Utf8, true)]));
         let both = batch(&schema, vec![Arc::clone(&plain), Arc::clone(&packed)]).unwrap();

@@ -15,8 +15,8 @@ use rayon::prelude::*;
 
 use crate::columns::{index_of, moment, moment_field, moments};
 use crate::error::{Error, Result};
-use crate::spill::Spill;
 use crate::packed::{self, Text};
+use crate::spill::Spill;
 
 mod batch;
 mod columns;
@@ -259,14 +259,8 @@ impl Sessionizer {
 
     /// The lowest watermark at which an event or a session is let go; none when nothing is held.
     pub fn next_release(&self) -> Option<i64> {
-        let events = self.pending.iter().map(|p| p.oldest.saturating_add(1)).min();
-        let sessions = self.open.earliest_last().map(|last| self.settings.passed_at(last));
-        events.into_iter().chain(sessions).min()
-    }
-
-    /// The lowest watermark at which an event or a session is let go; none when nothing is held.
-    pub fn next_release(&self) -> Option<i64> {
-        let events = self.pending.iter().map(|p| p.oldest.saturating_add(1)).min();
+        let oldest = self.pending.iter().map(|p| p.oldest).chain(self.slices.iter().map(|s| s.oldest)).min();
+        let events = oldest.map(|time| time.saturating_add(1));
         let sessions = self.open.earliest_last().map(|last| self.settings.passed_at(last));
         events.into_iter().chain(sessions).min()
     }

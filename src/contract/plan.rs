@@ -23,7 +23,7 @@ pub struct Message<'a> {
     /// The broker's time.
     pub timestamp: Option<i64>,
     /// The headers.
-    pub headers: &'a [(String, Vec<u8>)],
+    pub headers: &'a [(String, Option<Vec<u8>>)],
 }
 
 /// A scalar of the event that a role reads; of strings the text without quotes.
@@ -347,7 +347,8 @@ fn header<'a>(name: &str, message: &Message<'a>) -> Result<&'a str, Unreadable> 
     };
     // Of two headers of one name the last counts, as with keys.
     let found = message.headers.iter().rev().find(|(n, _)| n == name);
-    let (_, value) = found.ok_or_else(|| unreadable(Code::MissingField, "is missing"))?;
+    let value = found.and_then(|(_, value)| value.as_deref());
+    let value = value.ok_or_else(|| unreadable(Code::MissingField, "is missing"))?;
     std::str::from_utf8(value).map_err(|_| unreadable(Code::BadFormat, "is not UTF-8"))
 }
 

@@ -42,7 +42,7 @@ impl Scan<'_> {
                 if let Some(micros) = time {
                     self.scratch.time = (pos as u32 + 1, micros);
                 }
-                return Ok(end + 1);
+                Ok(end + 1)
             }
             (leaf, into) => {
                 check()?;

@@ -44,7 +44,7 @@ pub(super) struct Pending {
 #[derive(Debug)]
 pub(super) struct Slice {
     table: Table,
-    oldest: i64,
+    pub oldest: i64,
     pub newest: i64,
     saved: bool,
 }

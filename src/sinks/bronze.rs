@@ -175,7 +175,7 @@ fn timestamp_types(times: &TimestampMicrosecondArray, kind: Option<&str>) -> Arr
 fn header_lists(headers: &[Headers]) -> Result<ListArray> {
     let offsets = OffsetBuffer::from_lengths(headers.iter().map(Vec::len));
     let keys: StringArray = headers.iter().flatten().map(|(key, _)| Some(key)).collect();
-    let values: BinaryArray = headers.iter().flatten().map(|(_, value)| Some(value)).collect();
+    let values: BinaryArray = headers.iter().flatten().map(|(_, value)| value.as_deref()).collect();
     let structs = StructArray::try_new(header_fields(), vec![Arc::new(keys), Arc::new(values)], None)?;
     Ok(ListArray::try_new(header(), offsets, Arc::new(structs), None)?)
 }
@@ -267,7 +267,8 @@ pub(super) mod tests {
     #[test]
     fn headers_keep_their_order() {
         let mut events = events(&[None; 2]);
-        events.headers = Some(vec![vec![("b".into(), b"1".to_vec()), ("a".into(), b"\xff".to_vec())], vec![]]);
+        events.headers =
+            Some(vec![vec![("b".into(), Some(b"1".to_vec())), ("a".into(), Some(b"\xff".to_vec()))], vec![]]);
         events.keys = Some(BinaryArray::from_opt_vec(vec![Some(b"k"), None]));
         let batch = batch(&events, &[None; 2]).unwrap();
         let headers = batch["headers"].as_list::<i32>();

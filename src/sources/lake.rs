@@ -298,7 +298,7 @@ fn header_rows(headers: &Arc<dyn Array>, rows: Range<usize>) -> Result<Vec<Heade
         let values = cast(entries.column(1), &DataType::Binary)?;
         let (keys, values): (&StringArray, &BinaryArray) = (keys.as_string(), values.as_binary());
         Ok((0..keys.len())
-            .map(|i| (keys.value(i).to_owned(), if values.is_null(i) { vec![] } else { values.value(i).to_vec() }))
+            .map(|i| (keys.value(i).to_owned(), values.is_valid(i).then(|| values.value(i).to_vec())))
             .collect())
     })
     .collect()

@@ -1,6 +1,8 @@
 //! Where events come from. A source hands out pieces of its partitions and can read any range of them again.
 
 pub mod files;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod lake;
 pub mod lines;
 
@@ -135,6 +137,14 @@ impl<F: Fn(&str, i32) -> Option<i64>> PartitionTimes for F {
     }
 }
 
+/// Who watches a source that has to wait: it may be asked to stop, and may have something to say.
+pub trait Watch: Sync {
+    /// Whether to stop waiting.
+    fn should_stop(&self) -> bool;
+    /// Something that an operator should know: what kind of thing, what it is about, and what it is.
+    fn warn(&self, code: &str, place: &str, message: &str);
+}
+
 /// A place that events are read from. It holds no business rules: it knows positions, not what the events mean.
 ///
 /// All methods take the source exclusively, so that reading can be moved to a thread beside the judging of what was
@@ -193,6 +203,14 @@ pub trait Source: Send {
     /// When the source cannot be asked.
     fn begin(&mut self) -> Result<Vec<PartitionState>> {
         Ok(vec![])
+    }
+
+    /// What was read is about to be planned: whether it still comes from what was there when it was read.
+    ///
+    /// # Errors
+    /// When the source has become another under the same name.
+    fn verify(&mut self) -> Result<()> {
+        Ok(())
     }
 
     /// These positions have been committed: whoever watches the source from outside may be told.

@@ -11,7 +11,7 @@ use super::lag::PartitionLag;
 use super::ledger::{Counts, Ledger};
 use super::operators::Operators;
 use super::runner::Runner;
-use super::spec::{DurabilitySpec, PipelineSpec, Shape, SourceSpec};
+use super::spec::{DurabilitySpec, KafkaSpec, PipelineSpec, Shape, SourceSpec};
 use super::store::{Clock, FixedClock, SystemClock};
 use super::sweep::Swept;
 use super::transform::Transform;
@@ -19,7 +19,7 @@ use crate::contract::{Contract, Limits};
 use crate::error::{Error, Result};
 use crate::lake::{Durability, Lake, LakeOptions};
 use crate::sources::files::{Files, FilesSettings};
-use crate::sources::{Range, Source, Unread};
+use crate::sources::{Range, Source, Unread, Watch};
 use crate::spill::disk::Disk;
 
 /// How a run goes.
@@ -261,13 +261,14 @@ pub fn run(
         ));
     }
     Disk::from_env().sweep();
-    let mut source = open_source(spec, options)?;
+    let watching = Watching(observer);
+    let mut source = open_source(spec, options, &watching)?;
     let mut runner = Runner::new(&lake, clock.as_ref(), spec, shape, contract, secret, observer)?;
     runner.run(source.as_mut(), options)
 }
 
 /// Opens the source of a pipeline.
-fn open_source(spec: &PipelineSpec, options: &RunOptions) -> Result<Box<dyn Source>> {
+fn open_source<'a>(spec: &PipelineSpec, options: &RunOptions, watch: &'a dyn Watch) -> Result<Box<dyn Source + 'a>> {
     match &spec.source {
         SourceSpec::Files(files) => {
             let settings = FilesSettings {
@@ -277,6 +278,41 @@ fn open_source(spec: &PipelineSpec, options: &RunOptions) -> Result<Box<dyn Sour
             };
             Ok(Box::new(Files::new(settings)?))
         }
+        SourceSpec::Kafka(kafka) => open_kafka(spec, kafka, options, watch),
+    }
+}
+
+#[cfg(feature = "kafka")]
+fn open_kafka<'a>(
+    spec: &PipelineSpec,
+    kafka: &KafkaSpec,
+    options: &RunOptions,
+    watch: &'a dyn Watch,
+) -> Result<Box<dyn Source + 'a>> {
+    use crate::sources::kafka::{Kafka, KafkaSettings};
+    let mut settings = KafkaSettings::new(kafka, &spec.source_secrets.0)?;
+    settings.until_caught_up = options.until_caught_up;
+    settings.accept_gap = options.accept_gap;
+    settings.shard = spec.shard.map(|s| (s.number, s.of));
+    Ok(Box::new(Kafka::new(settings, watch)?))
+}
+
+#[cfg(not(feature = "kafka"))]
+fn open_kafka<'a>(_: &PipelineSpec, _: &KafkaSpec, _: &RunOptions, _: &'a dyn Watch) -> Result<Box<dyn Source + 'a>> {
+    Err(Error::settings("source.kafka", "this build of Penstock has no Kafka (Cargo feature kafka)"))
+}
+
+/// Whoever watches the run watches its source.
+struct Watching<'a>(&'a dyn Observer);
+
+impl Watch for Watching<'_> {
+    fn should_stop(&self) -> bool {
+        self.0.should_stop()
+    }
+
+    fn warn(&self, code: &str, place: &str, message: &str) {
+        let (code, place, message) = (code.to_owned(), place.to_owned(), message.to_owned());
+        self.0.event(&Event::Warning { code, place, message });
     }
 }
 
@@ -284,6 +320,8 @@ fn open_source(spec: &PipelineSpec, options: &RunOptions) -> Result<Box<dyn Sour
 pub(super) fn bounded(spec: &PipelineSpec, options: &RunOptions) -> bool {
     match &spec.source {
         SourceSpec::Files(files) => files.bounded && options.until_caught_up,
+        // More may always come.
+        SourceSpec::Kafka(_) => false,
     }
 }
 

@@ -371,6 +371,7 @@ impl<'a> Runner<'a> {
                 self.clock.wait(POLL);
                 continue;
             }
+            source.verify()?;
             let (caught_up, stopped) = (gathered.caught_up, gathered.stopped);
             let mut plan = self.plan(gathered, quiet, gaps, source.changes());
             (plan.number, plan.flush, plan.unread) = (at.next, flush, unread);

@@ -1,5 +1,7 @@
 //! The pipeline file as the engine takes it: settings already read, checked and brought to base units.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::transform::TransformSpec;
@@ -18,6 +20,15 @@ pub struct PipelineSpec {
     pub contract_path: String,
     /// Where events come from.
     pub source: SourceSpec,
+    /// The source's settings that are secret. They come beside the rest and are written nowhere.
+    #[serde(skip)]
+    pub source_secrets: Secrets,
+    /// `entity`: all events of one entity, and of one key, come through one partition.
+    #[serde(default)]
+    pub keyed_by: Option<String>,
+    /// The part of the partitions that is read; all when not given.
+    #[serde(default)]
+    pub shard: Option<Shard>,
     /// The lake's folder or URL.
     pub lake: String,
     /// How the lake's bucket is reached.
@@ -87,6 +98,82 @@ pub enum Layer {
 pub enum SourceSpec {
     /// Files of JSON lines.
     Files(FilesSpec),
+    /// Topics of Kafka.
+    Kafka(KafkaSpec),
+}
+
+/// Topics of Kafka. Settings whose values are secret go beside it: [`PipelineSpec::source_secrets`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KafkaSpec {
+    /// `host:port`, comma-separated.
+    pub brokers: String,
+    /// The topics.
+    pub topics: Vec<String>,
+    /// The consumer group that is told how far was read.
+    pub group: String,
+    /// Where a pipeline without history begins.
+    #[serde(default)]
+    pub start: KafkaStart,
+    /// Whether a topic that is not there is waited for.
+    #[serde(default)]
+    pub missing_topics: MissingTopics,
+    /// For so long a cluster that does not answer is waited for.
+    #[serde(default = "a_minute")]
+    pub give_up_us: i64,
+    /// librdkafka's own settings, by its names.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
+}
+
+fn a_minute() -> i64 {
+    60_000_000
+}
+
+/// Where a pipeline without history begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KafkaStart {
+    /// With the oldest event that is there.
+    #[default]
+    Earliest,
+    /// With what comes from now on.
+    Latest,
+    /// With the first event of this time or later, in microseconds since the Unix epoch.
+    Time(i64),
+    /// With these offsets, by topic and partition.
+    Offsets(BTreeMap<String, BTreeMap<i32, i64>>),
+}
+
+/// What to do about a topic that is not there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MissingTopics {
+    /// An error of a run until caught up; a run without end waits for it.
+    #[default]
+    Auto,
+    /// It is waited for.
+    Wait,
+    /// It is an error.
+    Error,
+}
+
+/// A part of the source's partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shard {
+    /// Which, from 1.
+    pub number: u32,
+    /// Of how many.
+    pub of: u32,
+}
+
+/// Values that are shown nowhere: they are never written, and not printed.
+#[derive(Clone, Default)]
+pub struct Secrets(pub BTreeMap<String, String>);
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 /// Files of JSON lines; gzip and zstd are recognised by their first bytes.

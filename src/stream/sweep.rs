@@ -119,7 +119,7 @@ mod tests {
         store.now.store(now, Ordering::SeqCst);
         let path = layout::state("p", epoch, term, "dedup/keys");
         store.put_many(vec![(path.clone(), Bytes::from_static(b"x"))]).unwrap();
-        StateFile { table: "dedup/keys".into(), path, epoch, bytes: 1 }
+        StateFile { table: "dedup/keys".into(), path, epoch, bytes: 1, rows: 1, newest: None }
     }
 
     /// The commit of an epoch with this state, put at this moment.

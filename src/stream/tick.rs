@@ -261,7 +261,7 @@ mod tests {
             timestamps: Some((from..from + n as i64).map(Some).collect()),
             timestamp_type: Some(kind),
             keys: Some((0..n).map(|i| (i % 2 == 0).then_some(b"k".as_slice())).collect()),
-            headers: Some((0..n).map(|i| vec![(format!("{}", from + i as i64), vec![])]).collect()),
+            headers: Some((0..n).map(|i| vec![(format!("{}", from + i as i64), Some(vec![]))]).collect()),
             truncated: truncated.map(|row| Truncated { row, length: 9, sha256: [row as u8; 32] }).collect(),
             arrival: 5,
         }

@@ -15,14 +15,14 @@ use super::topic::{BEGIN, Topic};
 use super::world::World;
 use crate::contract::Contract;
 use crate::error::{Error, Result};
-use crate::lake::layout;
+use crate::lake::{StorageSecrets, StorageSpec, layout};
 use crate::stream::journal::Journal;
 use crate::stream::log::{Commit, Kind, parse, render};
 use crate::stream::run::{Report, RunOptions};
 use crate::stream::runner::Runner;
 use crate::stream::spec::{
-    DeduplicateSpec, DurabilitySpec, EpochSpec, FilesSpec, FixedSpec, Layer, PipelineSpec, SessionsSpec, SourceSpec,
-    WatermarkSpec, WindowsSpec,
+    DeduplicateSpec, DurabilitySpec, EpochSpec, FilesSpec, FixedSpec, Layer, PipelineSpec, Secrets, SessionsSpec,
+    SourceSpec, WatermarkSpec, WindowsSpec,
 };
 use crate::time::{HOUR, SECOND};
 
@@ -65,7 +65,12 @@ fn spec(random: &mut ChaCha8Rng, topic: &Topic, on_time: bool) -> PipelineSpec {
         contract_text: String::new(),
         contract_path: "simulation.yaml".into(),
         source: SourceSpec::Files(FilesSpec { paths: vec![], bounded: false, base_dir: None }),
+        source_secrets: Secrets::default(),
+        keyed_by: None,
+        shard: None,
         lake: "nowhere".into(),
+        storage: StorageSpec::default(),
+        storage_secrets: StorageSecrets::default(),
         layers: vec![Layer::Bronze, Layer::Silver],
         watermark: WatermarkSpec { lateness_us, idle_timeout_us, max_future_skew_us: HOUR },
         deduplicate: DeduplicateSpec { horizon_us: 6 * HOUR },

@@ -1,0 +1,336 @@
+//! What there is: topics by their ids, partitions, their offsets; and where a pipeline without history begins.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::types::RDKafkaErrorCode as Code;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::native::{self, Topic};
+use super::reader::Key;
+use super::{Entry, Kafka, trouble};
+use crate::error::{Error, Result};
+use crate::sources::Range;
+use crate::stream::spec::{KafkaStart, MissingTopics};
+
+/// What the broker takes for the earliest offset.
+const EARLIEST: i64 = -2;
+/// What the broker takes for the end.
+const END: i64 = -1;
+/// How long to wait before a question is asked once more.
+const PAUSE: Duration = Duration::from_millis(200);
+/// For so long it is waited to hear whether the group may be used.
+const GROUP_WAIT: Duration = Duration::from_secs(10);
+
+impl Kafka<'_> {
+    /// Looks for topics, partitions and their offsets; what was not read yet has to be still there.
+    pub(super) fn look(&mut self) -> Result<()> {
+        self.discover()?;
+        let reading = |key: &Key| self.reader.as_ref().is_some_and(|r| r.position(key).is_some());
+        let fresh: Vec<Key> =
+            self.entries.iter().filter(|(k, e)| !e.dropped && !reading(k)).map(|(k, _)| k.clone()).collect();
+        let committed_only = self.settings.committed_only();
+        let low = self.offsets(&fresh, EARLIEST, true)?;
+        let ends = self.offsets(&fresh, END, committed_only)?;
+        for key in fresh {
+            let (Some(&low), Some(&end)) = (low.get(&key), ends.get(&key)) else { continue };
+            let Some(entry) = self.entries.get_mut(&key) else { continue };
+            entry.end = Some(end);
+            let position = entry.position;
+            if position > end {
+                // What a transaction holds back lies behind the last stable offset: it is no end.
+                let last = self.offsets(std::slice::from_ref(&key), END, false)?;
+                if let Some(&last) = last.get(&key).filter(|last| position > **last) {
+                    return Err(trouble::beyond_end(&key.0, key.1, position, last));
+                }
+            }
+            if position < low {
+                let range = Range { topic: key.0.to_string(), partition: key.1, from: position, to: low };
+                if !self.settings.accept_gap {
+                    return Err(trouble::gone(&range));
+                }
+                if let Some(entry) = self.entries.get_mut(&key) {
+                    entry.position = low;
+                }
+                self.changed.insert(key.clone());
+                self.gaps.push(range);
+            }
+            self.bounds.entry(key).or_insert(end);
+        }
+        self.looked = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Finds topics and partitions. Those found later than the others begin at 0.
+    pub(super) fn discover(&mut self) -> Result<()> {
+        let allowed = if self.group_allowed {
+            None
+        } else {
+            native::ask_group(&self.questions.client, &self.settings.group, GROUP_WAIT)
+        };
+        let found = self.topics(self.questions.give_up())?;
+        self.check_cluster()?;
+        for topic in &found {
+            self.take_topic(topic)?;
+        }
+        if let Some(allowed) = allowed {
+            self.check_group(&allowed)?;
+            self.group_allowed = true;
+        }
+        Ok(())
+    }
+
+    fn check_group(&self, allowed: &native::Asked) -> Result<()> {
+        let since = Instant::now();
+        while since.elapsed() < GROUP_WAIT {
+            match allowed.group(super::client::SLICE) {
+                Some(Err(failure)) if failure.code == Code::GroupAuthorizationFailed => {
+                    return Err(trouble::forbidden_group(&self.settings.group, self.user()));
+                }
+                // Whatever else there is with the group: the first commit to it will tell.
+                Some(_) => return Ok(()),
+                None => self.questions.patience(since)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks what the topics are; asks again while the cluster is not ready to answer.
+    fn topics(&self, give_up: Duration) -> Result<Vec<Topic>> {
+        let since = Instant::now();
+        loop {
+            let asked = native::ask_topics(&self.questions.client, &self.settings.topics, give_up);
+            match self.questions.wait(|wait| asked.topics(wait))? {
+                Ok(found) if !found.iter().filter_map(|t| t.failure.as_ref()).any(|f| trouble::passing(f.code)) => {
+                    self.questions.context().answered();
+                    return Ok(found);
+                }
+                Ok(_) => {}
+                Err(failure) if trouble::passing(failure.code) => {}
+                Err(failure) => {
+                    return Err(trouble::of_question(&self.settings.brokers, "what its topics are", &failure));
+                }
+            }
+            self.questions.patience(since)?;
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn check_cluster(&mut self) -> Result<()> {
+        let Some(now) = native::cluster(&self.questions.client) else { return Ok(()) };
+        let known = self.entries.values().filter_map(|e| e.known.as_ref()?.cluster.as_deref());
+        let before = self.cluster.as_deref().into_iter().chain(known).find(|before| *before != now);
+        if let Some(before) = before {
+            return Err(trouble::another_cluster(&self.settings.brokers, before, &now));
+        }
+        self.cluster = Some(now);
+        Ok(())
+    }
+
+    fn take_topic(&mut self, topic: &Topic) -> Result<()> {
+        if let Some(failure) = &topic.failure {
+            return match failure.code {
+                Code::TopicAuthorizationFailed => Err(trouble::forbidden_topic(&topic.name, self.user())),
+                Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownTopicId => self.missing(&topic.name),
+                _ => Err(trouble::of_question(&self.settings.brokers, &format!("what {} is", topic.name), failure)),
+            };
+        }
+        self.check_id(topic)?;
+        self.told.remove(&format!("missing {}", topic.name));
+        let known = self.topics.insert(topic.name.clone(), topic.id.clone()).is_some();
+        let name: Arc<str> = topic.name.as_str().into();
+        let mut found = vec![];
+        for &number in topic.partitions.iter().filter(|n| self.settings.ours(**n)) {
+            self.entries.entry((Arc::clone(&name), number)).or_insert_with(|| {
+                found.push(number);
+                Entry::default()
+            });
+        }
+        let grown = known || self.entries.iter().any(|(k, e)| k.0 == name && e.known.is_some());
+        if grown && !found.is_empty() && self.settings.shard.is_some() {
+            self.questions.watch().warn(
+                "new_partitions",
+                &format!("topic {}", topic.name),
+                &format!(
+                    "has new partitions ({found:?}): keys move between partitions, and so between shards; duplicates and sessions across the move are not seen"
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    fn missing(&mut self, topic: &str) -> Result<()> {
+        if self.topics.contains_key(topic) || self.entries.iter().any(|(k, e)| &*k.0 == topic && e.known.is_some()) {
+            return Err(trouble::deleted_topic(topic));
+        }
+        let wait = match self.settings.missing {
+            MissingTopics::Auto => !self.settings.until_caught_up,
+            MissingTopics::Wait => true,
+            MissingTopics::Error => false,
+        };
+        if !wait {
+            return Err(trouble::unknown_topic(topic));
+        }
+        if self.told.insert(format!("missing {topic}")) {
+            let said = "there is no such topic yet; it is waited for";
+            self.questions.watch().warn("missing_topic", &format!("topic {topic}"), said);
+        }
+        Ok(())
+    }
+
+    fn check_id(&self, topic: &Topic) -> Result<()> {
+        let Some(now) = topic.id.as_deref() else { return Ok(()) };
+        let seen = self.topics.get(&topic.name).and_then(|id| id.as_deref());
+        let of_topic = self.entries.iter().filter(|(k, _)| *k.0 == *topic.name);
+        let known = of_topic.filter_map(|(_, e)| e.known.as_ref()?.topic_id.as_deref());
+        match seen.into_iter().chain(known).find(|before| *before != now) {
+            Some(before) => Err(trouble::recreated_topic(&topic.name, before, now)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the topics still are those that were read. A cluster that does not answer says nothing against it.
+    pub(super) fn verify_topics(&mut self, wait: Duration) -> Result<()> {
+        let asked = native::ask_topics(&self.questions.client, &self.settings.topics, wait);
+        let since = Instant::now();
+        while since.elapsed() < wait {
+            match asked.topics(super::client::SLICE) {
+                None => {
+                    self.questions.listen();
+                    if self.questions.watch().should_stop() {
+                        return Err(Error::Interrupted);
+                    }
+                }
+                Some(Err(_)) => return Ok(()),
+                Some(Ok(found)) => {
+                    for topic in &found {
+                        let gone = topic.failure.as_ref().is_some_and(|f| f.code == Code::UnknownTopicOrPartition);
+                        if gone && self.topics.contains_key(&topic.name) {
+                            return Err(trouble::deleted_topic(&topic.name));
+                        }
+                        if topic.failure.is_none() {
+                            self.check_id(topic)?;
+                        }
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The offsets of partitions at a time (milliseconds), at their beginning or at their end.
+    fn offsets(&self, keys: &[Key], at: i64, committed_only: bool) -> Result<BTreeMap<Key, i64>> {
+        let since = Instant::now();
+        let mut found = BTreeMap::new();
+        loop {
+            let mut list = TopicPartitionList::new();
+            for (topic, partition) in keys.iter().filter(|k| !found.contains_key(*k)) {
+                // The list's offset carries the question: −2 and −1 have meanings of their own here.
+                let raw = match at {
+                    EARLIEST => Offset::Beginning,
+                    END => Offset::End,
+                    time => Offset::Offset(time),
+                };
+                list.add_partition_offset(topic, *partition, raw).map_err(|e| Error::Internal(e.to_string()))?;
+            }
+            if list.count() == 0 {
+                return Ok(found);
+            }
+            let asked = native::ask_offsets(&self.questions.client, &list, committed_only, self.questions.give_up());
+            match self.questions.wait(|wait| asked.offsets(wait))? {
+                Err(failure) if trouble::passing(failure.code) => {}
+                Err(failure) => return Err(trouble::of_question(&self.settings.brokers, "its offsets", &failure)),
+                Ok(answers) => {
+                    for answer in answers {
+                        let key: Key = (answer.topic.as_str().into(), answer.partition);
+                        match answer.failure {
+                            None => {
+                                found.insert(key, answer.offset);
+                            }
+                            Some(f) if f.code == Code::TopicAuthorizationFailed => {
+                                return Err(trouble::forbidden_topic(&answer.topic, self.user()));
+                            }
+                            // A topic that has just been made, or that is about to go: what it is now tells the topic.
+                            Some(f) if trouble::passing(f.code) || f.code == Code::UnknownTopicOrPartition => {}
+                            Some(f) => {
+                                let what = format!("the offsets of {} {}", answer.topic, answer.partition);
+                                return Err(trouble::of_question(&self.settings.brokers, &what, &f));
+                            }
+                        }
+                    }
+                }
+            }
+            if found.len() < keys.len() {
+                self.questions.patience(since)?;
+                std::thread::sleep(PAUSE);
+            }
+        }
+    }
+
+    /// The first offset and the end of one partition.
+    pub(super) fn ends_of(&self, key: &Key) -> Result<(i64, i64)> {
+        let keys = std::slice::from_ref(key);
+        let low = self.offsets(keys, EARLIEST, true)?;
+        let end = self.offsets(keys, END, false)?;
+        Ok((low.get(key).copied().unwrap_or(0), end.get(key).copied().unwrap_or(0)))
+    }
+
+    /// Where a pipeline without history begins.
+    pub(super) fn resolve_start(&mut self) -> Result<()> {
+        let keys: Vec<Key> = self.entries.keys().cloned().collect();
+        let low = self.offsets(&keys, EARLIEST, true)?;
+        let end = self.offsets(&keys, END, self.settings.committed_only())?;
+        let starts = match &self.settings.start {
+            KafkaStart::Earliest => low,
+            KafkaStart::Latest => end,
+            KafkaStart::Time(micros) => {
+                let mut found = self.offsets(&keys, micros.saturating_add(999).max(0) / 1_000, true)?;
+                for (key, offset) in &mut found {
+                    // None is so new: what comes from now on is.
+                    *offset = if *offset < 0 { end.get(key).copied().unwrap_or(0) } else { *offset };
+                }
+                found
+            }
+            KafkaStart::Offsets(given) => given_offsets(given, &low, &end)?,
+        };
+        for (key, position) in starts {
+            if let Some(entry) = self.entries.get_mut(&key) {
+                entry.position = position;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The offsets that the settings give, checked against those that are there.
+fn given_offsets(
+    given: &BTreeMap<String, BTreeMap<i32, i64>>,
+    low: &BTreeMap<Key, i64>,
+    end: &BTreeMap<Key, i64>,
+) -> Result<BTreeMap<Key, i64>> {
+    let name = "source.kafka.start";
+    for (topic, offsets) in given {
+        if let Some(number) = offsets.keys().find(|n| !low.contains_key(&(topic.as_str().into(), **n))) {
+            return Err(Error::settings(name, format!("there is no partition {number} of topic {topic}")));
+        }
+    }
+    let mut found = BTreeMap::new();
+    for (key, low) in low {
+        let Some(offset) = given.get(&*key.0).and_then(|offsets| offsets.get(&key.1)).copied() else {
+            let reason = format!("gives no offset for topic {}, partition {}; give one for each", key.0, key.1);
+            return Err(Error::settings(name, reason));
+        };
+        let end = end.get(key).copied().unwrap_or(*low);
+        if offset < *low || offset > end {
+            let reason = format!(
+                "offset {offset} of topic {}, partition {} is not there: it holds {low} to {end} (the end)",
+                key.0, key.1
+            );
+            return Err(Error::settings(name, reason));
+        }
+        found.insert(key.clone(), offset);
+    }
+    Ok(found)
+}

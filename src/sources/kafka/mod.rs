@@ -1,0 +1,489 @@
+//! Topics of Kafka as a source.
+//!
+//! Partitions are assigned, not subscribed to: where reading goes on says the last commit of the pipeline, never the
+//! consumer group, which is only told. Only what transactions have committed is read, so offsets may have gaps. A topic
+//! is known by its id: one that was deleted and made again is an error, and so are offsets that are gone.
+
+mod client;
+mod look;
+mod native;
+mod reader;
+mod settings;
+mod trouble;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use rdkafka::types::RDKafkaErrorCode as Code;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::{
+    Chunk, KafkaState, PartitionState, PartitionStatus, PartitionTimes, Progress, Range, Source, Unread, Want, Watch,
+};
+use crate::error::{Error, Result};
+use crate::events::RawEvents;
+use client::Connection;
+use native::Asked;
+use reader::{Key, Limit, Reader, Taken};
+pub use settings::{KafkaSettings, SECRETS};
+
+/// Of one partition so much is read before another may have its turn.
+const TURN_BYTES: usize = 2 << 20;
+/// For so long the partition whose watermark is lowest is waited for, though others have something.
+const LOWEST_FIRST: Duration = Duration::from_millis(20);
+/// For so long a read waits for what is on its way.
+const ON_ITS_WAY: Duration = Duration::from_millis(200);
+/// When nothing came for so long, a run without end takes what it has for all there is.
+const STALLED: Duration = Duration::from_secs(1);
+/// For so long a commit to the consumer group is waited for.
+const COMMIT_WAIT: Duration = Duration::from_secs(2);
+/// For so long it is waited for what a topic is, before what was read of it is planned.
+const VERIFY_WAIT: Duration = Duration::from_secs(5);
+
+/// The source over topics.
+pub struct Kafka<'a> {
+    settings: KafkaSettings,
+    /// Asks the cluster questions.
+    questions: Connection<'a>,
+    cluster: Option<String>,
+    topics: BTreeMap<String, Option<String>>,
+    entries: BTreeMap<Key, Entry>,
+    /// The ends that were seen at the start, where reading stops at them.
+    bounds: BTreeMap<Key, i64>,
+    changed: BTreeSet<Key>,
+    gaps: Vec<Range>,
+    reader: Option<Reader<'a>>,
+    /// Reads planned ranges again.
+    again: Option<Reader<'a>>,
+    /// When the cluster was last asked what topics and partitions there are.
+    looked: Option<Instant>,
+    /// Since when nothing comes though more is there.
+    waiting: Option<Instant>,
+    /// What was said once and need not be said again.
+    told: BTreeSet<String>,
+    group_allowed: bool,
+    committing: Option<Asked>,
+    committed: Vec<PartitionState>,
+}
+
+/// A partition as the source knows it.
+#[derive(Debug, Clone, Default)]
+struct Entry {
+    position: i64,
+    /// Its end as last seen.
+    end: Option<i64>,
+    newest: Option<i64>,
+    /// What the last commit knows of its topic.
+    known: Option<KafkaState>,
+    /// The topic is not named any more: the position is kept.
+    dropped: bool,
+}
+
+impl<'a> Kafka<'a> {
+    /// A source over the topics that these settings name.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] for a setting that librdkafka does not take.
+    pub fn new(settings: KafkaSettings, watch: &'a dyn Watch) -> Result<Self> {
+        let questions = Connection::questions(&settings, watch)?;
+        // What only the reading client is told has to be right, too.
+        drop(Connection::reads(&settings, 1, watch)?);
+        Ok(Self {
+            settings,
+            questions,
+            cluster: None,
+            topics: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            bounds: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            gaps: vec![],
+            reader: None,
+            again: None,
+            looked: None,
+            waiting: None,
+            told: BTreeSet::new(),
+            group_allowed: false,
+            committing: None,
+            committed: vec![],
+        })
+    }
+
+    /// Up to where a partition is read.
+    fn until(&self, key: &Key) -> i64 {
+        if self.settings.until_caught_up { self.bounds.get(key).copied().unwrap_or(0) } else { i64::MAX }
+    }
+
+    /// The partitions that there may be something of, the one with the lowest watermark first.
+    fn order(&self, times: &dyn PartitionTimes) -> Vec<Key> {
+        let open = |(key, entry): &(&Key, &Entry)| !entry.dropped && entry.position < self.until(key);
+        let mut keys: Vec<Key> = self.entries.iter().filter(open).map(|(k, _)| k.clone()).collect();
+        keys.sort_by_cached_key(|k| (times.time(&k.0, k.1), k.clone()));
+        keys
+    }
+
+    /// Begins to read what is not yet being read.
+    fn assign(&mut self, keys: &[Key]) -> Result<()> {
+        let reader = match self.reader.take() {
+            Some(reader) => reader,
+            None => {
+                let count = self.entries.values().filter(|e| !e.dropped).count();
+                Reader::new(Connection::reads(&self.settings, count, self.questions.watch())?)
+            }
+        };
+        let reader = self.reader.insert(reader);
+        let position = |k: &Key| self.entries.get(k).map_or(0, |e| e.position);
+        let fresh: Vec<_> =
+            keys.iter().filter(|k| reader.position(k).is_none()).map(|k| (k.clone(), position(k))).collect();
+        if fresh.is_empty() { Ok(()) } else { reader.assign(&fresh) }
+    }
+
+    /// Whether a partition has, as far as is known, more than was read.
+    fn lags(&self, key: &Key) -> bool {
+        let Some(entry) = self.entries.get(key) else { return false };
+        let at_end = self.reader.as_ref().is_some_and(|r| r.at_end(key));
+        !at_end && entry.end.is_none_or(|end| entry.position < end)
+    }
+
+    /// Takes what was read of a partition.
+    fn took(&mut self, key: &Key, taken: Taken) -> Option<Chunk> {
+        let entry = self.entries.get_mut(key)?;
+        let from = entry.position;
+        if taken.position <= from {
+            return None;
+        }
+        entry.position = taken.position;
+        entry.newest = entry.newest.max(taken.newest);
+        entry.end = entry.end.max(Some(taken.position));
+        self.changed.insert(key.clone());
+        self.waiting = None;
+        self.told.remove("brokers_unreachable");
+        if let Some(reader) = &self.reader {
+            reader.connection.context().answered();
+        }
+        if let Some((offset, schema)) = taken.framed {
+            let code = "schema_registry_format";
+            if self.told.insert(format!("{code} {}", key.0)) {
+                self.questions.watch().warn(
+                    code,
+                    &format!("topic {}, partition {}, offset {offset}", key.0, key.1),
+                    &format!(
+                        "the value is in Confluent's wire format (magic byte 0, schema {schema} of a schema registry), not plain JSON; events like it are dead letters. Let producers write plain JSON"
+                    ),
+                );
+            }
+        }
+        let range = Range { topic: key.0.to_string(), partition: key.1, from, to: taken.position };
+        Some(Chunk { range, bytes: taken.bytes, pieces: taken.pieces, finished: false })
+    }
+
+    /// What a partition answered in place of messages: an error, or nothing that waiting does not mend.
+    fn failed(&mut self, key: &Key, failure: &native::Failure) -> Result<()> {
+        let position = self.entries.get(key).map_or(0, |e| e.position);
+        match failure.code {
+            Code::AutoOffsetReset | Code::OffsetOutOfRange => {
+                // Beyond the end, or below the earliest: what is there now tells.
+                self.reader = None;
+                self.looked = None;
+                self.look()
+            }
+            Code::LogTruncation => {
+                let end = self.entries.get(key).and_then(|e| e.end).unwrap_or(0);
+                Err(trouble::beyond_end(&key.0, key.1, position, end))
+            }
+            Code::TopicAuthorizationFailed => Err(trouble::forbidden_topic(&key.0, self.user())),
+            Code::GroupAuthorizationFailed => Err(trouble::forbidden_group(&self.settings.group, self.user())),
+            Code::UnknownTopicOrPartition | Code::UnknownPartition | Code::UnknownTopic | Code::UnknownTopicId => {
+                self.looked = None;
+                self.look()
+            }
+            code if trouble::passing(code) => Ok(()),
+            _ => Err(trouble::of_partition(&key.0, key.1, failure, position)),
+        }
+    }
+
+    fn user(&self) -> Option<&str> {
+        self.settings.own.get("sasl.username").map(String::as_str)
+    }
+
+    /// Nothing came: whether to go on waiting.
+    fn nothing(&mut self, some: &Key) -> Result<Option<Chunk>> {
+        let since = *self.waiting.get_or_insert_with(Instant::now);
+        let Some(reader) = &self.reader else { return Ok(None) };
+        if self.settings.until_caught_up {
+            reader.connection.patience(since)?;
+        } else {
+            reader.connection.listen();
+            reader.connection.refusal()?;
+            if let Some(reason) = reader.connection.down()
+                && self.told.insert("brokers_unreachable".into())
+            {
+                let place = format!("kafka {}", self.settings.brokers);
+                self.questions.watch().warn("brokers_unreachable", &place, &format!("{reason}; trying again"));
+            }
+            if since.elapsed() >= STALLED {
+                return Ok(None);
+            }
+        }
+        let position = self.entries.get(some).map_or(0, |e| e.position);
+        let range = Range { topic: some.0.to_string(), partition: some.1, from: position, to: position };
+        Ok(Some(Chunk { range, bytes: 0, pieces: vec![], finished: false }))
+    }
+
+    fn state(&self, key: &Key, entry: &Entry) -> PartitionState {
+        let before = entry.known.clone();
+        let topic_id = self.topics.get(&*key.0).cloned().flatten();
+        PartitionState {
+            topic: key.0.to_string(),
+            partition: key.1,
+            position: entry.position,
+            finished: entry.dropped,
+            file: None,
+            kafka: Some(KafkaState {
+                cluster: self.cluster.clone().or_else(|| before.as_ref().and_then(|k| k.cluster.clone())),
+                topic_id: topic_id.or_else(|| before.and_then(|k| k.topic_id)),
+                newest: entry.newest,
+            }),
+        }
+    }
+
+    /// Reads one planned range again with a reader of its own.
+    fn read_again(
+        &mut self,
+        reader: &mut Reader<'a>,
+        key: &Key,
+        range: &Range,
+        arrival: i64,
+        each: &mut dyn FnMut(RawEvents) -> Result<()>,
+    ) -> Result<()> {
+        let mut since = Instant::now();
+        let mut position = range.from;
+        while position < range.to {
+            let limit = Limit { until: range.to, bytes: TURN_BYTES, events: usize::MAX, arrival };
+            let taken = reader.take(key, &limit)?;
+            if let Some(failure) = &taken.failure {
+                match failure.code {
+                    Code::AutoOffsetReset | Code::OffsetOutOfRange => {
+                        let (low, end) = self.ends_of(key)?;
+                        if low <= position {
+                            return Err(trouble::beyond_end(&key.0, key.1, range.to, end));
+                        }
+                        let gone = Range { from: position, to: low.min(range.to), ..range.clone() };
+                        return Err(trouble::gone_from_plan(&gone, range));
+                    }
+                    Code::LogTruncation => return Err(trouble::beyond_end(&key.0, key.1, range.to, position)),
+                    _ => self.failed(key, failure)?,
+                }
+            }
+            if taken.position > position {
+                position = taken.position;
+                since = Instant::now();
+                reader.connection.context().answered();
+                taken.pieces.into_iter().try_for_each(&mut *each)?;
+                continue;
+            }
+            reader.wait(key, client::SLICE);
+            if let Err(error) = reader.connection.patience(since) {
+                let ended = reader.at_end(key) && !matches!(error, Error::Interrupted);
+                return Err(if ended { trouble::beyond_end(&key.0, key.1, range.to, position) } else { error });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Source for Kafka<'_> {
+    fn gathers(&self) -> bool {
+        true
+    }
+
+    fn restore(&mut self, states: &[PartitionState]) -> Result<()> {
+        self.gaps.clear();
+        self.changed.clear();
+        self.again = None;
+        for entry in self.entries.values_mut() {
+            *entry = Entry { end: entry.end, ..Entry::default() };
+        }
+        for state in states {
+            if state.position < 0 || state.kafka.is_none() {
+                let place = format!("{} {}", state.topic, state.partition);
+                return Err(Error::checkpoint(place, "its state is no state of a partition of Kafka"));
+            }
+            let key = (state.topic.as_str().into(), state.partition);
+            let entry = self.entries.entry(key).or_default();
+            entry.position = state.position;
+            entry.newest = state.kafka.as_ref().and_then(|k| k.newest);
+            entry.known.clone_from(&state.kafka);
+            entry.dropped = !self.settings.topics.contains(&state.topic);
+        }
+        let as_read = |(key, entry): (&Key, &Entry)| {
+            let read = self.reader.as_ref().and_then(|r| r.position(key));
+            read.is_none_or(|position| position == entry.position)
+        };
+        if !self.entries.iter().all(as_read) {
+            self.reader = None;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<Vec<PartitionState>> {
+        self.looked = None;
+        self.discover()?;
+        self.resolve_start()?;
+        Ok(self.snapshot())
+    }
+
+    fn refresh(&mut self) -> Result<()> {
+        if self.looked.is_none_or(|at| at.elapsed() >= self.settings.look_every()) {
+            self.look()?;
+        }
+        if let Some(reader) = &self.reader {
+            reader.connection.listen();
+            for (key, entry) in &mut self.entries {
+                entry.end = entry.end.max(reader.end(key));
+            }
+        }
+        Ok(())
+    }
+
+    fn next(&mut self, times: &dyn PartitionTimes, want: &Want) -> Result<Option<Chunk>> {
+        let began = Instant::now();
+        loop {
+            let order = self.order(times);
+            let Some(lowest) = order.first().cloned() else { return Ok(None) };
+            self.assign(&order)?;
+            let Some(reader) = &mut self.reader else { return Ok(None) };
+            let ready = order.iter().find(|k| reader.ready(k)).cloned();
+            let patient = began.elapsed() < LOWEST_FIRST;
+            if let Some(key) = ready.filter(|k| *k == lowest || !patient || !self.lags(&lowest)) {
+                let Some(reader) = &mut self.reader else { return Ok(None) };
+                let until = if self.settings.until_caught_up { self.bounds.get(&key).copied() } else { None };
+                let limit = Limit {
+                    until: until.unwrap_or(i64::MAX),
+                    bytes: want.bytes.clamp(1, TURN_BYTES),
+                    events: want.events.max(1),
+                    arrival: want.arrival,
+                };
+                let mut taken = reader.take(&key, &limit)?;
+                let failure = taken.failure.take();
+                if let Some(chunk) = self.took(&key, taken) {
+                    return Ok(Some(chunk));
+                }
+                if let Some(failure) = failure {
+                    self.failed(&key, &failure)?;
+                }
+                continue;
+            }
+            // Nothing is there: in a run without end that is all, unless something is known to be on its way.
+            let Some(behind) = order.iter().find(|k| self.lags(k)).cloned() else { return Ok(None) };
+            if began.elapsed() >= ON_ITS_WAY {
+                return self.nothing(&behind);
+            }
+            if let Some(reader) = &mut self.reader {
+                reader.wait(&behind, Duration::from_millis(5));
+            }
+        }
+    }
+
+    fn read_range(&mut self, range: &Range, arrival: i64, each: &mut dyn FnMut(RawEvents) -> Result<()>) -> Result<()> {
+        let key: Key = (range.topic.as_str().into(), range.partition);
+        let mut reader = match self.again.take() {
+            // One range follows on the other; else reading begins anew.
+            Some(reader) if reader.position(&key).is_none_or(|at| at == range.from) => reader,
+            _ => Reader::new(Connection::reads(&self.settings, self.entries.len(), self.questions.watch())?),
+        };
+        if reader.position(&key).is_none() {
+            reader.assign(&[(key.clone(), range.from)])?;
+        }
+        self.read_again(&mut reader, &key, range, arrival, each)?;
+        self.again = Some(reader);
+        Ok(())
+    }
+
+    fn verify(&mut self) -> Result<()> {
+        self.verify_topics(VERIFY_WAIT)
+    }
+
+    fn partitions(&self) -> Vec<PartitionStatus> {
+        let status = |(key, entry): (&Key, &Entry)| PartitionStatus {
+            topic: key.0.to_string(),
+            partition: key.1,
+            progress: if entry.position >= self.until(key) || (!self.settings.until_caught_up && !self.lags(key)) {
+                Progress::CaughtUp
+            } else if entry.newest.is_none() {
+                Progress::Waiting
+            } else {
+                Progress::Open
+            },
+            newest: entry.newest,
+            position: entry.position,
+            end: entry.end,
+        };
+        self.entries.iter().filter(|(_, e)| !e.dropped).map(status).collect()
+    }
+
+    fn changes(&mut self) -> Vec<PartitionState> {
+        let changed = std::mem::take(&mut self.changed);
+        changed.iter().filter_map(|key| self.entries.get(key).map(|entry| self.state(key, entry))).collect()
+    }
+
+    fn snapshot(&self) -> Vec<PartitionState> {
+        self.entries.iter().map(|(key, entry)| self.state(key, entry)).collect()
+    }
+
+    fn unread(&self) -> Vec<Unread> {
+        vec![]
+    }
+
+    fn gaps(&mut self) -> Vec<Range> {
+        std::mem::take(&mut self.gaps)
+    }
+
+    fn committed(&mut self, states: &[PartitionState]) -> Result<()> {
+        let Some(reader) = self.reader.as_ref().or(self.again.as_ref()) else { return Ok(()) };
+        let place = || format!("consumer group {}", self.settings.group);
+        let refused = |failure: native::Failure| {
+            let advice = match failure.code {
+                Code::UnknownMemberId | Code::IllegalGeneration | Code::RebalanceInProgress => {
+                    "; others are subscribed with this group: give Penstock one of its own by source.kafka.group"
+                }
+                Code::GroupAuthorizationFailed => "; the broker's ACLs have to allow Read on the group",
+                _ => "",
+            };
+            Error::source(
+                place(),
+                format!("it was not told how far was read: {}{advice}. The events are safe", failure.reason),
+            )
+        };
+        if let Some(before) = &self.committing {
+            match before.commit(Duration::ZERO) {
+                // The broker has not answered yet: it is told with the next epoch.
+                None => return Ok(()),
+                Some(answer) => {
+                    self.committing = None;
+                    answer.map_err(refused)?;
+                }
+            }
+        }
+        let mut list = TopicPartitionList::new();
+        for state in states.iter().filter(|s| !s.finished && s.kafka.is_some() && !self.committed.contains(s)) {
+            list.add_partition_offset(&state.topic, state.partition, Offset::Offset(state.position))
+                .map_err(|e| Error::Internal(e.to_string()))?;
+        }
+        if list.count() == 0 {
+            return Ok(());
+        }
+        let asked = native::ask_commit(&reader.connection.client, &list);
+        let since = Instant::now();
+        while since.elapsed() < COMMIT_WAIT && !reader.connection.watch().should_stop() {
+            if let Some(answer) = asked.commit(client::SLICE) {
+                self.committed = states.to_vec();
+                return answer.map_err(refused);
+            }
+        }
+        self.committing = Some(asked);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
