@@ -145,7 +145,7 @@ def test_the_short_form_keeps_the_columns_of_the_contract(tmp_path: Path) -> Non
     [
         ("drops", "gave 2999 rows for 3000"),
         ("undeclared", "'surprise'"),
-        ("fails", r"raised ValueError: no rate for EUR \(.*logic\.py:30\)"),
+        ("fails", r"raised ValueError: no rate for EUR \(.*logic\.py:28\)"),
         ("nothing", "gave a NoneType, which is no Arrow table"),
         ("widened", "gave 'amount' as Utf8, declared is Float64"),
     ],
