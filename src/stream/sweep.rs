@@ -82,7 +82,7 @@ fn as_of(journal: &Journal<'_>, newest: &Commit, moment: i64) -> Option<Commit> 
         return Some(newest.clone());
     }
     // It lies from `low` on and before `after`. A commit that is not there any more is older than those that are.
-    let (mut found, mut low, mut after, mut step) = (None, None, newest.number, 1);
+    let (mut found, mut low, mut after, mut step) = (None, None::<u64>, newest.number, 1);
     loop {
         let number = match low {
             None if after == 0 => break,
