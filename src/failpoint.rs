@@ -20,6 +20,8 @@ pub const PLACES: &[&str] = &[
     "plan.after",
     "files.before",
     "files.between",
+    "upload.part",
+    "upload.complete",
     "files.after",
     "state.before",
     "state.between",

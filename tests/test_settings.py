@@ -75,6 +75,7 @@ def test_every_key_reaches_the_engine(tmp_path: Path) -> None:
         "contract_path": str(tmp_path / "contract.yaml"),
         "source": {"files": {"paths": ["in/*.jsonl", "/data/x.gz"], "bounded": False, "base_dir": str(tmp_path)}},
         "lake": "/data/lake",
+        "storage": {},
         "layers": ["silver"],
         "watermark": {"lateness_us": 5_400_000_000, "idle_timeout_us": 45_000_000, "max_future_skew_us": 250_000},
         "deduplicate": {"horizon_us": 604_800_000_000},

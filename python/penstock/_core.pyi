@@ -4,6 +4,7 @@ Text that is JSON is marked so. Durations are microseconds, sizes are bytes. Tab
 interface and go out as objects that have `__arrow_c_stream__`.
 """
 
+import builtins
 from collections.abc import Callable
 from os import PathLike
 from typing import final
@@ -14,6 +15,7 @@ __all__ = [
     "FEATURES",
     "Contract",
     "History",
+    "LakeObjects",
     "Merge",
     "Table",
     "__version__",
@@ -166,8 +168,29 @@ def write_parquet(
     partition_by: list[str],
     name: str | None = None,
     replace: bool = False,
+    storage: str | None = None,
+    storage_secrets: dict[str, str] | None = None,
 ) -> list[str]: ...
-def read_lake(lake: str | PathLike[str], layer: str, *, pipeline: str | None = None) -> str: ...
+def read_lake(
+    lake: str | PathLike[str],
+    layer: str,
+    *,
+    pipeline: str | None = None,
+    storage: str | None = None,
+    storage_secrets: dict[str, str] | None = None,
+) -> str: ...
+
+@final
+class LakeObjects:
+    def __new__(
+        cls, lake: str, *, storage: str | None = None, storage_secrets: dict[str, str] | None = None
+    ) -> LakeObjects: ...
+    def head(self, path: str) -> tuple[int, int] | None: ...
+    def read(self, path: str, start: int, end: int) -> bytes: ...
+    def list(self, prefix: str) -> builtins.list[tuple[str, int]]: ...
+    def probe(self) -> None: ...
+    def stats(self) -> str: ...
+
 def run_pipeline(
     spec_json: str,
     *,
@@ -178,10 +201,11 @@ def run_pipeline(
     transform: Callable[[Table], ArrowLike] | None = None,
     on_event: Callable[[str], object] | None = None,
     secret: bytes | None = None,
+    storage_secrets: dict[str, str] | None = None,
 ) -> str: ...
-def audit(spec_json: str) -> str: ...
-def inspect(spec_json: str, *, epochs: int = 10) -> str: ...
-def lake_log(spec_json: str, since: int) -> str: ...
+def audit(spec_json: str, *, storage_secrets: dict[str, str] | None = None) -> str: ...
+def inspect(spec_json: str, *, epochs: int = 10, storage_secrets: dict[str, str] | None = None) -> str: ...
+def lake_log(spec_json: str, since: int, *, storage_secrets: dict[str, str] | None = None) -> str: ...
 def log_level(level: int) -> None: ...
 def failpoints() -> list[str]: ...
 def generate(

@@ -12,6 +12,7 @@ environment is never shown.
 | `contract_text`, `contract_path` | the contract as it stands in its file, and that file (its schemas lie beside it) |
 | `source.files` | `paths`, `bounded`, `base_dir` (where relative paths begin) |
 | `lake` | an absolute folder, or a URL |
+| `storage` | what is set of `endpoint`, `region`, `path_style`, `allow_http`, `ca_file`, `timeout_us`, … |
 | `layers` | a list of `bronze`, `silver` |
 | `watermark` | `lateness_us`, `idle_timeout_us`, `max_future_skew_us` |
 | `deduplicate` | `horizon_us` |
@@ -24,11 +25,12 @@ environment is never shown.
 | `max_event_bytes`, `max_event_depth`, `assert_formats` | limits of the contract |
 | `warehouse` | `{"duckdb": absolute path}` or null; read by loads, not by the engine |
 
-Secrets are not part of it: `PipelineFile.secret` goes to the engine beside it.
+Secrets are not part of it: `PipelineFile.secret` goes to the engine beside it, and so do the keys of `storage`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +51,7 @@ from penstock import _yaml
 from penstock.errors import ContractError, SettingsError
 from penstock.nearest import did_you_mean, nearest
 from penstock.resources import ready_made, ready_made_folder
+from penstock.storage import Spec, Storage
 from penstock.transform import Transform, check_name, column_kind
 from penstock.units import parse_duration, parse_size
 
@@ -220,6 +223,7 @@ class Settings(_Model):
     contract: str | dict[str, Any]
     source: Source
     lake: str = Field(min_length=1)
+    storage: Storage = Storage()
     layers: list[Literal["bronze", "silver"]] = Field(default=["bronze", "silver"], min_length=1)
     watermark: Watermark = Watermark()
     deduplicate: Deduplicate = Deduplicate()
@@ -243,12 +247,19 @@ class PipelineFile:
         path: The file.
         base: Where relative paths of data begin: the file's folder, or the working directory for a ready-made pipeline.
         ready_made: Whether it is one that the package carries.
+        connection: How the lake's bucket is reached, where the file does not say: an Airflow connection.
     """
 
     settings: Settings
     path: Path
     base: Path
     ready_made: bool
+    connection: Storage = dataclasses.field(default_factory=Storage)
+
+    @property
+    def storage(self) -> Storage:
+        """How the lake's bucket is reached: the file's settings, above those of the connection."""
+        return self.settings.storage.over(self.connection)
 
     @property
     def folder(self) -> Path:
@@ -294,8 +305,8 @@ class PipelineFile:
         own = self.settings.transform
         return Transform(own.function, self.folder.absolute()) if own else None
 
-    def spec(self) -> dict[str, Any]:
-        """The engine's form: see the head of this module.
+    def spec(self) -> Spec:
+        """The engine's form: see the head of this module. The keys of `storage` travel beside it.
 
         Raises:
             SettingsError: It asks for what this version does not have.
@@ -305,7 +316,8 @@ class PipelineFile:
         text, path = self.contract()
         own = self.settings
         assert own.source.files is not None
-        return {
+        storage = self.storage
+        settings = {
             "name": own.name,
             "contract_text": text,
             "contract_path": str(path.absolute()),
@@ -317,6 +329,7 @@ class PipelineFile:
                 }
             },
             "lake": self._place(own.lake),
+            "storage": storage.spec(),
             "layers": list(own.layers),
             "watermark": {
                 "lateness_us": own.watermark.lateness,
@@ -361,6 +374,7 @@ class PipelineFile:
             if own.warehouse and own.warehouse.duckdb
             else None,
         }
+        return Spec(settings, storage.secrets)
 
     def _place(self, place: str) -> str:
         return place if "://" in place else str((self.base / place).absolute())
@@ -386,7 +400,11 @@ class PipelineFile:
 
 
 def load_file(
-    pipeline: str | os.PathLike[str], overrides: Sequence[str] = (), *, base: str | os.PathLike[str] | None = None
+    pipeline: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    base: str | os.PathLike[str] | None = None,
+    connection: Storage | None = None,
 ) -> PipelineFile:
     """Read a pipeline file, or a ready-made pipeline by its name.
 
@@ -394,6 +412,7 @@ def load_file(
         pipeline: The name (`ecommerce`), a file, or a folder with a `pipeline.yaml`.
         overrides: Settings of the form `a.b=c`, in order.
         base: Where relative paths of data begin, if not as `PipelineFile.base` says.
+        connection: How the lake's bucket is reached, where the file does not say.
 
     Raises:
         SettingsError: There is no such pipeline, or a setting is wrong.
@@ -417,7 +436,7 @@ def load_file(
     except ValidationError as error:
         raise _explain(error, document) from None
     where = Path(base) if base is not None else Path.cwd() if packaged else path.parent
-    return PipelineFile(settings, path, where, packaged)
+    return PipelineFile(settings, path, where, packaged, connection or Storage())
 
 
 def _find(pipeline: str | os.PathLike[str]) -> tuple[Path, bool]:
@@ -471,7 +490,7 @@ def _reason(found: dict[str, Any], loc: _yaml.Loc, document: _yaml.Document) -> 
         return _unknown(str(loc[-1]), loc[:-1])
     if kind == "missing":
         return "is missing"
-    secret = loc[-1:] == ("secret",) or loc[-1:] == ("postgres",) or "kafka" in loc
+    secret = loc[-1:] == ("secret",) or loc[-1:] == ("postgres",) or "kafka" in loc or loc[:1] == ("storage",)
     shown = (
         "" if secret or isinstance(found.get("input"), (dict, list)) else f"{document.shown(loc, found.get('input'))}: "
     )

@@ -26,7 +26,7 @@ mod _core {
     #[pymodule_export]
     use super::generate::generate;
     #[pymodule_export]
-    use super::lake::{read_lake, write_parquet};
+    use super::lake::{LakeObjects, read_lake, write_parquet};
     #[pymodule_export]
     use super::logs::log_level;
     #[pymodule_export]

@@ -186,7 +186,8 @@ pub fn open_lake(spec: &PipelineSpec, create: bool) -> Result<Lake> {
         DurabilitySpec::Disk => Durability::Disk,
         DurabilitySpec::Process => Durability::Process,
     };
-    Lake::open(&spec.lake, &LakeOptions { durability, create, ..LakeOptions::default() })
+    let (storage, secrets) = (spec.storage.clone(), spec.storage_secrets.clone());
+    Lake::open(&spec.lake, &LakeOptions { durability, create, storage, secrets })
 }
 
 /// Reads a pipeline's contract under the settings that shape rows.

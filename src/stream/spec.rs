@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::transform::TransformSpec;
 use crate::error::{Error, Result};
 use crate::lake::layout::check_name;
+use crate::lake::{StorageSecrets, StorageSpec};
 
 /// A pipeline, with durations in microseconds and sizes in bytes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -19,6 +20,12 @@ pub struct PipelineSpec {
     pub source: SourceSpec,
     /// The lake's folder or URL.
     pub lake: String,
+    /// How the lake's bucket is reached.
+    #[serde(default)]
+    pub storage: StorageSpec,
+    /// Who asks for the lake's bucket: never part of what is written or shown.
+    #[serde(skip)]
+    pub storage_secrets: StorageSecrets,
     /// Which of `bronze` and `silver` are written.
     #[serde(default = "both_layers")]
     pub layers: Vec<Layer>,
@@ -224,6 +231,7 @@ impl PipelineSpec {
 
     fn check(&self) -> Result<()> {
         check_name("name", &self.name)?;
+        self.storage.check()?;
         for windows in &self.windows {
             check_name("windows.name", &windows.name)?;
         }
