@@ -178,7 +178,7 @@ def test_both_are_killed(tmp_path: Path, inputs: list[Path], undisturbed: crash.
         while True:
             run = pipeline.start()
             try:
-                run.wait(timeout=chance.uniform(0.3, 4.0))
+                run.wait(timeout=chance.uniform(1.0, 6.0))
             except subprocess.TimeoutExpired:
                 run.kill()
                 server.kill()

@@ -310,10 +310,21 @@ impl Bucket {
         read.map(|(_, _, bytes)| bytes).map_err(|f| self.error(path, Doing::Read, &f))
     }
 
-    /// Size and time of an object; none when there is none.
+    /// Size and time of an object; none when there is none. The answer to a `HEAD` has no body, and so could not tell a
+    /// wrong key from a missing right: the first byte is asked for instead.
     pub(super) async fn head(&self, path: &str) -> Result<Option<ObjectMeta>> {
         let at = self.at(path)?;
-        match self.tries().until_answered(|| self.store.head(&at)).await {
+        let first = || async {
+            let range = Some(GetRange::Bounded(0..1));
+            self.store.get_opts(&at, GetOptions { range, ..GetOptions::default() }).await.map(|answer| answer.meta)
+        };
+        let found = match self.tries().until_answered(first).await {
+            Err(f) if f.error.as_ref().is_some_and(no_such_range) => {
+                self.tries().until_answered(|| self.store.head(&at)).await
+            }
+            found => found,
+        };
+        match found {
             Ok(meta) => Ok(Some(self.meta(&meta))),
             Err(f) if f.error.as_ref().is_some_and(absent) => Ok(None),
             Err(f) => Err(self.error(path, Doing::Read, &f)),

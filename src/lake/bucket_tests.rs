@@ -72,7 +72,10 @@ impl Faulty {
         random.random_bool(*rate).then(|| kinds[random.random_range(0..kinds.len())])
     }
 
-    async fn through<T, F: Future<Output = StoreResult<T>> + Send>(&self, call: impl Fn() -> F + Send) -> StoreResult<T> {
+    async fn through<T, F: Future<Output = StoreResult<T>> + Send>(
+        &self,
+        call: impl Fn() -> F + Send,
+    ) -> StoreResult<T> {
         match self.fault() {
             None => call().await,
             Some(Fault::Unsent) => Err(generic("connection refused")),
@@ -110,10 +113,7 @@ impl ObjectStore for Faulty {
         self.through(|| self.inner.get_opts(location, options.clone())).await
     }
 
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, StoreResult<Path>>,
-    ) -> BoxStream<'static, StoreResult<Path>> {
+    fn delete_stream(&self, locations: BoxStream<'static, StoreResult<Path>>) -> BoxStream<'static, StoreResult<Path>> {
         match self.fault() {
             Some(Fault::Unsent | Fault::Busy) => stream::iter([Err(generic("cut"))]).boxed(),
             Some(_) => self.inner.delete_stream(locations).map(|_| Err(generic("cut"))).boxed(),
@@ -135,9 +135,7 @@ impl ObjectStore for Faulty {
         offset: &Path,
     ) -> BoxStream<'static, StoreResult<object_store::ObjectMeta>> {
         let offset = offset.clone();
-        self.list(prefix)
-            .filter(move |m| std::future::ready(m.as_ref().map_or(true, |m| m.location > offset)))
-            .boxed()
+        self.list(prefix).filter(move |m| std::future::ready(m.as_ref().map_or(true, |m| m.location > offset))).boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> StoreResult<ListResult> {

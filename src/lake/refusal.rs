@@ -113,7 +113,8 @@ fn reason(place: &Where, doing: Doing, failure: &Failure) -> String {
         "QuotaExceeded" | "InsufficientStorage" | "XMinioStorageFull" | "StorageFull" => return full(place),
         "EntityTooLarge" => return "it is larger than the server takes".to_owned(),
         "InvalidObjectState" => {
-            return "it was moved to an archive; bring it back, and keep the lake out of such lifecycle rules".to_owned();
+            return "it was moved to an archive; bring it back, and keep the lake out of such lifecycle rules"
+                .to_owned();
         }
         _ => {}
     }
@@ -135,7 +136,9 @@ fn reason(place: &Where, doing: Doing, failure: &Failure) -> String {
         Some(429 | 503) => {
             format!("{endpoint} is too busy{said}, also after {tried}; what was committed stays, run again later")
         }
-        Some(500..) => format!("{endpoint} has a fault of its own{said}, also after {tried}; run again when it is well"),
+        Some(500..) => {
+            format!("{endpoint} has a fault of its own{said}, also after {tried}; run again when it is well")
+        }
         Some(status) => format!("{endpoint} answered {status}{said}"),
         None => unanswered(place, error, &tried, region),
     }
@@ -169,7 +172,8 @@ fn unanswered(place: &Where, error: &object_store::Error, tried: &str, region: &
     }
     let connecting = kind(error) == Some(HttpErrorKind::Connect);
     let what = if connecting { "cannot be reached" } else { "broke off its answers" };
-    let region = if endpoint.contains("amazonaws.com") { format!(" and storage.region ({region})") } else { String::new() };
+    let region =
+        if endpoint.contains("amazonaws.com") { format!(" and storage.region ({region})") } else { String::new() };
     format!(
         "{endpoint} {what} ({tried}; {}); check that it runs, and storage.endpoint{region}. What was committed stays",
         last(&text)

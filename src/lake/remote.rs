@@ -69,11 +69,7 @@ impl Remote {
                     .build()
                     .map_err(|e| Error::lake(&self.url, format!("cannot start threads to reach it: {e}")))?;
                 let bucket = s3::open(&self.url, &self.spec, &self.secrets, Arc::clone(&self.counters))?;
-                none.insert(Live {
-                    process: std::process::id(),
-                    runtime: Arc::new(runtime),
-                    bucket: Arc::new(bucket),
-                })
+                none.insert(Live { process: std::process::id(), runtime: Arc::new(runtime), bucket: Arc::new(bucket) })
             }
         };
         Ok((Arc::clone(&live.runtime), Arc::clone(&live.bucket)))

@@ -145,10 +145,7 @@ impl<'a> Tries<'a> {
 /// Reads an error of `object_store`, whose own kinds do not tell.
 pub(super) fn meaning(error: &StoreError) -> Meaning {
     // 409 comes as `AlreadyExists`, whatever it is about.
-    if !matches!(
-        error,
-        StoreError::Generic { .. } | StoreError::JoinError { .. } | StoreError::AlreadyExists { .. }
-    ) {
+    if !matches!(error, StoreError::Generic { .. } | StoreError::JoinError { .. } | StoreError::AlreadyExists { .. }) {
         return Meaning::Final;
     }
     let answer = Answer::of(error);
@@ -304,7 +301,8 @@ mod tests {
         let failed = runtime.block_on(Tries::new(policy, &counters).until_answered(cut)).unwrap_err();
         assert!(failed.attempts > 1 && failed.error.is_some());
         assert!(counters.retries.load(Ordering::Relaxed) >= 1);
-        let refused = || async { Err::<(), _>(StoreError::NotFound { path: "x".into(), source: Box::new(Said("no")) }) };
+        let refused =
+            || async { Err::<(), _>(StoreError::NotFound { path: "x".into(), source: Box::new(Said("no")) }) };
         let failed = runtime.block_on(Tries::new(policy, &counters).until_answered(refused)).unwrap_err();
         assert_eq!(failed.attempts, 1);
         assert!(counters.reached.load(Ordering::Relaxed));

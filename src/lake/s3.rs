@@ -46,7 +46,8 @@ pub(super) fn open(url: &str, spec: &StorageSpec, secrets: &StorageSecrets, coun
     let (bucket, prefix) = parts_of(url)?;
     let total = Duration::from_micros(spec.timeout_us.unwrap_or(LONGEST).unsigned_abs());
     let policy = Policy::within(total);
-    let mut client = ClientOptions::new().with_timeout(policy.attempt).with_connect_timeout(CONNECT.min(policy.attempt));
+    let mut client =
+        ClientOptions::new().with_timeout(policy.attempt).with_connect_timeout(CONNECT.min(policy.attempt));
     if let Some(file) = &spec.ca_file {
         let unreadable = |e: &dyn std::fmt::Display| Error::settings("storage.ca_file", format!("{file}: {e}"));
         let pem = std::fs::read(file).map_err(|e| unreadable(&e))?;
@@ -79,7 +80,8 @@ pub(super) fn open(url: &str, spec: &StorageSpec, secrets: &StorageSecrets, coun
             let name = if spec.endpoint.is_some() { "storage.endpoint" } else { "AWS_ENDPOINT_URL" };
             check_endpoint(name, endpoint)?;
             let endpoint = endpoint.trim_end_matches('/');
-            let whole = if path_style { endpoint.to_owned() } else { endpoint.replacen("://", &format!("://{bucket}."), 1) };
+            let whole =
+                if path_style { endpoint.to_owned() } else { endpoint.replacen("://", &format!("://{bucket}."), 1) };
             builder = builder.with_config(Key::S3Endpoint, whole);
             endpoint.to_owned()
         }
@@ -111,7 +113,9 @@ pub(super) fn open(url: &str, spec: &StorageSpec, secrets: &StorageSecrets, coun
         }
     }
     let has_keys = secrets.access_key_id.is_some()
-        || [Key::AccessKeyId, Key::WebIdentityTokenFile, Key::ContainerCredentialsFullUri].into_iter().any(|k| set(k).is_some())
+        || [Key::AccessKeyId, Key::WebIdentityTokenFile, Key::ContainerCredentialsFullUri]
+            .into_iter()
+            .any(|k| set(k).is_some())
         || set(Key::ContainerCredentialsRelativeUri).is_some();
     let place = Where {
         url: url.to_owned(),
@@ -149,7 +153,10 @@ fn parts_of(url: &str) -> Result<(String, String)> {
     let rest = url.split_once("://").map_or("", |(_, rest)| rest);
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     if bucket.is_empty() || bucket.contains(['@', ':', '?', '#']) {
-        return Err(Error::settings("lake", "write it as s3://bucket/prefix; keys and addresses stand under `storage`"));
+        return Err(Error::settings(
+            "lake",
+            "write it as s3://bucket/prefix; keys and addresses stand under `storage`",
+        ));
     }
     let prefix = prefix.trim_matches('/');
     if prefix.is_empty() {

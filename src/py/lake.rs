@@ -10,9 +10,9 @@ use pyo3_arrow::input::AnyRecordBatch;
 use super::errors::to_python;
 use super::gate::{OnInterrupt, enter};
 use crate::lake::{Lake, LakeOptions, StorageSecrets, StorageSpec};
-use crate::{Error, Result};
 use crate::sinks::parquet::{Existing, ExportOptions, write_parquet as export};
 use crate::stream::inspect::live_files;
+use crate::{Error, Result};
 
 /// Secrets of a storage by their names.
 pub type Secrets = HashMap<String, String>;

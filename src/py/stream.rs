@@ -92,12 +92,7 @@ pub fn audit(py: Python<'_>, spec_json: &str, storage_secrets: Option<Secrets>) 
 /// Looks at a pipeline from outside; gives JSON.
 #[pyfunction]
 #[pyo3(signature = (spec_json, *, epochs=10, storage_secrets=None))]
-pub fn inspect(
-    py: Python<'_>,
-    spec_json: &str,
-    epochs: usize,
-    storage_secrets: Option<Secrets>,
-) -> PyResult<String> {
+pub fn inspect(py: Python<'_>, spec_json: &str, epochs: usize, storage_secrets: Option<Secrets>) -> PyResult<String> {
     let spec = spec(py, spec_json, storage_secrets)?;
     enter(py, OnInterrupt::Abandon, move |_| json(&inspecting::inspect(&spec, epochs)?))
 }
@@ -105,12 +100,7 @@ pub fn inspect(
 /// The log entries after one (all after -1), oldest first; gives JSON.
 #[pyfunction]
 #[pyo3(signature = (spec_json, since, *, storage_secrets=None))]
-pub fn lake_log(
-    py: Python<'_>,
-    spec_json: &str,
-    since: i64,
-    storage_secrets: Option<Secrets>,
-) -> PyResult<String> {
+pub fn lake_log(py: Python<'_>, spec_json: &str, since: i64, storage_secrets: Option<Secrets>) -> PyResult<String> {
     let spec = spec(py, spec_json, storage_secrets)?;
     let since = u64::try_from(since).ok();
     enter(py, OnInterrupt::Abandon, move |_| json(&inspecting::entries(&spec, since)?))
