@@ -113,7 +113,7 @@ class Metrics:
         elif kind == "conflict":
             self._conflicts.labels(self._pipeline, str(event["what"])).inc()
         elif kind == "retry":
-            self._retries.labels(self._pipeline, str(event["where"])).inc()
+            self._retries.labels(self._pipeline, str(event["where"])).inc(int(event.get("count", 1)))
         elif kind == "gap":
             self._lost.labels(self._pipeline).inc(int(event["to"]) - int(event["from"]))
         elif kind == "warning":

@@ -100,6 +100,11 @@ impl Runner<'_> {
             watermark: outcome.watermark,
             seconds: [read, files_done - read, state_done - files_done, began.elapsed().as_secs_f64()],
         });
+        let retries = self.journal.store().retries();
+        if retries > self.retries {
+            self.observer.event(&Event::Retry { r#where: "store", count: retries - self.retries });
+            self.retries = retries;
+        }
         self.sweep_if_due(&commit)?;
         Ok(true)
     }

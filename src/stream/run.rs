@@ -93,6 +93,13 @@ pub enum Event {
         /// The partitions that know their end; none of a source of files.
         partitions: Vec<PartitionLag>,
     },
+    /// Requests were sent again since the commit before.
+    Retry {
+        /// `store`.
+        r#where: &'static str,
+        /// How many.
+        count: u64,
+    },
     /// Another run had put a plan or a commit of this number before.
     Conflict {
         /// `plan` or `commit`.

@@ -48,6 +48,8 @@ pub(super) struct Runner<'a> {
     pub(super) secret: Option<&'a [u8]>,
     pub(super) spec: &'a PipelineSpec,
     pub(super) run: RunCounts,
+    /// Requests that were sent again, as told to whoever watches.
+    pub(super) retries: u64,
     /// After so many epochs the changes of state are merged into one whole state.
     pub(super) merge_every: usize,
     pub(super) lag: lag::Told,
@@ -116,6 +118,7 @@ impl<'a> Runner<'a> {
             secret,
             spec,
             run: RunCounts::default(),
+            retries: 0,
             merge_every: state::MERGE_EVERY,
             lag: lag::Told::default(),
             sinks: vec![],

@@ -32,6 +32,10 @@ pub trait Store: Send + Sync {
         }
         self.delete(path)
     }
+    /// How many requests were sent again since it was opened.
+    fn retries(&self) -> u64 {
+        0
+    }
 }
 
 impl Store for Lake {
@@ -61,6 +65,10 @@ impl Store for Lake {
 
     fn delete(&self, path: &str) -> Result<()> {
         Lake::delete(self, path)
+    }
+
+    fn retries(&self) -> u64 {
+        self.stats().retries
     }
 }
 
