@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use _core::generate::{GenerateOptions, Profile, generate_file};
+use _core::lake::LakeOptions;
 use _core::stream::audit::audit;
 use _core::stream::inspect::inspect;
 use _core::stream::transform::Transform;
@@ -97,7 +98,8 @@ impl Shop {
     /// All rows of a layer, by the log.
     fn rows(&self, layer: &str) -> Vec<RecordBatch> {
         let lake = self.folder.path().join("lake");
-        let files = _core::stream::inspect::live_files(lake.to_str().unwrap(), layer, None).unwrap();
+        let files =
+            _core::stream::inspect::live_files(lake.to_str().unwrap(), &LakeOptions::default(), layer, None).unwrap();
         let read = |path: &str| {
             let file = std::fs::File::open(lake.join(path)).unwrap();
             ParquetRecordBatchReaderBuilder::try_new(file)

@@ -223,18 +223,17 @@ impl Lake {
         }
     }
 
-    /// Reads the bytes from `range.start` up to `range.end`, or to the end of the object where that comes first.
+    /// Reads a stretch of an object; none when there is none, less than the stretch when it ends before.
     ///
     /// # Errors
-    /// [`Error::Lake`] when they cannot be read, or the object ends before `range.start`.
-    pub fn get_range(&self, path: &str, range: std::ops::Range<u64>) -> Result<Bytes> {
+    /// [`Error::Lake`] when it is there but cannot be read, or ends before the stretch begins.
+    pub fn get_range(&self, path: &str, range: std::ops::Range<u64>) -> Result<Option<Bytes>> {
         layout::check_path(path)?;
         match &self.place {
             Place::Folder(folder) => {
                 let (store, at) = (folder.store(), location(path)?);
                 let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-                let read = local::ready(async move { store.get_opts(&at, options).await?.bytes().await })?;
-                found(path, read)?.ok_or_else(|| Error::lake(path, "is not there"))
+                found(path, local::ready(async move { store.get_opts(&at, options).await?.bytes().await })?)
             }
             #[cfg(feature = "s3")]
             Place::Bucket(remote) => remote.run(|bucket| async move { bucket.get_range(path, range).await }),
@@ -259,20 +258,6 @@ impl Lake {
             }
             #[cfg(feature = "s3")]
             Place::Bucket(remote) => remote.run(|bucket| async move { bucket.head(path).await }),
-        }
-    }
-
-    /// Reads a stretch of an object; none when there is none, less than the stretch when it ends before.
-    ///
-    /// # Errors
-    /// [`Error::Lake`] when it is there but cannot be read, or ends before the stretch begins.
-    pub fn get_range(&self, path: &str, range: std::ops::Range<u64>) -> Result<Option<Bytes>> {
-        layout::check_path(path)?;
-        let location = location(path)?;
-        match self.run(move |store| async move { store.get_range(&location, range).await })? {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(e) => Err(store_error(path, &e)),
         }
     }
 
