@@ -66,6 +66,8 @@ fn spec(random: &mut ChaCha8Rng, topic: &Topic, on_time: bool) -> PipelineSpec {
         contract_path: "simulation.yaml".into(),
         source: SourceSpec::Files(FilesSpec { paths: vec![], bounded: false, base_dir: None }),
         lake: "nowhere".into(),
+        storage: Default::default(),
+        storage_secrets: Default::default(),
         layers: vec![Layer::Bronze, Layer::Silver],
         watermark: WatermarkSpec { lateness_us, idle_timeout_us, max_future_skew_us: HOUR },
         deduplicate: DeduplicateSpec { horizon_us: 6 * HOUR },
