@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -390,6 +391,7 @@ def test_every_command_on_a_bucket(tmp_path: Path, s3: S3Server, bucket: str) ->
         "sessions: {gap: 30m}\n"
         "warehouse: {duckdb: warehouse.duckdb}\n"
     )
+    shutil.copytree(READY_MADE / "warehouse", tmp_path / "warehouse")
     keys = {"SHOP_KEY": s3.access_key, "SHOP_SECRET": s3.secret_key}
     said = command(tmp_path, "doctor", "pipeline.yaml", **keys)
     assert "of two put-if-absent one is refused" in " ".join(said.split())

@@ -1,6 +1,7 @@
 //! What a lake does with a bucket: each operation whole or not at all, tried again while that may help, and never
 //! taken for lost, or for somebody else's, before it was read back.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -238,58 +239,68 @@ impl Bucket {
 
     /// Reads an object; none when there is none.
     pub(super) async fn get(&self, path: &str) -> Result<Option<Bytes>> {
-        let at = self.at(path)?;
-        let each = self.parts.each as u64;
-        for _ in 0..UPLOADS {
-            let Some((size, tag, first)) = self.begin(path, &at).await? else { return Ok(None) };
-            if size <= first.len() as u64 {
-                return Ok(Some(first));
+        match self.stretch(path, 0..u64::MAX).await {
+            // An empty object has no first byte.
+            Err(f) if f.error.as_ref().is_some_and(no_such_range) => {
+                let at = self.at(path)?;
+                let read = self.tries().until_answered(|| self.read(&at, None, None)).await;
+                read.map(|(_, _, bytes)| Some(bytes)).map_err(|f| self.error(path, Doing::Read, &f))
             }
-            let rest = (first.len() as u64..size).step_by(self.parts.each).map(|start| {
-                let (at, tag) = (&at, tag.clone());
-                let range = start..size.min(start + each);
-                async move {
-                    let read = || self.read(at, Some(range.clone()), tag.clone());
-                    self.tries().until_answered(read).await
-                }
+            read => self.found(path, read),
+        }
+    }
+
+    /// Reads a stretch of an object, or what there is of it; none when there is no such object.
+    pub(super) async fn get_range(&self, path: &str, range: Range<u64>) -> Result<Option<Bytes>> {
+        let read = self.stretch(path, range).await;
+        self.found(path, read)
+    }
+
+    fn found(&self, path: &str, read: Result<Bytes, Failure>) -> Result<Option<Bytes>> {
+        match read {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(f) if f.error.as_ref().is_some_and(absent) => Ok(None),
+            Err(f) => Err(self.error(path, Doing::Read, &f)),
+        }
+    }
+
+    /// Reads a stretch in parts, all of one and the same object.
+    async fn stretch(&self, path: &str, range: Range<u64>) -> Result<Bytes, Failure> {
+        let invalid = |e: Error| self.tries().failure(Some(StoreError::Generic { store: "S3", source: Box::new(e) }));
+        let at = &self.at(path).map_err(invalid)?;
+        let each = self.parts.each as u64;
+        let mut replaced = 0;
+        loop {
+            let head = range.start..range.end.min(range.start.saturating_add(each));
+            let (size, tag, first) = self.tries().until_answered(|| self.read(at, Some(head.clone()), None)).await?;
+            let (begun, end) = (range.start + first.len() as u64, range.end.min(size));
+            if begun >= end {
+                return Ok(first);
+            }
+            let rest = (begun..end).step_by(self.parts.each).map(|start| {
+                let (part, tag) = (start..end.min(start + each), tag.clone());
+                async move { self.tries().until_answered(|| self.read(at, Some(part.clone()), tag.clone())).await }
             });
             match stream::iter(rest).buffered(PARTS_AT_ONCE).try_collect::<Vec<_>>().await {
                 Ok(rest) => {
-                    let mut whole = BytesMut::with_capacity(usize::try_from(size).unwrap_or_default());
+                    let mut whole = BytesMut::with_capacity(usize::try_from(end - range.start).unwrap_or_default());
                     whole.extend_from_slice(&first);
                     rest.iter().for_each(|(_, _, part)| whole.extend_from_slice(part));
-                    return Ok(Some(whole.freeze()));
+                    return Ok(whole.freeze());
                 }
                 // Another object stands there now.
-                Err(f) if matches!(f.error, Some(StoreError::Precondition { .. } | StoreError::NotFound { .. })) => {}
-                Err(f) => return Err(self.error(path, Doing::Read, &f)),
+                Err(f) if matches!(f.error, Some(StoreError::Precondition { .. })) && replaced < UPLOADS => {
+                    replaced += 1
+                }
+                Err(f) => return Err(f),
             }
-        }
-        Err(Error::lake(path, "cannot be read: it is replaced again and again while it is read"))
-    }
-
-    /// The first part of an object, with the size and the tag of the whole.
-    async fn begin(&self, path: &str, at: &Path) -> Result<Option<(u64, Option<String>, Bytes)>> {
-        let range = 0..self.parts.each as u64;
-        let read = self.tries().until_answered(|| self.read(at, Some(range.clone()), None)).await;
-        let read = match read {
-            // An empty object has no first byte.
-            Err(f) if f.error.as_ref().is_some_and(no_such_range) => {
-                self.tries().until_answered(|| self.read(at, None, None)).await
-            }
-            read => read,
-        };
-        match read {
-            Ok(read) => Ok(Some(read)),
-            Err(f) if f.error.as_ref().is_some_and(absent) => Ok(None),
-            Err(f) => Err(self.error(path, Doing::Read, &f)),
         }
     }
 
     async fn read(
         &self,
         at: &Path,
-        range: Option<std::ops::Range<u64>>,
+        range: Option<Range<u64>>,
         tag: Option<String>,
     ) -> Result<(u64, Option<String>, Bytes), StoreError> {
         let wanted = range.as_ref().map(|r| r.end - r.start);
@@ -301,17 +312,6 @@ impl Bucket {
             return Err(StoreError::Generic { store: "S3", source: "the answer was cut short".into() });
         }
         Ok((size, tag, bytes))
-    }
-
-    /// Reads some bytes of an object; none when there is none.
-    pub(super) async fn get_range(&self, path: &str, range: std::ops::Range<u64>) -> Result<Option<Bytes>> {
-        let at = self.at(path)?;
-        let read = self.tries().until_answered(|| self.read(&at, Some(range.clone()), None)).await;
-        match read {
-            Ok((_, _, bytes)) => Ok(Some(bytes)),
-            Err(f) if f.error.as_ref().is_some_and(absent) => Ok(None),
-            Err(f) => Err(self.error(path, Doing::Read, &f)),
-        }
     }
 
     /// Size and time of an object; none when there is none. The answer to a `HEAD` has no body, and so could not tell a

@@ -310,7 +310,11 @@ fn objects_of_every_size_are_read_whole() {
             assert_eq!(of(&bucket, "x").unwrap(), bytes, "seed {seed}, {size} bytes");
         }
         assert_eq!(of(&bucket, "none"), None);
-        assert_eq!(block(bucket.get_range("x", 3..5)).unwrap().unwrap().len(), 2);
+        for (range, length) in [(3..5, 2), (0..100, 100), (90..200, 10), (50..77, 27)] {
+            assert_eq!(block(bucket.get_range("x", range)).unwrap().unwrap().len(), length);
+        }
+        assert!(block(bucket.get_range("x", 100..101)).is_err());
+        assert_eq!(block(bucket.get_range("none", 0..1)).unwrap(), None);
         assert_eq!(block(bucket.head("x")).unwrap().unwrap().size, 100);
         assert!(block(bucket.head("none")).unwrap().is_none());
     }

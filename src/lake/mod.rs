@@ -234,8 +234,7 @@ impl Lake {
             Place::Folder(folder) => {
                 let (store, at) = (folder.store(), location(path)?);
                 let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-                let read = local::ready(async move { store.get_opts(&at, options).await?.bytes().await })?;
-                found(path, read)
+                found(path, local::ready(async move { store.get_opts(&at, options).await?.bytes().await })?)
             }
             #[cfg(feature = "s3")]
             Place::Bucket(remote) => remote.run(|bucket| async move { bucket.get_range(path, range).await }),

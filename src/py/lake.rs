@@ -56,8 +56,9 @@ impl LakeObjects {
 
     /// Some bytes of an object.
     fn read(&self, py: Python<'_>, path: &str, start: u64, end: u64) -> PyResult<Py<PyBytes>> {
-        let bytes = py.detach(|| self.lake.get_range(path, start..end)).map_err(|e| to_python(py, e))?;
-        let bytes = bytes.ok_or_else(|| to_python(py, Error::lake(path, "is not there")))?;
+        let read =
+            || self.lake.get_range(path, start..end)?.ok_or_else(|| Error::lake(path, "is not there (any more)"));
+        let bytes = py.detach(read).map_err(|e| to_python(py, e))?;
         Ok(PyBytes::new(py, &bytes).unbind())
     }
 
