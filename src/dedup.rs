@@ -20,7 +20,7 @@ use crate::watermark::moment_of;
 
 mod batch;
 mod table;
-pub use batch::deduplicate;
+pub use batch::{deduplicate, deduplicate_rows};
 use table::Table;
 
 const KEYS: &str = "dedup/keys";
@@ -154,8 +154,11 @@ impl Deduplicator {
             "hash",
             &["hash"],
         );
-        let bytes: Vec<u8> =
-            keys.iter().flat_map(|k| k.high.to_be_bytes().into_iter().chain(k.low.to_be_bytes())).collect();
+        let mut bytes = Vec::with_capacity(keys.len() * 16);
+        for key in keys {
+            bytes.extend_from_slice(&key.high.to_be_bytes());
+            bytes.extend_from_slice(&key.low.to_be_bytes());
+        }
         let times: Vec<i64> = keys.iter().map(|k| k.time).collect();
         let keys = RecordBatch::try_new(
             schema,

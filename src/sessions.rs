@@ -25,7 +25,7 @@ mod names;
 mod open;
 mod saved;
 
-pub use batch::sessionize;
+pub use batch::{sessionize, sessionize_rows, with_sessions};
 use columns::{fields, hex, id_array, session_id};
 use kernel::{Assigned, Position, Positions, Running, Session};
 use names::Names;

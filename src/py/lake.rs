@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
-use pyo3_arrow::input::AnyRecordBatch;
 
 use super::errors::to_python;
 use super::gate::{OnInterrupt, enter};
+use super::table::Given;
 use crate::Error;
 use crate::sinks::parquet::{Existing, ExportOptions, write_parquet as export};
 use crate::stream::inspect::live_files;
@@ -16,13 +16,13 @@ use crate::stream::inspect::live_files;
 #[pyo3(signature = (rows, path, *, partition_by, name=None, replace=false))]
 pub fn write_parquet(
     py: Python<'_>,
-    rows: AnyRecordBatch,
+    rows: Given,
     path: PathBuf,
     partition_by: Vec<String>,
     name: Option<String>,
     replace: bool,
 ) -> PyResult<Vec<String>> {
-    let reader = rows.into_reader()?;
+    let (schema, batches) = rows.stream()?;
     let Some(folder) = path.to_str().map(str::to_owned) else {
         return Err(to_python(py, Error::lake(path.display().to_string(), "is not UTF-8; choose another name")));
     };
@@ -32,12 +32,12 @@ pub fn write_parquet(
         if let Some(name) = name {
             options.name = name;
         }
-        let schema = reader.schema();
-        let batches = reader.map(|batch| {
+        let batches = batches.map(|batch| {
             stop.check()?;
-            Ok(batch?)
+            batch
         });
-        Ok(export(&schema, batches, &folder, options)?.into_iter().map(|(path, _)| path).collect())
+        let files = export(&schema, batches, &folder, options)?;
+        Ok(files.into_iter().map(|(path, _)| path).collect())
     })
 }
 

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use arrow::array::{Int32Array, ListArray, StructArray, TimestampMicrosecondArray};
+use arrow::array::{Array, Int32Array, ListArray, StructArray, TimestampMicrosecondArray};
 use proptest::prelude::*;
 
 use super::*;
