@@ -23,7 +23,7 @@ mod filter;
 mod run;
 mod saved;
 mod table;
-pub use batch::deduplicate;
+pub use batch::{deduplicate, deduplicate_rows};
 use run::Run;
 use table::Table;
 

@@ -10,11 +10,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, DictionaryArray, RecordBatch, StringArray, UInt16Array};
-use arrow::buffer::ScalarBuffer;
+use arrow::buffer::NullBuffer;
 use arrow::compute::{FilterBuilder, cast};
 use arrow::datatypes::{DataType, Schema, UInt16Type};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The type of a packed column.
 pub fn packed_type() -> DataType {
@@ -94,14 +94,131 @@ pub fn filter(batch: &RecordBatch, chosen: &BooleanArray) -> Result<RecordBatch>
     Ok(RecordBatch::try_new(batch.schema(), columns)?)
 }
 
+/// A packed column: for each row the place of its value.
+///
+/// # Errors
+/// When a place is beyond the values.
+pub fn of(numbers: Vec<u16>, nulls: Option<NullBuffer>, values: StringArray) -> Result<ArrayRef> {
+    let numbers = UInt16Array::try_new(numbers.into(), nulls)?;
+    Ok(Arc::new(DictionaryArray::<UInt16Type>::try_new(numbers, Arc::new(values))?))
+}
+
+/// For each item the place of its first equal, and those; none when there are too many for packing to pay.
+pub fn numbered(items: &[u32]) -> Option<(Vec<u16>, Vec<u32>)> {
+    let slots = (items.len() * 2).next_power_of_two().max(16);
+    let mut table: Vec<u16> = vec![u16::MAX; slots];
+    let mut distinct: Vec<u32> = Vec::new();
+    let mut numbers = Vec::with_capacity(items.len());
+    let most = usize::from(u16::MAX).min(items.len() / 2 + 256);
+    for item in items {
+        let mut at = item.wrapping_mul(0x9e37_79b9).rotate_left(15) as usize & (slots - 1);
+        loop {
+            match table[at] {
+                u16::MAX if distinct.len() >= most => return None,
+                u16::MAX => {
+                    table[at] = distinct.len() as u16;
+                    distinct.push(*item);
+                    break;
+                }
+                known if distinct[usize::from(known)] == *item => break,
+                _ => at = (at + 1) & (slots - 1),
+            }
+        }
+        numbers.push(table[at]);
+    }
+    Some((numbers, distinct))
+}
+
+/// Rows of a packed batch, of which some may be left out: they are copied when somebody wants them, not before.
+#[derive(Debug, Clone)]
+pub struct Rows {
+    batch: RecordBatch,
+    /// Which rows count; none: all.
+    chosen: Option<BooleanArray>,
+}
+
+impl From<RecordBatch> for Rows {
+    fn from(batch: RecordBatch) -> Self {
+        Self { batch, chosen: None }
+    }
+}
+
+impl Rows {
+    /// Some rows of a batch.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when there is not one choice for each row.
+    pub fn new(batch: RecordBatch, chosen: Option<BooleanArray>) -> Result<Self> {
+        match &chosen {
+            Some(chosen) if chosen.len() != batch.num_rows() => {
+                Err(Error::Internal(format!("{} choices for {} rows", chosen.len(), batch.num_rows())))
+            }
+            _ => Ok(Self { batch, chosen }),
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.chosen.as_ref().map_or(self.batch.num_rows(), BooleanArray::true_count)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The batch, with the rows that are left out.
+    pub fn batch(&self) -> &RecordBatch {
+        &self.batch
+    }
+
+    /// Which rows of it count; none: all.
+    pub fn chosen(&self) -> Option<&BooleanArray> {
+        self.chosen.as_ref()
+    }
+
+    /// The rows that count of one column.
+    ///
+    /// # Errors
+    /// When Arrow cannot hold them.
+    pub fn column(&self, index: usize) -> Result<ArrayRef> {
+        let column = self.batch.column(index);
+        Ok(match &self.chosen {
+            Some(chosen) => arrow::compute::filter(column, chosen)?,
+            None => Arc::clone(column),
+        })
+    }
+
+    /// The rows that count, packed.
+    ///
+    /// # Errors
+    /// When Arrow cannot hold them.
+    pub fn packed(&self) -> Result<RecordBatch> {
+        match &self.chosen {
+            Some(chosen) => filter(&self.batch, chosen),
+            None => Ok(self.batch.clone()),
+        }
+    }
+
+    /// The same rows in pieces of at most so many rows of the batch (slices: nothing is copied).
+    pub fn cut(&self, rows: usize) -> impl Iterator<Item = Self> + '_ {
+        let whole = self.batch.num_rows();
+        (0..whole.max(1)).step_by(rows.max(1)).map(move |at| {
+            let length = rows.min(whole - at);
+            Self {
+                batch: self.batch.slice(at, length),
+                chosen: self.chosen.as_ref().map(|chosen| chosen.slice(at, length)),
+            }
+        })
+    }
+}
+
 /// One text in every row.
 ///
 /// # Errors
 /// Never, unless Arrow changes what it takes.
 pub fn repeated(text: &str, rows: usize) -> Result<ArrayRef> {
-    let numbers = UInt16Array::new(ScalarBuffer::from(vec![0; rows]), None);
-    let values: ArrayRef = Arc::new(StringArray::from_iter_values([text]));
-    Ok(Arc::new(DictionaryArray::<UInt16Type>::try_new(numbers, values)?))
+    of(vec![0; rows], None, StringArray::from_iter_values([text]))
 }
 
 /// A column of text, packed or not.
@@ -175,6 +292,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn equal_items_have_one_number() {
+        let items: Vec<u32> = (0..1000).map(|i| i % 7 * 1000).collect();
+        let (numbers, distinct) = numbered(&items).unwrap();
+        assert_eq!(distinct, [0, 1000, 2000, 3000, 4000, 5000, 6000]);
+        assert!(items.iter().zip(&numbers).all(|(item, n)| distinct[usize::from(*n)] == *item));
+        assert!(numbered(&(0..1000).collect::<Vec<_>>()).is_none());
+        assert!(numbered(&(0..200_000).map(|i| i % 66_000).collect::<Vec<_>>()).is_none());
+        assert_eq!(numbered(&[]), Some((vec![], vec![])));
+    }
+
+    #[test]
     fn packed_and_plain_say_the_same() {
         let texts = [Some("a"), None, Some("bb"), Some("a")];
         let plain: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
@@ -198,6 +326,13 @@ mod tests {
             assert_eq!(lengths, [Some(1), None, Some(2), Some(1)]);
             assert!(asked == 4 || asked == 3);
         }
+        let chosen = BooleanArray::from(vec![true, false, true, true]);
+        let rows = Rows::new(both.clone(), Some(chosen)).unwrap();
+        assert_eq!((rows.len(), Text::of(&rows.column(1).unwrap()).unwrap().get(1)), (3, Some("bb")));
+        let pieces: Vec<_> = rows.cut(3).map(|piece| unpack(&schema, &piece.packed().unwrap()).unwrap()).collect();
+        assert_eq!(pieces.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(pieces[0].column(1).as_string::<i32>().value(1), "bb");
+        assert!(Rows::new(both, Some(BooleanArray::from(vec![true]))).is_err());
         let repeated = repeated("t", 3).unwrap();
         assert_eq!(Text::of(&repeated).unwrap().get(2), Some("t"));
     }

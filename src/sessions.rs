@@ -26,7 +26,7 @@ mod names;
 mod open;
 mod saved;
 
-pub use batch::sessionize;
+pub use batch::{sessionize, sessionize_rows, with_sessions};
 pub use columns::id_of;
 use columns::{fields, hex, id_array, session_id};
 use held::{Pending, Slice};

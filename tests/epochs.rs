@@ -98,7 +98,8 @@ impl Shop {
     /// All rows of a layer, by the log.
     fn rows(&self, layer: &str) -> Vec<RecordBatch> {
         let lake = self.folder.path().join("lake");
-        let files = _core::stream::inspect::live_files(lake.to_str().unwrap(), &LakeOptions::default(), layer, None).unwrap();
+        let files =
+            _core::stream::inspect::live_files(lake.to_str().unwrap(), &LakeOptions::default(), layer, None).unwrap();
         let read = |path: &str| {
             let file = std::fs::File::open(lake.join(path)).unwrap();
             ParquetRecordBatchReaderBuilder::try_new(file)

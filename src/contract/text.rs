@@ -28,6 +28,8 @@ pub struct TextBuilder {
     offsets: Vec<i32>,
     bytes: Vec<u8>,
     packed: Option<Box<Packed>>,
+    /// Whether it was packed at first, and its values did not repeat.
+    gave_up: bool,
 }
 
 #[derive(Debug)]
@@ -72,7 +74,7 @@ pub struct Habit {
 
 impl Default for TextBuilder {
     fn default() -> Self {
-        Self { offsets: vec![0], bytes: Vec::new(), packed: None }
+        Self { offsets: vec![0], bytes: Vec::new(), packed: None, gave_up: false }
     }
 }
 
@@ -85,12 +87,12 @@ impl TextBuilder {
             let expected = habit.bytes.load(Ordering::Relaxed) * rows / 1024;
             let mut offsets = Vec::with_capacity(rows + 1);
             offsets.push(0);
-            return Self { offsets, bytes: Vec::with_capacity(expected), packed: None };
+            return Self { offsets, bytes: Vec::with_capacity(expected), packed: None, gave_up: false };
         }
         let null = Entry { head: 0, passed: 0, length: u32::MAX, tag: 0 };
         let packed =
             Packed { numbers: Vec::with_capacity(rows), entries: vec![null], slots: vec![0; 64], seed, last: 0 };
-        Self { offsets: vec![0, 0], bytes: Vec::new(), packed: Some(Box::new(packed)) }
+        Self { offsets: vec![0, 0], bytes: Vec::new(), packed: Some(Box::new(packed)), gave_up: false }
     }
 
     /// Appends nulls, or takes rows back, so that there are `rows` of them.
@@ -225,6 +227,7 @@ impl TextBuilder {
     /// From now on a value for each row.
     fn unpack(&mut self) {
         let Some(packed) = self.packed.take() else { return };
+        self.gave_up = true;
         let (ends, values) = (std::mem::take(&mut self.offsets), std::mem::take(&mut self.bytes));
         self.offsets = Vec::with_capacity(packed.numbers.capacity() + 1);
         self.offsets.push(0);
@@ -249,8 +252,9 @@ impl TextBuilder {
         if let (Some(habit), 1..) = (habit, plain_rows) {
             let each = (length + length / 16) * 1024 / plain_rows;
             habit.bytes.store(each.clamp(1024, 1 << 20), Ordering::Relaxed);
-            // Only the one that has found out sets the clock.
-            let _ = habit.plain.compare_exchange(0, AGAIN, Ordering::Relaxed, Ordering::Relaxed);
+            if self.gave_up {
+                habit.plain.store(AGAIN, Ordering::Relaxed);
+            }
         }
         // What is held for long is not to hold room for more.
         self.bytes.shrink_to_fit();

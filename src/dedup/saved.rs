@@ -96,7 +96,8 @@ pub(super) fn saved_schema() -> SchemaRef {
 
 /// Keys as they are saved.
 pub(super) fn table_of(keys: &[Key]) -> Result<RecordBatch> {
-    let bytes = keys.iter().map(Key::bytes).collect::<Vec<[u8; 16]>>().into_flattened();
+    let mut bytes = Vec::with_capacity(keys.len() * 16);
+    keys.iter().for_each(|key| bytes.extend_from_slice(&key.bytes()));
     let times: Vec<i64> = keys.iter().map(|k| k.time).collect();
     let columns: Vec<ArrayRef> =
         vec![Arc::new(FixedSizeBinaryArray::try_new(16, bytes.into(), None)?), Arc::new(moments(times))];

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use pyo3_arrow::input::AnyRecordBatch;
 
 use super::errors::to_python;
 use super::gate::{OnInterrupt, enter};
+use super::table::Given;
 use crate::lake::{Lake, LakeOptions, StorageSecrets, StorageSpec};
 use crate::sinks::parquet::{Existing, ExportOptions, write_parquet as export};
 use crate::stream::inspect::live_files;
@@ -89,7 +89,7 @@ impl LakeObjects {
 #[expect(clippy::too_many_arguments, reason = "they are the keywords of one call")]
 pub fn write_parquet(
     py: Python<'_>,
-    rows: AnyRecordBatch,
+    rows: Given,
     path: PathBuf,
     partition_by: Vec<String>,
     name: Option<String>,
@@ -97,7 +97,7 @@ pub fn write_parquet(
     storage: Option<String>,
     storage_secrets: Option<Secrets>,
 ) -> PyResult<Vec<String>> {
-    let reader = rows.into_reader()?;
+    let (schema, batches) = rows.stream()?;
     let Some(folder) = path.to_str().map(str::to_owned) else {
         return Err(to_python(py, Error::lake(path.display().to_string(), "is not UTF-8; choose another name")));
     };
@@ -108,12 +108,12 @@ pub fn write_parquet(
         if let Some(name) = name {
             options.name = name;
         }
-        let schema = reader.schema();
-        let batches = reader.map(|batch| {
+        let batches = batches.map(|batch| {
             stop.check()?;
-            Ok(batch?)
+            batch
         });
-        Ok(export(&schema, batches, &folder, options)?.into_iter().map(|(path, _)| path).collect())
+        let files = export(&schema, batches, &folder, options)?;
+        Ok(files.into_iter().map(|(path, _)| path).collect())
     })
 }
 

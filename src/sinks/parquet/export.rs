@@ -131,7 +131,7 @@ impl Export {
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         let rest = batch.project(&self.in_file)?;
         if self.in_path.is_empty() {
-            self.writer.write(&Partition::none(), &rest)?;
+            self.writer.write_soon(&Partition::none(), &rest)?;
         } else {
             let (groups, partitions) = self.group(batch)?;
             self.writer.write_grouped(&rest, &groups, &partitions)?;

@@ -51,6 +51,8 @@ pub struct PartitionedWriter {
     waiting: usize,
     /// Whether some need not wait any longer.
     touched: bool,
+    /// Rows that came since some were last encoded.
+    soon: usize,
 }
 
 /// What one partition has.
@@ -82,6 +84,7 @@ impl PartitionedWriter {
             partitions: BTreeMap::new(),
             waiting: 0,
             touched: false,
+            soon: 0,
         }
     }
 
@@ -110,6 +113,16 @@ impl PartitionedWriter {
         self.encode_held()
     }
 
+    /// The same, but not necessarily now: many small batches are encoded in one go.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when they cannot be encoded.
+    pub fn write_soon(&mut self, partition: &Partition, batch: &RecordBatch) -> Result<()> {
+        self.hold(partition, batch);
+        self.soon += batch.num_rows();
+        if self.soon >= TOGETHER { self.encode_held() } else { Ok(()) }
+    }
+
     /// Takes rows that are to be encoded.
     fn hold(&mut self, partition: &Partition, batch: &RecordBatch) {
         if batch.num_rows() == 0 {
@@ -128,6 +141,7 @@ impl PartitionedWriter {
     /// Encodes what need not wait.
     fn encode_held(&mut self) -> Result<()> {
         let (schema, time, settings) = (&self.schema, self.time, &self.settings);
+        self.soon = 0;
         if std::mem::take(&mut self.touched) {
             let mut due: Vec<_> = self.partitions.values_mut().filter(|slot| slot.is_due()).collect();
             let encoded = due.par_iter_mut().with_max_len(1).map(|slot| slot.encode(schema, time, settings));
@@ -187,13 +201,11 @@ impl PartitionedWriter {
         batches: impl IntoIterator<Item = Result<RecordBatch>>,
         column: &str,
     ) -> Result<()> {
-        let mut held = 0;
         for batch in batches {
             let batch = batch?;
-            held += batch.num_rows();
+            self.soon += batch.num_rows();
             self.hold_by_date(&batch, column)?;
-            if held >= TOGETHER {
-                held = 0;
+            if self.soon >= TOGETHER {
                 self.encode_held()?;
             }
         }
