@@ -52,6 +52,7 @@ test-python: $(CORE) ## The package's tests alone (ARGS="-k cli" picks some)
 .PHONY: soak
 soak: $(CORE) ## Kill runs at thousands of random moments and compare with one that was never killed (KILLS=5000)
 	PENSTOCK_KILLS=$${KILLS:-5000} $(BIN)/python -m pytest tests/test_crash.py -k random -s --timeout 0 $(ARGS)
+	$(BIN)/python -m pytest -m soak -s --timeout 0 $(ARGS)
 
 .PHONY: bench
 bench: $(CORE) ## Measure: each kernel, and whole runs side by side with Polars and DuckDB

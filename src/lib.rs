@@ -14,6 +14,8 @@ pub mod failpoint;
 pub mod generate;
 pub mod hash;
 pub mod lake;
+#[cfg(feature = "kafka")]
+pub mod producer;
 pub mod scd2;
 pub mod sessions;
 pub mod sinks;

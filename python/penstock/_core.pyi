@@ -14,6 +14,7 @@ from penstock._typing import ArrowLike, ArrowSchemaExportable
 __all__ = [
     "FEATURES",
     "Contract",
+    "EmbeddedKafka",
     "History",
     "LakeObjects",
     "Merge",
@@ -28,6 +29,7 @@ __all__ = [
     "inspect",
     "lake_log",
     "log_level",
+    "produce",
     "read_lake",
     "run_pipeline",
     "scd2_merge",
@@ -215,3 +217,22 @@ def generate(
     *,
     on_progress: Callable[[str], object] | None = None,
 ) -> str: ...
+def produce(
+    profile: str,
+    events_json: str,
+    target_json: str,
+    options_json: str,
+    *,
+    on_progress: Callable[[str], object] | None = None,
+) -> str: ...
+
+@final
+class EmbeddedKafka:
+    """A broker in this process, for demos: librdkafka's mock cluster."""
+
+    PARTITION_BYTES: int
+    def __init__(self) -> None: ...
+    @property
+    def bootstrap(self) -> str: ...
+    def create_topic(self, name: str, *, partitions: int) -> None: ...
+    def stop(self) -> None: ...
