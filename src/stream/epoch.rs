@@ -444,7 +444,8 @@ pub struct Names {
 impl Names {
     /// What the names of an epoch's data files begin with.
     pub fn epoch(&self, epoch: u64) -> String {
-        format!("{}-{:04}-{epoch:010}-", self.pipeline, 0)
+        let first = self.data(epoch, "", &Partition::none(), 0);
+        first.trim_start_matches('/').trim_end_matches("0000.parquet").to_owned()
     }
 
     /// The path of a data file below the lake's root.
