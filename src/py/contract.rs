@@ -19,7 +19,7 @@ use crate::contract::{self, JudgeRules, Judged, Limits, Rejected};
 use crate::events::RawEvents;
 use crate::sinks::dead_letters::{self, Letter};
 use crate::sources::files::{Files, FilesSettings};
-use crate::sources::{Source, Want, lines};
+use crate::sources::{Chunk, Source, Want, lines};
 use crate::{Error, Result};
 
 /// Rows of a column judged by one thread at once.
@@ -202,8 +202,13 @@ pub fn validate(
                 files.restore(&[])?;
                 files.refresh()?;
                 let want = Want { bytes: BURST_BYTES, events: usize::MAX, arrival };
-                while let Some(chunk) = files.next(&|_: &str, _: i32| None, &want)? {
-                    take(chunk.pieces)?;
+                let none = |_: &str, _: i32| None;
+                let mut chunk = files.next(&none, &want)?;
+                // The next chunk is read while this one is judged.
+                while let Some(Chunk { pieces, .. }) = chunk {
+                    let (taken, next) = rayon::join(|| take(pieces), || files.next(&none, &want));
+                    taken?;
+                    chunk = next?;
                 }
             }
             Input::Column(chunks) => {
