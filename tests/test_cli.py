@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 import penstock
 from penstock.cli import _common
@@ -291,14 +292,22 @@ def test_an_interrupted_run_goes_on_later(shop: Path, tmp_path: Path, name: str)
 
 
 def test_the_demo(tmp_path: Path) -> None:
-    """All of it, dbt too; and again over itself."""
+    """All of it, over the broker in its process, dbt too; and again over itself, from a file."""
     folder = tmp_path / "demo"
-    told = found("demo", "--events", 20_000, "--dir", folder)
-    assert told["ok"], told["disagreements"]
-    steps = {step["name"]: step["status"] for step in told["steps"]}
-    assert steps == dict.fromkeys(("produce", "run", "load", "dbt", "quality", "audit"), "ok")
-    assert told["ledger"]["consumed"] == told["truth"]["total"] == 20_000
-    assert found("audit", folder)["balanced"]
+    for options in ((), ("--from-files",)):
+        told = found("demo", "--events", 20_000, "--dir", folder, *options)
+        assert told["ok"], told["disagreements"]
+        steps = {step["name"]: step["status"] for step in told["steps"]}
+        assert steps == dict.fromkeys(("produce", "run", "load", "dbt", "quality", "audit"), "ok")
+        assert told["ledger"]["consumed"] == told["truth"]["total"] == 20_000
+        run = next(step["said"] for step in told["steps"] if step["name"] == "run")
+        assert ("0 at the end" in run) == (not options)
+        source = yaml.safe_load((folder / "pipeline.yaml").read_text())["source"]
+        assert list(source) == ["files" if options else "kafka"]
+        assert found("audit", folder)["balanced"]
+    for wrong in (("--from-files", "--brokers", "x:1"), ("--set-kafka", "acks=1")):
+        assert cli("demo", "--dir", tmp_path / "other", *wrong).returncode == 2
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_demo_without_dbt_says_what_to_install(tmp_path: Path) -> None:
@@ -321,6 +330,6 @@ def test_the_demo_notices_what_disagrees(tmp_path: Path, monkeypatch: pytest.Mon
     penstock_generate = demo.generate
     monkeypatch.setattr(demo, "generate", lies)
     monkeypatch.setattr(demo, "_importable", lambda _: False)
-    told = demo.Demo("ecommerce", tmp_path / "demo", events=5_000, seed=1, progress=False).run()
+    told = demo.Demo("ecommerce", tmp_path / "demo", events=5_000, seed=1, progress=False, from_files=True).run()
     assert not told["ok"]
     assert any(line.startswith("ledger, duplicate") for line in told["disagreements"])
