@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -172,25 +173,30 @@ def test_the_server_is_killed_and_started(tmp_path: Path, inputs: list[Path], un
 
 def test_both_are_killed(tmp_path: Path, inputs: list[Path], undisturbed: crash.Pipeline) -> None:
     chance = random.Random(5)
-    kills = 0
+    kills = finished = 0
     with s3_server(tmp_path / "s3") as server:
-        pipeline = s3_support.make(tmp_path / "p", inputs, server)
-        while True:
-            run = pipeline.start()
-            try:
-                run.wait(timeout=chance.uniform(1.0, 6.0))
-            except subprocess.TimeoutExpired:
-                run.kill()
-                server.kill()
-                server.start()
-            _, err = run.communicate(timeout=60)
-            if run.returncode == 0:
-                break
-            assert run.returncode == -signal.SIGKILL, err
-            kills += 1
-            assert kills < 200, "it never comes to an end"
-        s3_support.assert_same(undisturbed, pipeline)
-    print(f"\nboth killed {kills} times")
+        began = time.monotonic()
+        assert s3_support.make(tmp_path / "whole", inputs, server).run().returncode == 0
+        longest = time.monotonic() - began
+        while kills < KILLS:
+            pipeline = s3_support.make(tmp_path / f"p{finished}", inputs, server)
+            while True:
+                run = pipeline.start()
+                try:
+                    run.wait(timeout=chance.uniform(0, longest))
+                except subprocess.TimeoutExpired:  # the moment has come
+                    first, second = chance.sample([run.kill, server.kill], 2)
+                    first()
+                    second()
+                    server.start()
+                _, err = run.communicate(timeout=60)
+                if run.returncode == 0:
+                    break
+                assert run.returncode == -signal.SIGKILL, err
+                kills += 1
+            finished += 1
+            s3_support.assert_same(undisturbed, pipeline)
+    print(f"\nboth killed {kills} times, runs finished: {finished}")
 
 
 def test_a_server_that_stays_away(tmp_path: Path, inputs: list[Path], undisturbed: crash.Pipeline) -> None:

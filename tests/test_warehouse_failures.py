@@ -218,9 +218,11 @@ def test_a_file_of_the_lake_that_is_damaged(lake: Lake) -> None:
         load(lake.spec())
 
 
-def test_a_lake_in_an_object_store_is_refused(lake: Lake) -> None:
-    with pytest.raises(LakeError, match="object store"):
-        load(lake.spec(lake="s3://bucket/lake"))
+def test_a_lake_in_a_store_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    warehouse = tmp_path / "warehouse.duckdb"
+    with pytest.raises(SettingsError, match="use a folder or s3://"):
+        load({"name": "ecommerce", "lake": "gs://bucket/lake", "warehouse": {"duckdb": str(warehouse)}})
+    assert not warehouse.exists(), "a missing lake leaves no empty file"
 
 
 @pytest.mark.parametrize("date", ["yesterday", "2024-13-01", "17.12.2024", ""])

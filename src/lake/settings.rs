@@ -110,7 +110,8 @@ impl StorageSecrets {
         [&self.secret_access_key, &self.session_token]
             .into_iter()
             .flatten()
-            .filter(|secret| !secret.is_empty())
+            // Of a few letters it is no secret, and would tear words apart.
+            .filter(|secret| secret.len() >= 8)
             .fold(text, |text, secret| text.replace(secret.as_str(), "***"))
     }
 }

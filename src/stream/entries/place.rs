@@ -13,6 +13,7 @@ use super::judge::Judge;
 use super::silver;
 use crate::columns::moments;
 use crate::error::{Error, Result};
+use crate::packed::{plain, plain_rows};
 use crate::sessions::{SessionSettings, Sessionizer};
 use crate::sources::lake::{StoredFile, text, times};
 use crate::stream::log::{FileEntry, Snapshot};
@@ -111,6 +112,8 @@ pub fn place(work: &Work<'_>, judge: &Judge, base: &Snapshot, rows: &RecordBatch
 
 /// Rows of Silver that were replayed: they have no number in their session.
 fn with_sessions(judge: &Judge, events: &RecordBatch, ids: ArrayRef, starts: ArrayRef) -> Result<RecordBatch> {
+    let events = &plain_rows(events)?;
+    let ids = plain(&ids)?.into_owned();
     let rows = events.num_rows();
     let columns = judge.silver.fields().iter().map(|field| match field.name().as_str() {
         "session_id" => ids.clone(),
