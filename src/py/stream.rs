@@ -1,5 +1,6 @@
 //! Pipelines in Python: run, audit, inspect, and the log for loads.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use serde::Serialize;
 use super::errors::to_python;
 use super::gate::{OnInterrupt, Stop, enter};
 use super::transform::Function;
+use crate::stream::spec::Secrets;
 use crate::stream::transform::Transform;
 use crate::stream::{self, Event, Observer, PipelineSpec, RunOptions, audit as auditing, inspect as inspecting};
 use crate::{Error, Result};
@@ -51,7 +53,7 @@ fn spec(py: Python<'_>, text: &str) -> PyResult<PipelineSpec> {
 #[pyfunction]
 #[pyo3(signature = (
     spec_json, *, until_caught_up, max_epochs=None, accept_gap=false, void=None, drain=false, transform=None,
-    secret=None, on_event=None
+    secret=None, source_secrets=None, on_event=None
 ))]
 #[allow(clippy::too_many_arguments)] // each a keyword in Python
 pub fn run_pipeline(
@@ -64,9 +66,11 @@ pub fn run_pipeline(
     drain: bool,
     transform: Option<Py<PyAny>>,
     secret: Option<Vec<u8>>,
+    source_secrets: Option<BTreeMap<String, String>>,
     on_event: Option<Py<PyAny>>,
 ) -> PyResult<String> {
-    let spec = spec(py, spec_json)?;
+    let mut spec = spec(py, spec_json)?;
+    spec.source_secrets = Secrets(source_secrets.unwrap_or_default());
     let transform = transform.map(|t| Arc::new(Function(t)) as Arc<dyn Transform>);
     let options = RunOptions { until_caught_up, max_epochs, accept_gap, void, drain, transform };
     enter(py, OnInterrupt::Wait, move |stop| {

@@ -267,7 +267,8 @@ pub(super) mod tests {
     #[test]
     fn headers_keep_their_order() {
         let mut events = events(&[None; 2]);
-        events.headers = Some(vec![vec![("b".into(), b"1".to_vec()), ("a".into(), b"\xff".to_vec())], vec![]]);
+        events.headers =
+            Some(vec![vec![("b".into(), Some(b"1".to_vec())), ("a".into(), Some(b"\xff".to_vec()))], vec![]]);
         events.keys = Some(BinaryArray::from_opt_vec(vec![Some(b"k"), None]));
         let batch = batch(&events, &[None; 2]).unwrap();
         let headers = batch["headers"].as_list::<i32>();
