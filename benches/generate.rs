@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use _core::generate::{GenerateOptions, Profile, generate};
+use _core::generate::{GenerateOptions, Made, Profile, generate};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 fn bench(c: &mut Criterion) {
@@ -12,8 +12,8 @@ fn bench(c: &mut Criterion) {
     group.sample_size(10);
     group.bench_function("ecommerce", |b| {
         b.iter(|| {
-            let mut sink = |line: &[u8], _: &str| {
-                black_box(line);
+            let mut sink = |made: Made<'_>| {
+                black_box(made.line);
                 Ok(())
             };
             generate(Profile::Ecommerce, &options, &mut sink, &mut |_| Ok(()))

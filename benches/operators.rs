@@ -6,8 +6,10 @@ use std::sync::Arc;
 use _core::dedup::{Deduplicator, deduplicate};
 use _core::hash::HashKey;
 use _core::sessions::{SessionSettings, Sessionizer, sessionize};
+use _core::spill::memory::Memory;
 use _core::state::Stateful;
 use _core::time::{HOUR, MINUTE, SECOND};
+use _core::verdict::Verdict;
 use _core::windows::{Aggregate, WindowSpec, Windows, aggregate_windows};
 use arrow::array::{
     ArrayRef, AsArray, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
@@ -112,10 +114,10 @@ fn dedup(c: &mut Criterion) {
                 let mut watermark = None;
                 for epoch in hashes.chunks(epoch) {
                     for (hashes, times) in epoch {
-                        dedup.judge(hashes, times, watermark, &mut verdicts);
+                        dedup.judge(hashes, times, watermark, &mut verdicts).expect("judges");
                     }
                     let to = epoch.last().and_then(|(_, times)| times.last()).map_or(0, |t| t - 10 * MINUTE);
-                    dedup.advance(to);
+                    dedup.advance(to).expect("advances");
                     watermark = Some(to);
                 }
                 black_box((verdicts.len(), dedup.len()))
@@ -126,11 +128,119 @@ fn dedup(c: &mut Criterion) {
         b.iter(|| black_box(deduplicate(&batches, &["idempotency_key"], None, None).expect("deduplicates")));
     });
     let mut full = Deduplicator::new(None);
-    hashes.iter().for_each(|(hashes, times)| full.judge(hashes, times, None, &mut Vec::new()));
+    hashes.iter().for_each(|(hashes, times)| full.judge(hashes, times, None, &mut Vec::new()).expect("judges"));
     group.bench_function("snapshot", |b| b.iter(|| black_box(full.snapshot().expect("saves"))));
     group.bench_function("delta", |b| {
         b.iter_batched_ref(|| full.clone(), |full| black_box(full.delta().expect("saves")), BatchSize::LargeInput);
     });
+    group.finish();
+}
+
+/// Events in an epoch of a stream that goes on.
+const EPOCH: usize = 40_000;
+
+/// A hash as good as any, without the cost of one.
+fn scramble(n: u64) -> u128 {
+    let half = |n: u64| {
+        let n = (n ^ n >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let n = (n ^ n >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        n ^ n >> 31
+    };
+    u128::from(half(n)) << 64 | u128::from(half(n ^ 0x9E37_79B9_7F4A_7C15))
+}
+
+/// A stream with so many live keys, one event a microsecond, one in fifty a duplicate.
+struct Keys {
+    dedup: Deduplicator,
+    live: i64,
+    next: i64,
+    budget: Option<usize>,
+    hashes: Vec<u128>,
+    times: Vec<i64>,
+    verdicts: Vec<Verdict>,
+}
+
+impl Keys {
+    fn new(live: i64, budget: Option<usize>, spill: Arc<Memory>) -> Self {
+        let dedup = Deduplicator::new(Some(live)).spilling_to(spill);
+        let (hashes, times, verdicts) = Default::default();
+        let mut keys = Self { dedup, live, next: 0, budget, hashes, times, verdicts };
+        while keys.next < live + live / 2 {
+            keys.epoch();
+        }
+        keys
+    }
+
+    /// Judges, moves on, saves: what an epoch does with keys.
+    fn epoch(&mut self) -> usize {
+        for _ in 0..EPOCH / PIECE {
+            self.hashes.clear();
+            self.times.clear();
+            self.verdicts.clear();
+            for n in self.next..self.next + PIECE as i64 {
+                let back = (scramble(n as u64) as u64 as i64).rem_euclid(self.live);
+                let key = if n % 50 == 0 && n > self.live { n - back } else { n };
+                self.hashes.push(scramble(key as u64));
+                self.times.push(n);
+            }
+            self.next += PIECE as i64;
+            let watermark = Some(self.next - self.live / 100);
+            self.dedup.judge(&self.hashes, &self.times, watermark, &mut self.verdicts).expect("judges");
+            if let Some(budget) = self.budget.filter(|budget| self.dedup.keys_memory() > *budget) {
+                self.dedup.spill(self.dedup.keys_memory() - budget / 8 * 7).expect("spills");
+            }
+        }
+        self.dedup.advance(self.next - self.live / 100).expect("advances");
+        self.dedup.delta().expect("saves").len()
+    }
+}
+
+fn growing(c: &mut Criterion) {
+    let mut group = c.benchmark_group("state as it grows");
+    group.throughput(Throughput::Elements(EPOCH as u64)).sample_size(50);
+    for (name, live, budget) in [
+        ("dedup, 100,000 live keys", 100_000, None),
+        ("dedup, 1,000,000 live keys", 1_000_000, None),
+        ("dedup, 10,000,000 live keys", 10_000_000, None),
+        ("dedup, 10,000,000 live keys, in 64 MiB", 10_000_000, Some(64 << 20)),
+    ] {
+        let mut keys = Keys::new(live, budget, Arc::default());
+        group.bench_function(name, |b| b.iter(|| black_box(keys.epoch())));
+    }
+    for (name, open) in [("sessions, 100,000 open", 100_000i64), ("sessions, 1,000,000 open", 1_000_000)] {
+        // Each event is the visit of a user for whom none was open.
+        let gap = 30 * MINUTE;
+        let mut next = 0;
+        let piece = |from: i64| {
+            let at = |n: i64| n * gap / open;
+            let times = TimestampMicrosecondArray::from_iter_values((from..from + PIECE as i64).map(at));
+            let users = (from..from + PIECE as i64).map(|n| format!("user_{n}"));
+            let columns: Vec<(&str, ArrayRef)> = vec![
+                ("event_type", Arc::new(StringArray::from_iter_values((0..PIECE).map(|_| "view")))),
+                ("event_time", Arc::new(times.with_timezone("UTC"))),
+                ("entity", Arc::new(StringArray::from_iter_values(users))),
+                ("_topic", Arc::new(StringArray::from_iter_values((0..PIECE).map(|_| "in/events.jsonl")))),
+                ("_partition", Arc::new(Int32Array::from_value(0, PIECE))),
+                ("_offset", Arc::new(Int64Array::from_iter_values(from..from + PIECE as i64))),
+            ];
+            (RecordBatch::try_from_iter(columns).expect("columns of one length"), at(from + PIECE as i64))
+        };
+        let settings = SessionSettings { gap, max_duration: None };
+        let mut stream = Sessionizer::new(settings, piece(0).0.schema()).expect("settings");
+        let mut epoch = || {
+            let mut to = 0;
+            for _ in 0..EPOCH / PIECE {
+                let (batch, end) = piece(next);
+                stream.push(batch).expect("pushes");
+                next += PIECE as i64;
+                to = end;
+            }
+            let closed = stream.advance(to).expect("advances").sessions.num_rows();
+            (closed, stream.open_sessions(), stream.delta().expect("saves").len())
+        };
+        while (epoch().1 as i64) < open * 9 / 10 {}
+        group.bench_function(name, |b| b.iter(|| black_box(epoch())));
+    }
     group.finish();
 }
 
@@ -217,5 +327,5 @@ fn floor(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, dedup, sessions, windows, floor);
+criterion_group!(benches, dedup, growing, sessions, windows, floor);
 criterion_main!(benches);

@@ -11,6 +11,7 @@ use arrow::datatypes::{
 };
 
 use crate::error::{Error, Result};
+use crate::packed::is_packed;
 use crate::time::DAY;
 
 /// The type of every moment in the lake: microseconds, UTC.
@@ -157,11 +158,15 @@ pub fn cut(batches: &[RecordBatch], rows: usize) -> Vec<RecordBatch> {
 ///
 /// # Errors
 /// [`Error::Data`] that names the batch that differs.
-pub fn same_schema(batches: &[RecordBatch]) -> Result<()> {
-    let Some(first) = batches.first() else { return Ok(()) };
-    for (i, batch) in batches.iter().enumerate().skip(1) {
+pub fn same_schema<'a>(batches: impl IntoIterator<Item = &'a RecordBatch>) -> Result<()> {
+    let mut batches = batches.into_iter();
+    let Some(first) = batches.next() else { return Ok(()) };
+    for (i, batch) in batches.enumerate().map(|(i, batch)| (i + 1, batch)) {
         let (ours, theirs) = (batch.schema_ref().fields(), first.schema_ref().fields());
-        let same = ours.iter().zip(theirs).all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type());
+        // Which text columns are packed may differ.
+        let plain = |kind: &DataType| if is_packed(kind) { DataType::Utf8 } else { kind.clone() };
+        let alike = |a: &DataType, b: &DataType| a == b || plain(a) == plain(b);
+        let same = ours.iter().zip(theirs).all(|(a, b)| a.name() == b.name() && alike(a.data_type(), b.data_type()));
         if ours.len() != theirs.len() || !same {
             return Err(Error::Data(format!(
                 "batch {i} has other columns than batch 0: {} against {}",

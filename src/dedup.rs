@@ -5,39 +5,64 @@
 //! bucket was opened to where its youngest key expires: whatever horizon and lateness are, about five buckets are alive,
 //! and at most about a quarter of what is kept has expired. That is only a matter of memory: each key carries its time,
 //! and a key that has expired counts as absent to the microsecond.
+//!
+//! The open bucket is a hash table. A closed one is a sorted [`run`] behind a filter, so that a lookup of a key that is
+//! not there, the common case, costs one cache line, however many keys there are; and so that it can be spilled as it is:
+//! then a lookup that the filter lets through reads one page of a file. What is judged does not depend on what is spilled.
 
 use std::sync::Arc;
 
-use arrow::array::{FixedSizeBinaryArray, RecordBatch, TimestampMicrosecondArray};
-use arrow::datatypes::{DataType, Field, Schema};
 use rayon::slice::ParallelSliceMut;
 
-use crate::columns::{moment_field, moments, one_moment};
-use crate::error::{Error, Result};
-use crate::state::{self, StateParts, Stateful, typed};
+use crate::error::Result;
+use crate::spill::Spill;
 use crate::verdict::Verdict;
-use crate::watermark::moment_of;
 
 mod batch;
+mod filter;
+mod run;
+mod saved;
 mod table;
-pub use batch::deduplicate;
+pub use batch::{deduplicate, deduplicate_rows};
+use run::Run;
 use table::Table;
-
-const KEYS: &str = "dedup/keys";
-const META: &str = "dedup/meta";
 
 /// Into how many stretches the life of a key is cut; so many closed buckets are alive beside the open one.
 const STRETCHES: i64 = 4;
-
 /// Remembers keys and tells which events are duplicates or late.
 #[derive(Debug, Clone)]
 pub struct Deduplicator {
     horizon: Option<i64>,
     watermark: Option<i64>,
-    /// The last one is open: new keys go there.
-    buckets: Vec<Bucket>,
+    /// Closed buckets, older ones first.
+    runs: Vec<Run>,
+    /// New keys go here.
+    open: Bucket,
     /// Keys remembered since the last delta, in the order they came.
     unsaved: Vec<Key>,
+    spill: Option<Arc<dyn Spill>>,
+    limits: Limits,
+    /// What a judgment works with, kept for the next one.
+    scratch: Scratch,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// Closed buckets beyond this are put together, two at a time.
+    runs: usize,
+    /// Buckets are not put together to more keys than this: no pause is longer.
+    largest: usize,
+    /// Fewer keys than this are not worth a closed bucket of their own.
+    smallest: usize,
+}
+
+const LIMITS: Limits = Limits { runs: 16, largest: 4 << 20, smallest: 1 << 12 };
+
+#[derive(Debug, Clone, Default)]
+struct Scratch {
+    /// Whether a key is in a closed bucket.
+    known: Vec<bool>,
+    candidates: Vec<u32>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -65,26 +90,65 @@ impl Key {
     fn is(&self, other: &Key) -> bool {
         self.low == other.low && self.high == other.high
     }
+
+    /// Both halves of the hash, mixed: tables and runs are laid out by it, evenly however poor the hash.
+    #[inline]
+    fn place(&self) -> u64 {
+        (self.high ^ self.low.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    }
+
+    /// What runs are sorted by.
+    fn order(&self) -> (u64, u64, u64) {
+        (self.place(), self.high, self.low)
+    }
+
+    fn bytes(&self) -> [u8; 16] {
+        (u128::from(self.high) << 64 | u128::from(self.low)).to_be_bytes()
+    }
 }
 
 impl Deduplicator {
     /// Remembers each key until the watermark passes its event time + `horizon` (microseconds); `None`: for ever.
     pub fn new(horizon: Option<i64>) -> Self {
-        Self { horizon, watermark: None, buckets: vec![Bucket::default()], unsaved: Vec::new() }
+        Self {
+            horizon,
+            watermark: None,
+            runs: Vec::new(),
+            open: Bucket::default(),
+            unsaved: Vec::new(),
+            spill: None,
+            limits: LIMITS,
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// From now on [`Deduplicator::spill`] puts keys there.
+    #[must_use]
+    pub fn spilling_to(mut self, spill: Arc<dyn Spill>) -> Self {
+        self.spill = Some(spill);
+        self
     }
 
     /// Appends one verdict for each event, in order: a key that is remembered is a duplicate, an event below the
     /// watermark (of the last commit) is late and its key is not remembered, any other is accepted and remembered.
-    pub fn judge(&mut self, hashes: &[u128], times: &[i64], watermark: Option<i64>, verdicts: &mut Vec<Verdict>) {
-        verdicts.reserve(hashes.len());
+    ///
+    /// # Errors
+    /// [`crate::Error::Spill`] when spilled keys cannot be read: nothing has been judged then.
+    pub fn judge(
+        &mut self,
+        hashes: &[u128],
+        times: &[i64],
+        watermark: Option<i64>,
+        verdicts: &mut Vec<Verdict>,
+    ) -> Result<()> {
         let oldest = self.oldest(watermark);
-        let Some((open, closed)) = self.buckets.split_last_mut() else { return };
-        let closed: Vec<&Table> = closed.iter().map(|b| &b.keys).filter(|keys| keys.len() > 0).collect();
-        for (&hash, &time) in hashes.iter().zip(times) {
+        self.look_up_closed(hashes, oldest)?;
+        verdicts.reserve(hashes.len());
+        let open = &mut self.open;
+        for ((&hash, &time), &known_before) in hashes.iter().zip(times).zip(&self.scratch.known) {
             let key = Key::new(hash, time);
             let known = open.keys.find_mut(&key);
-            let seen = |known: Option<&Key>| known.is_some_and(|k| k.time >= oldest);
-            let verdict = if seen(known.as_deref()) || closed.iter().any(|keys| seen(keys.find(&key))) {
+            let verdict = if known_before || known.as_ref().is_some_and(|k| k.time >= oldest) {
                 Verdict::Duplicate
             } else if watermark.is_some_and(|w| time < w) {
                 Verdict::Late
@@ -99,30 +163,66 @@ impl Deduplicator {
             };
             verdicts.push(verdict);
         }
+        Ok(())
+    }
+
+    /// Which keys are in closed buckets, and not older than `oldest`: into the scratch.
+    fn look_up_closed(&mut self, hashes: &[u128], oldest: i64) -> Result<()> {
+        let Scratch { known, candidates } = &mut self.scratch;
+        known.clear();
+        known.resize(hashes.len(), false);
+        for run in self.runs.iter().filter(|run| run.newest >= oldest) {
+            candidates.clear();
+            match run.filter() {
+                // No branch depends on what is found, so many lookups are under way at once.
+                Some(filter) => {
+                    candidates.resize(hashes.len(), 0);
+                    let mut found = 0;
+                    for (n, hash) in hashes.iter().enumerate() {
+                        let key = Key::new(*hash, 0);
+                        candidates[found] = n as u32;
+                        found += usize::from(filter.may_hold(key.place(), key.low));
+                    }
+                    candidates.truncate(found);
+                }
+                None => candidates.extend(0..hashes.len() as u32),
+            }
+            for n in candidates.iter() {
+                let known = &mut known[*n as usize];
+                if !*known {
+                    *known = run.find(&Key::new(hashes[*n as usize], 0))?.is_some_and(|time| time >= oldest);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Moves on to the watermark of a commit: drops the buckets whose keys have all expired.
-    pub fn advance(&mut self, watermark: i64) {
+    ///
+    /// # Errors
+    /// [`crate::Error::Spill`] when spilled buckets cannot be put together.
+    pub fn advance(&mut self, watermark: i64) -> Result<()> {
         let watermark = self.watermark.map_or(watermark, |w| w.max(watermark));
         self.watermark = Some(watermark);
-        let Some(horizon) = self.horizon else { return };
+        let Some(horizon) = self.horizon else { return Ok(()) };
         let oldest = watermark.saturating_sub(horizon);
-        self.buckets.retain(|b| b.keys.len() > 0 && b.newest >= oldest);
-        match self.buckets.last_mut() {
-            Some(open) => {
-                let opened = *open.opened.get_or_insert(watermark);
-                let life = open.newest.saturating_add(horizon).saturating_sub(opened);
-                if watermark.saturating_sub(opened) >= life / STRETCHES {
-                    self.open_bucket();
-                }
-            }
-            None => self.open_bucket(),
+        self.runs.retain(|run| run.newest >= oldest);
+        let open = &mut self.open;
+        if open.keys.len() == 0 || open.newest < oldest {
+            self.open = Bucket { opened: Some(watermark), ..Bucket::default() };
+            return Ok(());
         }
+        let opened = *open.opened.get_or_insert(watermark);
+        let life = open.newest.saturating_add(horizon).saturating_sub(opened);
+        if watermark.saturating_sub(opened) >= life / STRETCHES {
+            self.close_bucket();
+        }
+        self.put_together()
     }
 
     /// How many keys are held (some may have expired).
     pub fn len(&self) -> usize {
-        self.buckets.iter().map(|b| b.keys.len()).sum()
+        self.open.keys.len() + self.runs.iter().map(Run::len).sum::<usize>()
     }
 
     /// Whether no key is held.
@@ -130,14 +230,67 @@ impl Deduplicator {
         self.len() == 0
     }
 
-    /// The memory that the keys take, in bytes.
+    /// The memory that state takes, in bytes.
     pub fn memory(&self) -> usize {
-        let tables: usize = self.buckets.iter().map(|b| b.keys.memory()).sum();
-        tables + self.unsaved.capacity() * size_of::<Key>()
+        let scratch = self.scratch.known.capacity() + self.scratch.candidates.capacity() * size_of::<u32>();
+        self.keys_memory() + self.unsaved.capacity() * size_of::<Key>() + scratch
     }
 
-    fn open_bucket(&mut self) {
-        self.buckets.push(Bucket { opened: self.watermark, ..Bucket::default() });
+    /// What of it are keys, which can be spilled.
+    pub fn keys_memory(&self) -> usize {
+        self.open.keys.memory() + self.runs.iter().map(Run::memory).sum::<usize>()
+    }
+
+    /// Gives `want` bytes of memory back, if that can be: the coldest buckets are spilled first, then the open one; when
+    /// none is left in memory, filters are given up. Says how many bytes were given back.
+    ///
+    /// # Errors
+    /// [`crate::Error::Spill`] when there is no room: nothing is forgotten then.
+    pub fn spill(&mut self, want: usize) -> Result<usize> {
+        let Some(spill) = self.spill.clone() else { return Ok(0) };
+        let before = self.memory();
+        let freed = |this: &Self| before.saturating_sub(this.memory());
+        for n in 0..self.runs.len() {
+            if freed(self) >= want {
+                return Ok(freed(self));
+            }
+            self.runs[n].spill(spill.as_ref())?;
+        }
+        if freed(self) < want && self.open.keys.len() >= self.limits.smallest {
+            self.close_bucket();
+            self.runs.last_mut().map_or(Ok(0), |run| run.spill(spill.as_ref()))?;
+            self.put_together()?;
+        }
+        for n in 0..self.runs.len() {
+            if freed(self) >= want {
+                break;
+            }
+            self.runs[n].drop_filter();
+        }
+        Ok(freed(self))
+    }
+
+    /// Closes the open bucket and opens another.
+    fn close_bucket(&mut self) {
+        let next = Bucket { opened: self.watermark, ..Bucket::default() };
+        let closed = std::mem::replace(&mut self.open, next);
+        if closed.keys.len() > 0 {
+            self.runs.push(Run::of(closed.keys.into_sorted()));
+        }
+    }
+
+    /// Puts neighbours together, the smallest first, until there are few.
+    fn put_together(&mut self) -> Result<()> {
+        let oldest = self.oldest(self.watermark);
+        while self.runs.len() > self.limits.runs {
+            let size = |n: &usize| self.runs[*n].len() + self.runs[n + 1].len();
+            let Some(n) = (0..self.runs.len() - 1).min_by_key(size).filter(|n| size(n) <= self.limits.largest) else {
+                break;
+            };
+            let both = self.runs[n].merged(&self.runs[n + 1], oldest, self.spill.as_deref())?;
+            self.runs.splice(n..n + 2, both);
+        }
+        Ok(())
     }
 
     /// The lowest event time whose key is still remembered at `watermark`.
@@ -148,43 +301,32 @@ impl Deduplicator {
         }
     }
 
-    fn tables(&self, keys: &[Key]) -> Result<StateParts> {
-        let schema = state::schema(
-            vec![Field::new("hash", DataType::FixedSizeBinary(16), false), moment_field("event_time", false)],
-            "hash",
-            &["hash"],
-        );
-        let bytes: Vec<u8> =
-            keys.iter().flat_map(|k| k.high.to_be_bytes().into_iter().chain(k.low.to_be_bytes())).collect();
-        let times: Vec<i64> = keys.iter().map(|k| k.time).collect();
-        let keys = RecordBatch::try_new(
-            schema,
-            vec![Arc::new(FixedSizeBinaryArray::try_new(16, bytes.into(), None)?), Arc::new(moments(times))],
-        )?;
-        let meta = RecordBatch::try_new(
-            Arc::new(Schema::new(vec![moment_field("watermark", true)])),
-            vec![one_moment(self.watermark)],
-        )?;
-        Ok(vec![(KEYS.to_string(), keys), (META.to_string(), meta)])
-    }
-
-    /// Takes saved keys in. A whole snapshot is parted by time, so that it expires piece by piece as it would have.
-    fn remember(&mut self, keys: Vec<Key>) {
+    /// Takes saved keys in. Many at once are parted by time, so that they expire piece by piece as they would have.
+    fn remember(&mut self, mut keys: Vec<Key>) -> Result<()> {
+        let oldest = self.oldest(self.watermark);
+        keys.retain(|key| key.time >= oldest);
+        if keys.len() < self.limits.smallest {
+            keys.into_iter().for_each(|key| self.open.put(key));
+            return Ok(());
+        }
         let (first, last) = keys.iter().fold((i64::MAX, i64::MIN), |(a, b), k| (a.min(k.time), b.max(k.time)));
-        if self.is_empty() && self.horizon.is_some() && first < last {
-            let width = (i128::from(last) - i128::from(first)) / i128::from(STRETCHES) + 1;
-            let mut parts = vec![Vec::new(); STRETCHES as usize];
-            for key in keys {
-                parts[((i128::from(key.time) - i128::from(first)) / width) as usize].push(key);
+        let width = match self.horizon {
+            Some(horizon) => {
+                (i128::from(last) - i128::from(first)).max(i128::from(horizon)) / i128::from(STRETCHES) + 1
             }
-            self.buckets = parts.into_iter().map(Bucket::from_iter).collect();
-            self.open_bucket();
-            return;
-        }
-        let Some(open) = self.buckets.last_mut() else { return };
+            None => i128::MAX,
+        };
+        let mut parts = vec![Vec::new(); STRETCHES as usize];
         for key in keys {
-            open.put(key);
+            parts[((i128::from(key.time) - i128::from(first)) / width) as usize].push(key);
         }
+        for mut part in parts.into_iter().filter(|part| !part.is_empty()) {
+            part.shrink_to_fit();
+            part.par_sort_unstable_by_key(Key::order);
+            self.runs.push(Run::of(part));
+        }
+        self.runs.sort_by_key(|run| run.newest);
+        self.put_together()
     }
 }
 
@@ -196,50 +338,6 @@ impl Bucket {
             None => self.keys.insert(key),
         }
         self.newest = if self.keys.len() == 1 { key.time } else { self.newest.max(key.time) };
-    }
-}
-
-impl FromIterator<Key> for Bucket {
-    fn from_iter<T: IntoIterator<Item = Key>>(keys: T) -> Self {
-        let mut bucket = Self::default();
-        keys.into_iter().for_each(|key| bucket.put(key));
-        bucket
-    }
-}
-
-impl Stateful for Deduplicator {
-    fn delta(&mut self) -> Result<StateParts> {
-        let unsaved = std::mem::take(&mut self.unsaved);
-        self.tables(&unsaved)
-    }
-
-    fn snapshot(&self) -> Result<StateParts> {
-        let oldest = self.oldest(self.watermark);
-        let mut keys: Vec<Key> =
-            self.buckets.iter().flat_map(|b| b.keys.iter()).filter(|k| k.time >= oldest).copied().collect();
-        keys.par_sort_unstable();
-        self.tables(&keys)
-    }
-
-    fn load(&mut self, parts: &[(String, RecordBatch)]) -> Result<()> {
-        if let Some(batch) = state::table(parts, KEYS) {
-            let hashes: &FixedSizeBinaryArray = typed(KEYS, batch, "hash")?;
-            let times: &TimestampMicrosecondArray = typed(KEYS, batch, "event_time")?;
-            if hashes.value_length() != 16 {
-                return Err(Error::checkpoint(KEYS, "the saved hashes have not 16 bytes: the state is damaged"));
-            }
-            let keys = hashes.iter().zip(times.values()).filter_map(|(hash, time)| {
-                let hash: [u8; 16] = hash?.try_into().ok()?;
-                Some(Key::new(u128::from_be_bytes(hash), *time))
-            });
-            self.remember(keys.collect());
-        }
-        if let Some(batch) = state::table(parts, META)
-            && let Some(watermark) = moment_of(META, batch, "watermark")?
-        {
-            self.advance(watermark);
-        }
-        Ok(())
     }
 }
 

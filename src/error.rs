@@ -45,6 +45,14 @@ pub enum Error {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// State that does not fit into memory cannot be put on local disk, or read from it.
+    #[error("spill {path}: {reason}")]
+    Spill {
+        /// The file or folder.
+        path: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
     /// The lake or its checkpoint is damaged, or was made by a newer version.
     #[error("checkpoint {path}: {reason}")]
     Checkpoint {
@@ -83,6 +91,11 @@ impl Error {
     /// A [`Error::Lake`] for `path`.
     pub fn lake(path: impl Into<String>, reason: impl std::fmt::Display) -> Self {
         Self::Lake { path: path.into(), reason: reason.to_string() }
+    }
+
+    /// A [`Error::Spill`] for `path`.
+    pub fn spill(path: impl Into<String>, reason: impl std::fmt::Display) -> Self {
+        Self::Spill { path: path.into(), reason: reason.to_string() }
     }
 
     /// A [`Error::Checkpoint`] for `path`.

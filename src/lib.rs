@@ -14,10 +14,14 @@ pub mod failpoint;
 pub mod generate;
 pub mod hash;
 pub mod lake;
+pub mod packed;
+#[cfg(feature = "kafka")]
+pub mod producer;
 pub mod scd2;
 pub mod sessions;
 pub mod sinks;
 pub mod sources;
+pub mod spill;
 pub mod state;
 pub mod stream;
 pub mod threads;

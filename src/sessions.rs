@@ -8,24 +8,28 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray};
-use arrow::buffer::{BooleanBuffer, ScalarBuffer};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Int64Type, Schema, SchemaRef};
 use rayon::prelude::*;
 
-use crate::columns::{index_of, micros, moment, moment_field, moments};
+use crate::columns::{index_of, moment, moment_field, moments};
 use crate::error::{Error, Result};
+use crate::packed::{self, Text};
+use crate::spill::Spill;
 
 mod batch;
 mod columns;
+mod held;
 mod kernel;
 mod names;
 mod open;
 mod saved;
 
-pub use batch::sessionize;
+pub use batch::{sessionize, sessionize_rows, with_sessions};
+pub use columns::id_of;
 use columns::{fields, hex, id_array, session_id};
+use held::{Pending, Slice};
 use kernel::{Assigned, Position, Positions, Running, Session};
 use names::Names;
 use open::{Closed, OpenSessions, Types, add_counts, counts_field};
@@ -74,12 +78,19 @@ pub struct Sessionizer {
     /// often it was saved and loaded on the way.
     pushes: i64,
     pending: Vec<Pending>,
+    /// What is held and spilled.
+    slices: Vec<Slice>,
+    spill: Option<Arc<dyn Spill>>,
     open: OpenSessions,
     types: Types,
     /// Event types known when those that nothing uses were last forgotten.
     types_kept: usize,
     /// Everything was flushed since the last delta.
     flushed: bool,
+    /// The gap by which saved sessions were open.
+    saved_gap: i64,
+    /// The saved sessions were open by another gap: those that were over by it are to be forgotten for good.
+    gap_changed: bool,
     scratch: Scratch,
 }
 
@@ -104,15 +115,6 @@ struct Columns {
     topic: usize,
     partition: usize,
     offset: usize,
-}
-
-struct Pending {
-    number: i64,
-    batch: RecordBatch,
-    times: ScalarBuffer<i64>,
-    oldest: i64,
-    newest: i64,
-    saved: bool,
 }
 
 /// The rows of a pending batch that are let go.
@@ -164,12 +166,23 @@ impl Sessionizer {
             watermark: None,
             pushes: 0,
             pending: Vec::new(),
-            open: OpenSessions::default(),
+            slices: Vec::new(),
+            spill: None,
+            open: OpenSessions::new(settings.gap),
             types: Types::default(),
             types_kept: 0,
             flushed: false,
+            saved_gap: settings.gap,
+            gap_changed: false,
             scratch: Scratch::default(),
         })
+    }
+
+    /// From now on [`Sessionizer::spill`] puts held events there.
+    #[must_use]
+    pub fn spilling_to(mut self, spill: Arc<dyn Spill>) -> Self {
+        self.spill = Some(spill);
+        self
     }
 
     /// The columns of what is released.
@@ -190,7 +203,7 @@ impl Sessionizer {
         ]))
     }
 
-    /// Holds accepted events. None of them may be late.
+    /// Holds accepted events, packed ones as they are. None of them may be late.
     ///
     /// # Errors
     /// [`Error::Data`] for other columns than those given at first; [`Error::Internal`] for an event below the watermark.
@@ -202,9 +215,9 @@ impl Sessionizer {
                 self.input
             )));
         }
-        let batch = RecordBatch::try_new(self.input.clone(), batch.columns().to_vec())?;
+        let batch = packed::batch(&self.input, batch.columns().to_vec())?;
         self.pushes += 1;
-        if let Some(pending) = self.hold(self.pushes - 1, batch, false)? {
+        if let Some(pending) = self.hold(self.pushes - 1, batch, None, false)? {
             if self.watermark.is_some_and(|w| pending.oldest < w) {
                 return Err(Error::Internal(format!(
                     "an event at {} was accepted below the watermark {:?}",
@@ -232,7 +245,7 @@ impl Sessionizer {
     /// # Errors
     /// When Arrow cannot hold the result.
     pub fn flush_all(&mut self) -> Result<Released> {
-        let newest = self.pending.iter().map(|p| p.newest).max();
+        let newest = self.pending.iter().map(|p| p.newest).chain(self.slices.iter().map(|s| s.newest)).max();
         self.watermark = self.watermark.max(newest.map(|t| t.saturating_add(1)));
         self.flushed = true;
         self.release(None)
@@ -240,7 +253,16 @@ impl Sessionizer {
 
     /// How many events are held.
     pub fn pending(&self) -> usize {
-        self.pending.iter().map(|p| p.batch.num_rows()).sum()
+        let spilled: usize = self.slices.iter().map(Slice::rows).sum();
+        self.pending.iter().map(|p| p.batch.num_rows()).sum::<usize>() + spilled
+    }
+
+    /// The lowest watermark at which an event or a session is let go; none when nothing is held.
+    pub fn next_release(&self) -> Option<i64> {
+        let oldest = self.pending.iter().map(|p| p.oldest).chain(self.slices.iter().map(|s| s.oldest)).min();
+        let events = oldest.map(|time| time.saturating_add(1));
+        let sessions = self.open.earliest_last().map(|last| self.settings.passed_at(last));
+        events.into_iter().chain(sessions).min()
     }
 
     /// How many sessions are open.
@@ -248,43 +270,16 @@ impl Sessionizer {
         self.open.len()
     }
 
-    /// The memory that held events take, in bytes.
+    /// The memory that held events and open sessions take, in bytes.
     pub fn memory(&self) -> usize {
-        self.pending.iter().map(|p| p.batch.get_array_memory_size()).sum()
-    }
-
-    fn hold(&self, number: i64, batch: RecordBatch, saved: bool) -> Result<Option<Pending>> {
-        let times = micros(batch.column(self.columns.event_time), "event_time")?;
-        let (Some(oldest), Some(newest)) = (times.iter().copied().min(), times.iter().copied().max()) else {
-            return Ok(None);
-        };
-        Ok(Some(Pending { number, batch, times, oldest, newest, saved }))
-    }
-
-    /// Takes out what is below the limit (everything without one); the rest stays held.
-    fn choose(&mut self, limit: Option<i64>) -> Result<Vec<Chosen>> {
-        let mut chosen = Vec::new();
-        for pending in std::mem::take(&mut self.pending) {
-            match limit {
-                Some(limit) if pending.oldest >= limit => self.pending.push(pending),
-                Some(limit) if pending.newest >= limit => {
-                    let mask = BooleanBuffer::collect_bool(pending.times.len(), |row| pending.times[row] < limit);
-                    let rest = filter_record_batch(&pending.batch, &BooleanArray::new(!&mask, None))?;
-                    self.pending.extend(self.hold(pending.number, rest, pending.saved)?);
-                    let rows = mask.set_indices_u32().collect();
-                    chosen.push(Chosen { pending, some: Some((BooleanArray::new(mask, None), rows)) });
-                }
-                _ => chosen.push(Chosen { pending, some: None }),
-            }
-        }
-        Ok(chosen)
+        self.held_memory() + self.slices.iter().map(Slice::memory).sum::<usize>() + self.open.memory()
     }
 
     fn release(&mut self, limit: Option<i64>) -> Result<Released> {
         let chosen = self.choose(limit)?;
         let mut scratch = std::mem::take(&mut self.scratch);
         let mut entities = Names::hashed_like(&self.open.hasher);
-        let positions = self.gather(&chosen, &mut entities, &mut scratch);
+        let positions = self.gather(&chosen, &mut entities, &mut scratch)?;
         let Scratch { numbers, times, types, assigned } = &mut scratch;
         let open_slots: Vec<Option<u32>> =
             (0..entities.len() as u32).map(|n| self.open.find(entities.hash(n), entities.name(n))).collect();
@@ -304,7 +299,12 @@ impl Sessionizer {
     }
 
     /// The entities, times and types of the rows let go, in order, and where they stand.
-    fn gather<'a>(&mut self, chosen: &'a [Chosen], entities: &mut Names, scratch: &mut Scratch) -> Positions<'a> {
+    fn gather<'a>(
+        &mut self,
+        chosen: &'a [Chosen],
+        entities: &mut Names,
+        scratch: &mut Scratch,
+    ) -> Result<Positions<'a>> {
         let Scratch { numbers, times, types, .. } = scratch;
         numbers.clear();
         times.clear();
@@ -312,27 +312,27 @@ impl Sessionizer {
         let mut positions = Positions { starts: Vec::new(), pieces: Vec::new() };
         for piece in chosen {
             positions.starts.push(numbers.len() as u32);
-            positions.pieces.push(Some(piece.position(&self.columns)));
+            positions.pieces.push(piece.position(&self.columns));
             let batch = &piece.pending.batch;
-            let names = batch.column(self.columns.entity).as_string::<i32>();
-            let type_names = batch.column(self.columns.event_type).as_string::<i32>();
+            let [Some(names), Some(type_names)] =
+                [self.columns.entity, self.columns.event_type].map(|column| Text::of(batch.column(column)))
+            else {
+                return Err(Error::Internal("held events have no text as entity or type".to_string()));
+            };
             match &piece.some {
                 None => {
                     times.extend_from_slice(&piece.pending.times);
-                    numbers.extend(names.iter().map(|name| entities.number(name)));
-                    types.extend(type_names.iter().map(|name| self.types.number(name)));
+                    names.map(|name| entities.number(name), |n| numbers.push(n));
+                    type_names.map(|name| self.types.number(name), |n| types.push(n));
                 }
                 Some((_, rows)) => {
-                    let text = |array: &'a StringArray, row: u32| {
-                        array.is_valid(row as usize).then(|| array.value(row as usize))
-                    };
                     times.extend(rows.iter().map(|row| piece.pending.times[*row as usize]));
-                    numbers.extend(rows.iter().map(|row| entities.number(text(names, *row))));
-                    types.extend(rows.iter().map(|row| self.types.number(text(type_names, *row))));
+                    numbers.extend(rows.iter().map(|row| entities.number(names.get(*row as usize))));
+                    types.extend(rows.iter().map(|row| self.types.number(type_names.get(*row as usize))));
                 }
             }
         }
-        positions
+        Ok(positions)
     }
 
     /// The rows let go, with their session columns.
@@ -357,7 +357,7 @@ impl Sessionizer {
                     self.insert_at..self.insert_at,
                     columns::columns(assigned, ids, start..start + batch.num_rows())?,
                 );
-                Ok(RecordBatch::try_new(self.output.clone(), all)?)
+                packed::batch(&self.output, all)
             })
             .collect()
     }
@@ -407,7 +407,11 @@ impl Sessionizer {
                 }
             }
         }
-        for slot in self.open.which(|running| over(running.last)) {
+        let rest = match limit {
+            Some(watermark) => self.open.over(&settings, watermark),
+            None => self.open.which(|_| true),
+        };
+        for slot in rest {
             closed.extend(Closed::of(self.open.remove(slot)));
         }
         let mut order: Vec<u32> = (0..closed.len() as u32).collect();
@@ -440,14 +444,14 @@ impl Sessionizer {
 }
 
 impl Chosen {
-    fn position(&self, columns: &Columns) -> Position<'_> {
+    fn position(&self, columns: &Columns) -> Option<Position<'_>> {
         let batch = &self.pending.batch;
-        Position {
-            topics: batch.column(columns.topic).as_string::<i32>(),
+        Some(Position {
+            topics: Text::of(batch.column(columns.topic))?,
             partitions: batch.column(columns.partition).as_primitive::<Int32Type>(),
             offsets: batch.column(columns.offset).as_primitive::<Int64Type>(),
             rows: self.some.as_ref().map(|(_, rows)| rows.clone()),
-        }
+        })
     }
 }
 

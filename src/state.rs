@@ -9,12 +9,13 @@ use std::collections::HashMap;
 use std::io::Cursor;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
-use arrow::compute::{concat_batches, take_record_batch};
+use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array};
+use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
 use arrow::row::{RowConverter, Rows, SortField};
+use rayon::slice::ParallelSliceMut;
 
 use crate::columns::index_of;
 use crate::error::{Error, Result};
@@ -27,16 +28,29 @@ pub const SPLIT: &str = "penstock.split";
 /// Schema metadata: the columns, parted by commas, that rows are ordered by in a snapshot.
 pub const ORDER: &str = "penstock.order";
 
+/// What changed in one table.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// The table (`dedup/keys`).
+    pub table: String,
+    /// Rows that came, or that count in place of older ones of the same key.
+    pub rows: RecordBatch,
+    /// Whether what was saved of the table before counts no more.
+    pub replaces: bool,
+}
+
 /// State that can be saved and loaded. What is loaded behaves as if it had never been saved.
 ///
 /// What follows from the watermark alone (expired keys, released events, closed sessions) is not written row by row: the
-/// tables carry the watermark, and `load` draws the same conclusion again.
+/// tables carry the watermark, and `load` draws the same conclusion again. So what was saved is a log: changes are added
+/// to it, whole pieces of it drop out when the watermark has passed everything in them ([`Stateful::expired`]), and small
+/// pieces are put together ([`Stateful::combine`]). Nothing is ever written whole because it has grown large.
 pub trait Stateful {
     /// What changed since the last `delta`, or since this state was made or loaded. The cost follows the change.
     ///
     /// # Errors
     /// When Arrow cannot hold the rows (more than 2 GiB of text in one column).
-    fn delta(&mut self) -> Result<StateParts>;
+    fn delta(&mut self) -> Result<Vec<Change>>;
 
     /// Everything, in canonical order: two histories that lead to the same state give the same bytes. A snapshot takes
     /// nothing from the next `delta`.
@@ -45,11 +59,78 @@ pub trait Stateful {
     /// When Arrow cannot hold the rows (more than 2 GiB of text in one column).
     fn snapshot(&self) -> Result<StateParts>;
 
-    /// Takes a snapshot or a delta in; called on fresh state, the snapshot first, then the deltas in their order.
+    /// Takes tables of a snapshot or of deltas in; called on fresh state. Of each table the older rows come first; the
+    /// `…/meta` tables may come before all others, or last.
     ///
     /// # Errors
     /// When a table has not the columns that it should have.
     fn load(&mut self, parts: &[(String, RecordBatch)]) -> Result<()>;
+
+    /// The highest moment among saved rows, where the table is one whose rows expire.
+    ///
+    /// # Errors
+    /// When the table has not the columns that it should have.
+    fn newest(&self, table: &str, rows: &RecordBatch) -> Result<Option<i64>>;
+
+    /// Whether no row whose moment is `newest` or before counts any more.
+    fn expired(&self, table: &str, newest: i64) -> bool;
+
+    /// Puts saved rows together, older ones first: those that were replaced or have expired are left out.
+    ///
+    /// # Errors
+    /// When a table has not the columns that it should have.
+    fn combine(&self, table: &str, saved: &[RecordBatch]) -> Result<RecordBatch>;
+
+    /// Everything, as a change that takes the place of all that was saved before.
+    ///
+    /// # Errors
+    /// As [`Stateful::snapshot`].
+    fn whole(&mut self) -> Result<Vec<Change>> {
+        // What changed is in the snapshot: it is not to be saved twice.
+        self.delta()?;
+        let parts = self.snapshot()?.into_iter();
+        Ok(parts.map(|(table, rows)| Change { table, rows, replaces: true }).collect())
+    }
+}
+
+/// The highest moment of a column.
+///
+/// # Errors
+/// [`Error::Checkpoint`] when it is not there, or holds no moments.
+pub fn highest(table: &str, rows: &RecordBatch, column: &str) -> Result<Option<i64>> {
+    let times: &TimestampMicrosecondArray = typed(table, rows, column)?;
+    Ok(times.values().iter().copied().max())
+}
+
+/// Saved rows put together, older ones first: of each key the last row, ordered by key. `keep` says which moments (of the
+/// column `time`) still count.
+///
+/// # Errors
+/// When the columns differ, or are not what they should be.
+pub fn latest<'a>(
+    table: &str,
+    saved: &[RecordBatch],
+    key: impl Iterator<Item = &'a str>,
+    time: Option<&str>,
+    keep: impl Fn(i64) -> bool,
+) -> Result<RecordBatch> {
+    let Some(first) = saved.first() else { return Err(Error::Internal(format!("nothing of {table} to put together"))) };
+    let mut alive = Vec::with_capacity(saved.len());
+    for rows in saved {
+        alive.push(match time {
+            Some(time) => {
+                let times: &TimestampMicrosecondArray = typed(table, rows, time)?;
+                filter_record_batch(rows, &times.values().iter().map(|t| Some(keep(*t))).collect())?
+            }
+            None => rows.clone(),
+        });
+    }
+    let all = concat_batches(&first.schema(), &alive)?;
+    let keys = rows(&all, key)?;
+    let mut order: Vec<u32> = (0..all.num_rows() as u32).collect();
+    order.par_sort_unstable_by(|a, b| keys.row(*a as usize).cmp(&keys.row(*b as usize)).then(b.cmp(a)));
+    order.dedup_by(|later, first| keys.row(*later as usize) == keys.row(*first as usize));
+    Ok(take_record_batch(&all, &UInt32Array::from(order))?)
 }
 
 /// A schema with the metadata that [`split`] and [`merge`] read.
@@ -193,4 +274,63 @@ fn rows<'a>(batch: &RecordBatch, by: impl Iterator<Item = &'a str>) -> Result<Ro
         by.map(|name| Ok(batch.column(index_of(batch.schema_ref(), name)?).clone())).collect::<Result<_>>()?;
     let fields = columns.iter().map(|c| SortField::new(c.data_type().clone())).collect();
     Ok(RowConverter::new(fields)?.convert_columns(&columns)?)
+}
+
+/// Saved state in tests: what an epoch log does with changes, on a small scale.
+#[cfg(test)]
+#[derive(Default)]
+pub(crate) struct Saved {
+    files: Vec<(String, Vec<u8>, Option<i64>)>,
+}
+
+#[cfg(test)]
+impl Saved {
+    /// A log that begins with a snapshot.
+    pub fn whole(operator: &dyn Stateful) -> Self {
+        let mut saved = Self::default();
+        operator.snapshot().unwrap().into_iter().for_each(|(table, rows)| saved.put(operator, table, &rows));
+        saved
+    }
+
+    fn put(&mut self, operator: &dyn Stateful, table: String, rows: &RecordBatch) {
+        if rows.num_rows() > 0 {
+            let newest = operator.newest(&table, rows).unwrap();
+            self.files.push((table, to_ipc(rows).unwrap(), newest));
+        }
+    }
+
+    /// Adds what changed; what was replaced or has expired drops out. Where `few`, each table is put together.
+    pub fn add(&mut self, operator: &mut dyn Stateful, few: bool) {
+        let changes = operator.delta().unwrap();
+        let replaced = |table: &String| changes.iter().any(|c| c.replaces && c.table == *table);
+        self.files.retain(|(table, _, newest)| {
+            !replaced(table) && !newest.is_some_and(|newest| operator.expired(table, newest))
+        });
+        if few {
+            let mut tables: Vec<String> = self.files.iter().map(|f| f.0.clone()).collect();
+            tables.sort_unstable();
+            tables.dedup();
+            let old = std::mem::take(&mut self.files);
+            for table in tables {
+                let files = old.iter().filter(|f| f.0 == table);
+                let batches: Vec<RecordBatch> = files.map(|f| from_ipc(&table, &f.1).unwrap()).collect();
+                let rows = if let [one] = batches.as_slice() {
+                    one.clone()
+                } else {
+                    operator.combine(&table, &batches).unwrap()
+                };
+                self.put(operator, table, &rows);
+            }
+        }
+        changes.into_iter().for_each(|c| self.put(operator, c.table, &c.rows));
+    }
+
+    /// Loads everything, file by file.
+    pub fn load(&self, operator: &mut dyn Stateful) {
+        let mut files: Vec<_> = self.files.iter().collect();
+        files.sort_by_key(|f| !f.0.ends_with("/meta"));
+        files.into_iter().for_each(|(table, bytes, _)| {
+            operator.load(&[(table.clone(), from_ipc(table, bytes).unwrap())]).unwrap();
+        });
+    }
 }

@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 
 use crate::columns::{moment_field, one_moment};
 use crate::error::Result;
-use crate::state::{self, StateParts, Stateful, typed};
+use crate::state::{self, Change, StateParts, Stateful, typed};
 
 const PARTITIONS: &str = "watermark/partitions";
 const META: &str = "watermark/meta";
@@ -159,9 +159,10 @@ impl Watermark {
 }
 
 impl Stateful for Watermark {
-    fn delta(&mut self) -> Result<StateParts> {
+    fn delta(&mut self) -> Result<Vec<Change>> {
         let unsaved = std::mem::take(&mut self.unsaved);
-        self.tables(unsaved.iter().map(|(topic, n)| (topic, *n)))
+        let parts = self.tables(unsaved.iter().map(|(topic, n)| (topic, *n)))?;
+        Ok(parts.into_iter().map(|(table, rows)| Change { replaces: table == META, table, rows }).collect())
     }
 
     fn snapshot(&self) -> Result<StateParts> {
@@ -189,6 +190,18 @@ impl Stateful for Watermark {
             self.highest = moment_of(META, batch, "highest")?;
         }
         Ok(())
+    }
+
+    fn newest(&self, _: &str, _: &RecordBatch) -> Result<Option<i64>> {
+        Ok(None)
+    }
+
+    fn expired(&self, _: &str, _: i64) -> bool {
+        false
+    }
+
+    fn combine(&self, table: &str, saved: &[RecordBatch]) -> Result<RecordBatch> {
+        state::latest(table, saved, ["topic", "partition"].into_iter(), None, |_| true)
     }
 }
 

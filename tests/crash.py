@@ -29,19 +29,25 @@ class Pipeline:
     lake: Path
     spec: Path
 
-    def start(self, *, failpoint: str | None = None, max_epochs: int | None = None) -> subprocess.Popen[str]:
+    def start(
+        self, *, failpoint: str | None = None, max_epochs: int | None = None, void: int | None = None
+    ) -> subprocess.Popen[str]:
         """Starts a run of its own process."""
         env = {k: v for k, v in os.environ.items() if k != "PENSTOCK_FAILPOINT"}
         if failpoint:
             env["PENSTOCK_FAILPOINT"] = failpoint
         command = [sys.executable, str(RUNNER), str(self.spec)]
-        if max_epochs is not None:
-            command.append(str(max_epochs))
+        if max_epochs is not None or void is not None:
+            command.append("all" if max_epochs is None else str(max_epochs))
+        if void is not None:
+            command.append(str(void))
         return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def run(self, *, failpoint: str | None = None, max_epochs: int | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *, failpoint: str | None = None, max_epochs: int | None = None, void: int | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Runs to the end."""
-        process = self.start(failpoint=failpoint, max_epochs=max_epochs)
+        process = self.start(failpoint=failpoint, max_epochs=max_epochs, void=void)
         out, err = process.communicate(timeout=120)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
@@ -53,7 +59,14 @@ class Pipeline:
         return audit
 
 
-def make(folder: Path, inputs: list[Path], *, durability: str = "process", epoch_events: int = 1_000) -> Pipeline:
+def make(
+    folder: Path,
+    inputs: list[Path],
+    *,
+    durability: str = "process",
+    epoch_events: int = 1_000,
+    memory_bytes: int | None = None,
+) -> Pipeline:
     """A pipeline over `inputs` in a folder of its own."""
     folder.mkdir(parents=True)
     lake = folder / "lake"
@@ -79,6 +92,7 @@ def make(folder: Path, inputs: list[Path], *, durability: str = "process", epoch
         ],
         "epoch": {"max_events": epoch_events, "max_bytes": 64 << 20, "max_wait_us": 1_000_000},
         "durability": durability,
+        "memory_bytes": memory_bytes,
         "fixed": {"clock_us": 1_790_000_000_000_000, "key": "000102030405060708090a0b0c0d0e0f"},
     }
     spec.write_text(json.dumps(settings))

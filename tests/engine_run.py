@@ -1,7 +1,7 @@
 """Runs a pipeline straight through the engine: what the crash tests start, stop and kill.
 
-Usage: python engine_run.py SPEC.json [MAX_EPOCHS]. Prints the ledger as JSON; an error as its class and message on
-standard error, with exit code 3.
+Usage: python engine_run.py SPEC.json [MAX_EPOCHS|all [VOID]]. Prints the ledger as JSON; an error as its class and
+message on standard error, with exit code 3.
 """
 
 import sys
@@ -14,9 +14,10 @@ from penstock.errors import PenstockError
 def main() -> int:
     """Runs the pipeline of the specification that the command line names."""
     spec = Path(sys.argv[1]).read_text()
-    max_epochs = int(sys.argv[2]) if len(sys.argv) > 2 else None
+    max_epochs = int(sys.argv[2]) if len(sys.argv) > 2 and sys.argv[2] != "all" else None
+    void = int(sys.argv[3]) if len(sys.argv) > 3 else None
     try:
-        print(_core.run_pipeline(spec, until_caught_up=True, max_epochs=max_epochs))
+        print(_core.run_pipeline(spec, until_caught_up=True, max_epochs=max_epochs, void=void))
     except PenstockError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 3

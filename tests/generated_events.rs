@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use _core::contract::{Contract, JudgeRules};
 use _core::events::RawEvents;
-use _core::generate::{Flaw, GenerateOptions, Profile, generate};
+use _core::generate::{Flaw, GenerateOptions, Made, Profile, generate};
 use _core::time::MINUTE;
 use arrow::array::{Array, AsArray, BinaryViewArray, Int64Array};
 use arrow::datatypes::{Decimal128Type, TimestampMicrosecondType};
@@ -25,8 +25,8 @@ fn the_contract_finds_what_the_truth_says() {
         ..Default::default()
     };
     let mut lines: Vec<Vec<u8>> = Vec::new();
-    let mut out = |line: &[u8], _: &str| {
-        lines.push(line.to_vec());
+    let mut out = |made: Made<'_>| {
+        lines.push(made.line.to_vec());
         Ok(())
     };
     let truth = generate(Profile::Ecommerce, &options, &mut out, &mut |_| Ok(())).unwrap();

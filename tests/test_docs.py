@@ -77,7 +77,7 @@ def test_commands_and_flags_exist() -> None:
     assert seen > 20
 
 
-def test_contracts_and_pipelines_are_valid(tmp_path: Path) -> None:
+def test_contracts_and_pipelines_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole files only; pages show fragments too."""
     contracts = pipelines = 0
     for where, body in blocks("yaml"):
@@ -89,6 +89,8 @@ def test_contracts_and_pipelines_are_valid(tmp_path: Path) -> None:
             contracts += 1
         if {"name", "source", "lake", "contract"} <= document.keys():
             (tmp_path / "pipeline.yaml").write_text(body)
+            for name in re.findall(r"\$\{(\w+)\}", body):
+                monkeypatch.setenv(name, "given")
             assert penstock.Pipeline.load(str(tmp_path / "pipeline.yaml")).name == document["name"], where
             pipelines += 1
     assert contracts

@@ -110,3 +110,37 @@ def test_ctrl_c_is_answered_at_once(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["seconds"] < 5, "the engine did not let go"
     print(ran.stdout)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_run_that_is_interrupted_says_how_it_ended(tmp_path: Path) -> None:
+    """Asked to stop while it reads, a run finishes the epoch in hand; the next one goes on."""
+    _core.generate("ecommerce", json.dumps({"total": 40_000, "seed": 1}), str(tmp_path / "in.jsonl"))
+    overrides = {"source.files.paths": ["in.jsonl"], "lake": "lake", "durability": "process"}
+    flow = penstock.Pipeline.load("ecommerce", overrides, base=tmp_path)
+
+    asked = []
+
+    def interrupt(event: dict[str, object]) -> None:
+        if event["event"] == "progress" and not asked:
+            asked.append(event)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        flow.run(on_event=interrupt)
+    stopped = caught.value
+    assert isinstance(stopped, penstock.errors.Stopped)
+    assert stopped.finished
+    assert stopped.ledger.run.epochs == 1
+    assert stopped.ledger.consumed > 0
+    rest = flow.run()
+    assert rest.consumed == stopped.ledger.consumed + rest.run.consumed
+    assert rest.balanced
+    assert flow.audit().balanced
+
+
+def test_exit_codes_of_a_stop() -> None:
+    from penstock.cli._common import ExitCode, exit_code_of
+
+    assert exit_code_of(penstock.errors.Stopped(finished=True)) is ExitCode.INTERRUPTED
+    assert exit_code_of(penstock.errors.Stopped(finished=False)) is ExitCode.GIVEN_UP

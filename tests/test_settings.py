@@ -45,6 +45,7 @@ windows:
   - {name: sums, size: 1m, slide: 30s, by: [store_id], from: [sale], mode: append,
      aggregates: {total: sum(amount), n: count()}}
 epoch: {max_events: 1000, max_bytes: 64MiB, max_wait: 5s, tick: 50ms}
+transform: {function: logic:enrich, columns: {cents: integer, price: "decimal(12, 2)"}}
 durability: process
 memory: 2GiB
 limits: {max_bytes: 2MiB, max_depth: 32, assert_formats: false}
@@ -74,6 +75,7 @@ def test_every_key_reaches_the_engine(tmp_path: Path) -> None:
         "contract_path": str(tmp_path / "contract.yaml"),
         "source": {"files": {"paths": ["in/*.jsonl", "/data/x.gz"], "bounded": False, "base_dir": str(tmp_path)}},
         "lake": "/data/lake",
+        "storage": {},
         "layers": ["silver"],
         "watermark": {"lateness_us": 5_400_000_000, "idle_timeout_us": 45_000_000, "max_future_skew_us": 250_000},
         "deduplicate": {"horizon_us": 604_800_000_000},
@@ -91,6 +93,10 @@ def test_every_key_reaches_the_engine(tmp_path: Path) -> None:
             }
         ],
         "epoch": {"max_events": 1000, "max_bytes": 64 << 20, "max_wait_us": 5_000_000, "tick_us": 50_000},
+        "transform": {
+            "function": "logic:enrich",
+            "columns": [["cents", "integer"], ["price", {"decimal": [12, 2]}]],
+        },
         "durability": "process",
         "memory_bytes": 2 << 30,
         "max_event_bytes": 2 << 20,
@@ -253,7 +259,6 @@ def test_overrides(tmp_path: Path) -> None:
 
 def test_what_this_version_does_not_have_is_said(tmp_path: Path) -> None:
     for more, said in (
-        ("transform: a:b\n", "transform"),
         ("warehouse: {postgres: 'postgresql://u:hunter2@h/d'}\n", "DuckDB"),
         ("windows: [{name: w, size: 1m, mode: update, aggregates: {n: count()}}]\n", "windows.0.mode"),
     ):

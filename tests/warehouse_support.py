@@ -199,11 +199,11 @@ class Lake:
 def install(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the loader read the log of the test's lake."""
 
-    def lake_log(spec_json: str, since: int) -> str:
+    def lake_log(spec_json: str, since: int, **_: Any) -> str:
         assert json.loads(spec_json)["lake"] == str(lake.root)
         return json.dumps([entry for entry in lake.entries if entry["number"] > since])
 
-    def read_lake(root: str, layer: str, *, pipeline: str) -> str:
+    def read_lake(root: str, layer: str, *, pipeline: str, **_: Any) -> str:
         assert (root, pipeline) == (str(lake.root), "ecommerce")
         return json.dumps(lake.live(layer))
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         PenstockError,
         SettingsError,
         SourceError,
+        SpillError,
         SupersededError,
         WarehouseError,
     )
@@ -68,6 +69,7 @@ _HOME = {
     "Pipeline": "pipeline",
     "SettingsError": "errors",
     "SourceError": "errors",
+    "SpillError": "errors",
     "SupersededError": "errors",
     "Table": "table",
     "Validation": "contract",
@@ -100,6 +102,7 @@ __all__ = [
     "Pipeline",
     "SettingsError",
     "SourceError",
+    "SpillError",
     "SupersededError",
     "Table",
     "Validation",

@@ -4,6 +4,7 @@ Text that is JSON is marked so. Durations are microseconds, sizes are bytes. Tab
 interface and go out as objects that have `__arrow_c_stream__`.
 """
 
+import builtins
 from collections.abc import Callable
 from os import PathLike
 from typing import final
@@ -13,7 +14,9 @@ from penstock._typing import ArrowLike, ArrowSchemaExportable
 __all__ = [
     "FEATURES",
     "Contract",
+    "EmbeddedKafka",
     "History",
+    "LakeObjects",
     "Merge",
     "Table",
     "__version__",
@@ -26,6 +29,7 @@ __all__ = [
     "inspect",
     "lake_log",
     "log_level",
+    "produce",
     "read_lake",
     "run_pipeline",
     "scd2_merge",
@@ -166,8 +170,29 @@ def write_parquet(
     partition_by: list[str],
     name: str | None = None,
     replace: bool = False,
+    storage: str | None = None,
+    storage_secrets: dict[str, str] | None = None,
 ) -> list[str]: ...
-def read_lake(lake: str | PathLike[str], layer: str, *, pipeline: str | None = None) -> str: ...
+def read_lake(
+    lake: str | PathLike[str],
+    layer: str,
+    *,
+    pipeline: str | None = None,
+    storage: str | None = None,
+    storage_secrets: dict[str, str] | None = None,
+) -> str: ...
+
+@final
+class LakeObjects:
+    def __new__(
+        cls, lake: str, *, storage: str | None = None, storage_secrets: dict[str, str] | None = None
+    ) -> LakeObjects: ...
+    def head(self, path: str) -> tuple[int, int] | None: ...
+    def read(self, path: str, start: int, end: int) -> bytes: ...
+    def list(self, prefix: str) -> builtins.list[tuple[str, int]]: ...
+    def probe(self) -> None: ...
+    def stats(self) -> str: ...
+
 def run_pipeline(
     spec_json: str,
     *,
@@ -180,10 +205,11 @@ def run_pipeline(
     on_event: Callable[[str], object] | None = None,
     secret: bytes | None = None,
     source_secrets: dict[str, str] | None = None,
+    storage_secrets: dict[str, str] | None = None,
 ) -> str: ...
-def audit(spec_json: str) -> str: ...
-def inspect(spec_json: str, *, epochs: int = 10) -> str: ...
-def lake_log(spec_json: str, since: int) -> str: ...
+def audit(spec_json: str, *, storage_secrets: dict[str, str] | None = None) -> str: ...
+def inspect(spec_json: str, *, epochs: int = 10, storage_secrets: dict[str, str] | None = None) -> str: ...
+def lake_log(spec_json: str, since: int, *, storage_secrets: dict[str, str] | None = None) -> str: ...
 def log_level(level: int) -> None: ...
 def failpoints() -> list[str]: ...
 def generate(
@@ -193,3 +219,22 @@ def generate(
     *,
     on_progress: Callable[[str], object] | None = None,
 ) -> str: ...
+def produce(
+    profile: str,
+    events_json: str,
+    target_json: str,
+    options_json: str,
+    *,
+    on_progress: Callable[[str], object] | None = None,
+) -> str: ...
+
+@final
+class EmbeddedKafka:
+    """A broker in this process, for demos: librdkafka's mock cluster."""
+
+    PARTITION_BYTES: int
+    def __init__(self) -> None: ...
+    @property
+    def bootstrap(self) -> str: ...
+    def create_topic(self, name: str, *, partitions: int) -> None: ...
+    def stop(self) -> None: ...

@@ -112,7 +112,14 @@ def _build(
     return value
 
 
-def _fill(text: str, loc: Loc, document: Document, env: Mapping[str, str]) -> str:
+def fill(text: str, environment: Mapping[str, str] | None = None) -> str:
+    """A text with `${ENV}` and `${ENV:-default}` filled in.
+
+    Raises:
+        KeyError: A variable is not set; it is named.
+    """
+    env = os.environ if environment is None else environment
+
     def one(found: re.Match[str]) -> str:
         if found[0] == "$$":
             return "$"
@@ -123,11 +130,19 @@ def _fill(text: str, loc: Loc, document: Document, env: Mapping[str, str]) -> st
             return value
         if default is not None:
             return default
-        raise _error(
-            document, loc, f"the environment variable {name} is not set; set it, or write ${{{name}:-default}}"
-        )
+        raise KeyError(name)
 
     return _REFERENCE.sub(one, text)
+
+
+def _fill(text: str, loc: Loc, document: Document, env: Mapping[str, str]) -> str:
+    try:
+        return fill(text, env)
+    except KeyError as missing:
+        name = missing.args[0]
+        raise _error(
+            document, loc, f"the environment variable {name} is not set; set it, or write ${{{name}:-default}}"
+        ) from None
 
 
 def _error(document: Document, loc: Loc, reason: str) -> SettingsError:

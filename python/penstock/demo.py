@@ -1,10 +1,12 @@
-"""The demo: a ready-made pipeline from made-up events to checked marts, compared with the truth about the events."""
+"""The demo: a ready-made pipeline from Kafka to checked marts, compared with the truth about the events."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,13 +16,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from penstock._demo_stream import DemoStream
 from penstock.errors import SettingsError
 from penstock.generate import generate
 from penstock.pipeline import Pipeline
 from penstock.resources import copy_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
 
 # A folder with this file was made by a demo and may be made anew; no other folder is ever touched.
 MARK = ".penstock-demo"
@@ -52,9 +57,31 @@ class Step:
 
 
 class Demo:
-    """A demo in a folder of its own."""
+    """A demo in a folder of its own.
 
-    def __init__(self, pipeline: str, folder: Path, *, events: int, seed: int, progress: bool | None) -> None:
+    Args:
+        pipeline: The ready-made pipeline.
+        folder: Made anew.
+        events: How many events.
+        seed: Another seed, other events.
+        progress: Show it; None: in a terminal.
+        brokers: A real Kafka; None: a broker in this process.
+        kafka: librdkafka's own settings for it.
+        from_files: No Kafka at all: events go through a file.
+    """
+
+    def __init__(
+        self,
+        pipeline: str,
+        folder: Path,
+        *,
+        events: int,
+        seed: int,
+        progress: bool | None,
+        brokers: str | None = None,
+        kafka: Mapping[str, str] | None = None,
+        from_files: bool = False,
+    ) -> None:
         self.pipeline = pipeline
         self.folder = folder
         self.events = events
@@ -62,6 +89,7 @@ class Demo:
         self.progress = progress
         self.disagreements: list[str] = []
         self.truth: dict[str, Any] = {}
+        self.stream = None if from_files else DemoStream(brokers, settings=kafka)
 
     def run(self, show: Callable[[Step], object] = lambda _: None) -> dict[str, Any]:
         """Run all steps; `show` is called after each.
@@ -70,14 +98,12 @@ class Demo:
             `ok`, `seconds`, `steps`, `ledger`, `truth`, `disagreements`.
         """
         began = time.perf_counter()
-        self._prepare()
-        steps = []
-        for name in ("produce", "run", "load", "dbt", "quality", "audit"):
-            step, start = Step(name), time.perf_counter()
-            getattr(self, f"_{name}")(step)
-            step.seconds = time.perf_counter() - start
-            steps.append(step)
-            show(step)
+        steps: list[Step] = []
+        with self.stream or contextlib.nullcontext():
+            self._prepare()
+            self._take_steps(("produce", "run"), steps, show)
+        # What follows reads the lake alone.
+        self._take_steps(("load", "dbt", "quality", "audit"), steps, show)
         return {
             "ok": not self.disagreements,
             "seconds": round(time.perf_counter() - began, 3),
@@ -89,6 +115,14 @@ class Demo:
             "truth": self.truth,
             "disagreements": self.disagreements,
         }
+
+    def _take_steps(self, names: tuple[str, ...], steps: list[Step], show: Callable[[Step], object]) -> None:
+        for name in names:
+            step, start = Step(name), time.perf_counter()
+            getattr(self, f"_{name}")(step)
+            step.seconds = time.perf_counter() - start
+            steps.append(step)
+            show(step)
 
     def _prepare(self) -> None:
         folder = self.folder
@@ -105,6 +139,12 @@ class Demo:
             ) from None
         copy_out(self.pipeline, folder, force=True)
         (folder / "in").mkdir(exist_ok=True)
+        file = folder / "pipeline.yaml"
+        source = self.stream.source() if self.stream else {"files": {"paths": ["in/*.jsonl"], "bounded": True}}
+        block = yaml.safe_dump({"source": source}, sort_keys=False)
+        # Everything up to the next key at the left edge.
+        text = re.sub(r"(?ms)^source:.*?(?=^[a-z])", lambda _: block, file.read_text(encoding="utf-8"))
+        file.write_text(text, encoding="utf-8")
         self.flow = Pipeline.load(folder / "pipeline.yaml")
 
     def _compare(self, what: str, found: object, expected: object, step: Step) -> bool:
@@ -115,36 +155,62 @@ class Demo:
         return False
 
     def _produce(self, step: Step) -> None:
+        options: dict[str, Any] = {
+            "total": self.events, "seed": self.seed, "bad_rate": BAD_RATE, "start": START, "span": f"{DAYS}d"
+        }  # fmt: skip
+        if self.stream:
+            self.stream.fill(self.pipeline, **options)
+            step.said = f"{self.events:,} events on their way into {self.stream.place}"
+            return
         path = self.folder / "in" / "events.jsonl"
-        self.truth = generate(
-            self.pipeline,
-            path,
-            total=self.events,
-            seed=self.seed,
-            bad_rate=BAD_RATE,
-            start=START,
-            span=f"{DAYS}d",
-            progress=self.progress,
-        )
-        (self.folder / "truth.json").write_text(json.dumps(self.truth, indent=2) + "\n", encoding="utf-8")
-        bad, twice = self.truth["expected"]["rejected"], self.truth["expected"]["duplicate"]
-        step.said = (
-            f"{self.truth['total']:,} events of {self.truth['users']:,} users in {path}: {bad:,} broken on purpose, "
-            f"{twice:,} sent twice"
+        self._know(generate(self.pipeline, path, progress=self.progress, **options))
+        step.said = f"{self._made} in {path}"
+
+    def _know(self, truth: dict[str, Any]) -> None:
+        self.truth = truth
+        (self.folder / "truth.json").write_text(json.dumps(truth, indent=2) + "\n", encoding="utf-8")
+
+    @property
+    def _made(self) -> str:
+        expected = self.truth["expected"]
+        return (
+            f"{self.truth['total']:,} events of {self.truth['users']:,} users, {expected['rejected']:,} broken on "
+            f"purpose, {expected['duplicate']:,} sent twice"
         )
 
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[Callable[[dict[str, Any]], object]]:
+        if self.progress is False or not sys.stderr.isatty():
+            yield lambda _: None
+            return
+        from rich.console import Console
+
+        from penstock.view import RunView
+
+        with RunView(self.pipeline, Console(stderr=True)) as view:
+            yield view.take
+
     def _run(self, step: Step) -> None:
-        self.ledger = ledger = self.flow.run(until_caught_up=True, progress=self.progress)
+        began = time.perf_counter()
+        if self.stream:
+            with self._watched() as watch:
+                ledger = self.stream.drain(self.flow, watch)
+            self._know(self.stream.produced)
+            self._compare("lag at the end", self.stream.lag, 0, step)
+            lag = f"{self._made}; lag {self.stream.most_lag:,} at most, {self.stream.lag} at the end; "
+        else:
+            ledger, lag = self.flow.run(until_caught_up=True, progress=self.progress), ""
+        self.ledger = ledger
         expected = self.truth["expected"]
         for name in ("consumed", "silver", "rejected", "duplicate", "late", "rejected_by_code"):
             self._compare(f"ledger, {name}", getattr(ledger, name), expected[name], step)
         self._compare("ledger, pending", ledger.pending, 0, step)
         self._compare("sessions", ledger.sessions, self.truth["sessions"], step)
         self._compare("ledger balances", ledger.balanced, True, step)
-        rate = ledger.run.consumed / ledger.seconds if ledger.seconds else 0
+        rate = ledger.consumed / (time.perf_counter() - began)
         step.said = (
-            f"{ledger.silver:,} events in {ledger.sessions:,} sessions to Silver, {ledger.dead_letters:,} dead letters"
-            f", {rate:,.0f} events/s"
+            f"{lag}{ledger.silver:,} events in {ledger.sessions:,} sessions to Silver, "
+            f"{ledger.dead_letters:,} dead letters, {rate:,.0f} events/s"
         )
         step.tables.append(("ledger", (ledger, {"pending": 0, **expected})))
 

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import PenstockError
+from penstock.storage import is_bucket
 from penstock.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from penstock.pipeline import Pipeline
+    from penstock.storage import Spec
 
 # What each extra is for, and a distribution that shows that it is there.
 EXTRAS = {
@@ -30,7 +32,7 @@ EXTRAS = {
     "spark": ("the kernels inside Spark", ("pyspark",)),
 }
 CONVENIENCES = {"pyarrow": "to_pyarrow()", "polars": "to_polars()", "pandas": "to_pandas()"}
-CORE = ("duckdb", "pydantic", "pyyaml", "rich", "typer")
+CORE = ("duckdb", "fsspec", "pydantic", "pyyaml", "rich", "typer")
 ENOUGH_SPACE = 2**30
 
 
@@ -129,10 +131,25 @@ def _places(pipeline: str | None, overrides: Sequence[str]) -> list[Finding]:
         Finding(group, "contract", True, True, f"{contract.name}, {len(contract.event_types)} event types"),
         _inputs(spec["source"]["files"]),
     ]
-    if "://" not in spec["lake"]:
+    if is_bucket(spec["lake"]):
+        found.append(_bucket(spec))
+    else:
         found += [_writable("lake", Path(spec["lake"])), _space("lake", Path(spec["lake"]))]
     found += [_warehouse(flow, spec), _dbt_project()]
     return found
+
+
+def _bucket(spec: Spec) -> Finding:
+    """Whether a bucket can be written, read and listed, and keeps to put-if-absent."""
+    from penstock import _core
+    from penstock.storage import storage_of
+
+    lake = spec["lake"]
+    try:
+        _core.LakeObjects(lake, **storage_of(spec).for_engine()).probe()
+    except PenstockError as error:
+        return Finding("Places", "lake", False, True, str(error))
+    return Finding("Places", "lake", True, True, f"{lake} can be written and read; of two put-if-absent one is refused")
 
 
 def _inputs(files: dict[str, Any]) -> Finding:

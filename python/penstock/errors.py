@@ -8,7 +8,7 @@ argument, and whatever else is known stands in attributes.
 |---|---|---|
 | `ContractError`, `SettingsError`, `DataError` | `ValueError` | 2 |
 | `MissingExtraError` | `ImportError` | 2 |
-| `SourceError`, `LakeError`, `WarehouseError` | `OSError` | 3 |
+| `SourceError`, `LakeError`, `SpillError`, `WarehouseError` | `OSError` | 3 |
 | `CheckpointError` | | 3 |
 | `SupersededError` | | 4 |
 | `LedgerError` | | 1 |
@@ -33,6 +33,7 @@ __all__ = [
     "PenstockError",
     "SettingsError",
     "SourceError",
+    "SpillError",
     "SupersededError",
     "WarehouseError",
 ]
@@ -101,6 +102,14 @@ class LakeError(PenstockError, OSError):
     """The lake cannot be read or written: no such folder, no permission, a full disk.
 
     What was committed stays whole; after the cause is gone, run again.
+    """
+
+
+class SpillError(PenstockError, OSError):
+    """State beyond `memory` cannot be put on local disk: the disk is full, or the folder cannot be written.
+
+    The epoch in hand is not committed and nothing is lost: make room, name another folder in `PENSTOCK_SPILL_DIR`, or
+    give the pipeline more `memory`, and run again.
     """
 
 

@@ -34,6 +34,8 @@ def generate(
 ) -> dict[str, Any]:
     """Write made-up events as JSON lines; the same options give the same bytes on every machine.
 
+    Into Kafka they go by `penstock.producer.produce`.
+
     Args:
         profile: Whose events: a ready-made pipeline's name.
         path: The file (`.gz` and `.zst` compress), or None for standard output.
@@ -55,25 +57,33 @@ def generate(
         SettingsError: An option makes no sense.
         SourceError: The file cannot be written.
     """
+    options = event_options(
+        profile,
+        total=total,
+        seed=seed,
+        bad_rate=bad_rate,
+        duplicate_rate=duplicate_rate,
+        late_rate=late_rate,
+        users=users,
+        start=start,
+        span=span,
+        events_per_second=events_per_second,
+    )
+    with Progress(f"produce {profile}", progress) as shown:
+        found = _core.generate(profile, json.dumps(options), path, on_progress=shown.callback)
+    return dict(json.loads(found))
+
+
+def event_options(
+    profile: str, *, start: str | dt.datetime | None, span: str | dt.timedelta | None, **others: Any
+) -> dict[str, Any]:
+    """The engine's own form of the options; those that are None are left out."""
     if profile not in ready_made():
         raise SettingsError(
             f"profile {profile!r}: nobody knows how to make such events; {did_you_mean(profile, ready_made())}"
         )
-    options = {
-        "total": total,
-        "seed": seed,
-        "bad_rate": bad_rate,
-        "duplicate_rate": duplicate_rate,
-        "late_rate": late_rate,
-        "users": users,
-        "span": duration(span, "span"),
-        "events_per_second": events_per_second,
-        "start": None if start is None else _micros(start),
-    }
-    given = {name: value for name, value in options.items() if value is not None}
-    with Progress(f"produce {profile}", progress) as shown:
-        found = _core.generate(profile, json.dumps(given), path, on_progress=shown.callback)
-    return dict(json.loads(found))
+    options = {**others, "span": duration(span, "span"), "start": None if start is None else _micros(start)}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _micros(start: str | dt.datetime) -> int:

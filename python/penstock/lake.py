@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 from penstock import _core
 from penstock.errors import LakeError
 from penstock.nearest import did_you_mean
+from penstock.storage import Storage, is_bucket
 from penstock.table import arrow, names, needs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import duckdb
     import pandas as pd
     import polars as pl
@@ -39,16 +42,35 @@ class LakeTable:
     Any Arrow library takes it as it is, in batches: memory follows the batch, not the layer.
     """
 
-    def __init__(self, lake: str, layer: str, files: list[dict[str, Any]], columns: list[str] | None) -> None:
+    def __init__(
+        self,
+        lake: str,
+        layer: str,
+        files: list[dict[str, Any]],
+        columns: list[str] | None,
+        storage: Storage | None = None,
+    ) -> None:
         self.lake = lake
+        self._storage = storage or Storage()
         self.layer = layer
         self._files = files
         self._columns = columns
 
     @property
     def files(self) -> list[str]:
-        """The data files, as paths."""
+        """The data files, as paths; those of a bucket as `s3://…`."""
         return [_place(self.lake, file["path"]) for file in self._files]
+
+    def _readable(self, connection: duckdb.DuckDBPyConnection) -> list[str]:
+        """The data files as this connection can read them: those of a bucket through the engine."""
+        if not is_bucket(self.lake):
+            return self.files
+        from penstock.filesystem import enable, opened
+
+        bucket = opened(self.lake, self._storage)
+        files = [bucket.path(file["path"]) for file in self._files]
+        enable(connection, files)
+        return files
 
     @property
     def num_rows(self) -> int:
@@ -75,7 +97,7 @@ class LakeTable:
             connection = duckdb.connect()
             connection.execute("SET TimeZone = 'UTC'")
         query = _READ_BY_TYPE if any("/event_type=" in file["path"] for file in self._files) else _READ
-        relation = connection.from_query(query, params=[self.files])
+        relation = connection.from_query(query, params=[self._readable(connection)])
         if self._columns is None:
             return relation
         unknown = [name for name in self._columns if name not in relation.columns]
@@ -121,7 +143,16 @@ class LakeTable:
 
 
 def _place(lake: str, path: str) -> str:
-    return f"{lake.rstrip('/')}/{path}" if "://" in lake else str(Path(lake) / path)
+    return f"{lake.rstrip('/')}/{path}" if is_bucket(lake) else str(Path(lake.removeprefix("file://")) / path)
+
+
+def _windows(place: str, storage: Storage) -> list[str]:
+    """The names of the tables of windows that a lake has."""
+    if is_bucket(place):
+        found = _core.LakeObjects(place, **storage.for_engine()).list("gold")
+        return sorted({"/".join(path.split("/")[:2]) for path, _ in found})
+    there = Path(place.removeprefix("file://")) / "gold"
+    return sorted(f"gold/{path.name}" for path in there.iterdir()) if there.is_dir() else []
 
 
 def read_lake(
@@ -130,29 +161,32 @@ def read_lake(
     *,
     pipeline: str | None = None,
     columns: list[str] | None = None,
+    storage: Storage | Mapping[str, Any] | None = None,
 ) -> LakeTable:
     """Read a layer of a lake: exactly the committed rows, whatever a run is writing meanwhile.
 
     Args:
-        lake: The lake's folder.
+        lake: The lake's folder, or `s3://bucket/prefix`.
         layer: `bronze/events`, `silver/events`, `silver/sessions`, `dead_letters` or `gold/<window>`.
         pipeline: Rows of this pipeline only, where several write to one lake.
         columns: These columns only.
+        storage: How the bucket is reached, as `storage` in a pipeline file; the environment counts where it is silent.
 
     Raises:
         LakeError: The lake or the layer is not there.
+        SettingsError: A setting of `storage` is wrong.
     """
     place = os.fspath(lake)
     name = layer.strip("/")
     if name not in LAYERS and not name.startswith("gold/"):
         raise LakeError(f"lake {place}: {layer!r} is no layer; {did_you_mean(name, [*LAYERS, 'gold/<window>'])}")
-    files = json.loads(_core.read_lake(place, name, pipeline=pipeline))
+    reached = Storage.of(storage)
+    files = json.loads(_core.read_lake(place, name, pipeline=pipeline, **reached.for_engine()))
     if not files and name.startswith("gold/"):
-        there = Path(place) / "gold"
-        windows = sorted(f"gold/{path.name}" for path in there.iterdir()) if there.is_dir() else []
+        windows = _windows(place, reached)
         if name not in windows:
             raise LakeError(f"lake {place}: there is no {name} yet; {did_you_mean(name, windows)}")
-    return LakeTable(place, name, files, None if columns is None else names(columns, "columns"))
+    return LakeTable(place, name, files, None if columns is None else names(columns, "columns"), reached)
 
 
 def write_parquet(
@@ -162,16 +196,18 @@ def write_parquet(
     partition_by: str | list[str] | None = None,
     name: str | None = None,
     replace: bool = False,
+    storage: Storage | Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Write rows as Parquet files (zstd, dictionaries, statistics, page index) into a folder, by partition.
 
     Args:
         rows: Any Arrow table; memory follows the batch.
-        path: The folder.
+        path: The folder, or `s3://bucket/prefix`.
         partition_by: Columns whose values become folders (`date=2024-12-17/`); percent-encoded, so no value can choose
             a path.
         name: How file names begin.
         replace: Replace files of the same name instead of refusing.
+        storage: How the bucket is reached, as `storage` in a pipeline file; the environment counts where it is silent.
 
     Returns:
         The files' paths below `path`.
@@ -181,5 +217,10 @@ def write_parquet(
         LakeError: The folder cannot be written, or a file is there already.
     """
     return _core.write_parquet(
-        arrow(rows, "rows"), path, partition_by=names(partition_by, "partition_by"), name=name, replace=replace
+        arrow(rows, "rows"),
+        path,
+        partition_by=names(partition_by, "partition_by"),
+        name=name,
+        replace=replace,
+        **Storage.of(storage).for_engine(),
     )

@@ -113,7 +113,7 @@ class Metrics:
         elif kind == "conflict":
             self._conflicts.labels(self._pipeline, str(event["what"])).inc()
         elif kind == "retry":
-            self._retries.labels(self._pipeline, str(event["where"])).inc()
+            self._retries.labels(self._pipeline, str(event["where"])).inc(int(event.get("count", 1)))
         elif kind == "gap":
             self._lost.labels(self._pipeline).inc(int(event["to"]) - int(event["from"]))
         elif kind == "warning":
@@ -133,6 +133,9 @@ class Metrics:
         self._committed.labels(name).set(self._clock())
         for stage, seconds in zip(_STAGES, event["seconds"], strict=True):
             self._seconds.labels(name, stage).observe(seconds)
+        self._state.labels(name).set(event.get("state_bytes", 0))
+        self._memory.labels(name).set(event.get("memory_bytes", 0))
+        self._spilled.labels(name).set(event.get("spilled_bytes", 0))
         self._move(event.get("watermark"))
 
     def _take_lag(self, partitions: list[dict[str, Any]]) -> None:

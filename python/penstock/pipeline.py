@@ -12,12 +12,15 @@ from penstock.errors import SettingsError, Stopped
 from penstock.ledger import Audit, Counts, Ledger
 from penstock.progress import Progress
 from penstock.settings import PipelineFile, Settings, load_file
+from penstock.storage import Storage
 from penstock.units import format_size, time_of
 
 if TYPE_CHECKING:
     import datetime as dt
     import os
     from collections.abc import Callable, Mapping, Sequence
+
+    from penstock.storage import Spec
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Pipeline:
         overrides: Sequence[str] | Mapping[str, Any] = (),
         *,
         base: str | os.PathLike[str] | None = None,
+        storage: Storage | Mapping[str, Any] | None = None,
     ) -> Pipeline:
         """Load a pipeline file, or a ready-made pipeline by its name.
 
@@ -84,13 +88,15 @@ class Pipeline:
             overrides: Settings in place of the file's: `["sessions.gap=45m"]` or `{"sessions.gap": "45m"}`.
             base: Where relative paths of data begin; the file's folder unless given (the working directory for a
                 ready-made pipeline).
+            storage: How the lake's bucket is reached, where the file does not say: such as
+                `Storage.from_airflow(connection)`.
 
         Raises:
             SettingsError: There is no such pipeline, or a setting is wrong.
         """
         if hasattr(overrides, "items"):
             overrides = [f"{name}={json.dumps(value)}" for name, value in overrides.items()]
-        return cls(load_file(pipeline, list(overrides), base=base))
+        return cls(load_file(pipeline, list(overrides), base=base, connection=Storage.of(storage)))
 
     @property
     def name(self) -> str:
@@ -102,8 +108,8 @@ class Pipeline:
         """What stands in its file; secrets are masked."""
         return self.file.settings
 
-    def spec(self) -> dict[str, Any]:
-        """The same as the engine takes it, without secrets: see `penstock.settings`."""
+    def spec(self) -> Spec:
+        """The same as the engine takes it; secrets travel beside it, not in it: see `penstock.settings`."""
         return self.file.spec()
 
     def run(
@@ -169,6 +175,7 @@ class Pipeline:
                         on_event=shown.callback,
                         secret=self.file.secret,
                         source_secrets=self.file.source_secrets,
+                        storage_secrets=self.file.storage.secrets,
                     )
                 )
         except KeyboardInterrupt as error:
@@ -186,7 +193,7 @@ class Pipeline:
             CheckpointError: The log, or a file that it names, is missing or damaged.
             WarehouseError: The warehouse cannot be opened.
         """
-        found = json.loads(_core.audit(json.dumps(self.spec())))
+        found = json.loads(_core.audit(json.dumps(self.spec()), storage_secrets=self.file.storage.secrets))
         warehouse = self._audit_warehouse()
         if warehouse is not None:
             found["warehouse"] = warehouse
@@ -218,7 +225,8 @@ class Pipeline:
         Raises:
             LakeError: The lake is not there, or has no such pipeline.
         """
-        found = json.loads(_core.inspect(json.dumps(self.spec()), epochs=epochs))
+        secrets = self.file.storage.secrets
+        found = json.loads(_core.inspect(json.dumps(self.spec()), epochs=epochs, storage_secrets=secrets))
         return Inspection(
             Counts.of(found), bool(found["balanced"]), time_of(found["watermark"]), found["planned"], found
         )

@@ -14,6 +14,7 @@ environment is never shown.
 | `source.kafka` | `topics`, `group`, `brokers`, `start`, `missing_topics`, `give_up_us`, `settings` |
 | `keyed_by` | `entity` or null |
 | `lake` | an absolute folder, or a URL |
+| `storage` | what is set of `endpoint`, `region`, `path_style`, `allow_http`, `ca_file`, `timeout_us`, … |
 | `layers` | a list of `bronze`, `silver` |
 | `watermark` | `lateness_us`, `idle_timeout_us`, `max_future_skew_us` |
 | `deduplicate` | `horizon_us` |
@@ -26,11 +27,13 @@ environment is never shown.
 | `max_event_bytes`, `max_event_depth`, `assert_formats` | limits of the contract |
 | `warehouse` | `{"duckdb": absolute path}` or null; read by loads, not by the engine |
 
-Secrets are not part of it: `PipelineFile.secret` and `PipelineFile.source_secrets` go to the engine beside it.
+Secrets are not part of it: `PipelineFile.secret` and `PipelineFile.source_secrets` go to the engine beside it, and so
+do the keys of `storage`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +55,7 @@ from penstock.errors import ContractError, SettingsError
 from penstock.kafka import KafkaSource  # noqa: TC001  pydantic reads the annotation
 from penstock.nearest import did_you_mean, nearest
 from penstock.resources import ready_made, ready_made_folder
+from penstock.storage import Spec, Storage
 from penstock.transform import Transform, check_name, column_kind
 from penstock.units import parse_duration, parse_size
 
@@ -208,6 +212,7 @@ class Settings(_Model):
     contract: str | dict[str, Any]
     source: Source
     lake: str = Field(min_length=1)
+    storage: Storage = Storage()
     layers: list[Literal["bronze", "silver"]] = Field(default=["bronze", "silver"], min_length=1)
     watermark: Watermark = Watermark()
     deduplicate: Deduplicate = Deduplicate()
@@ -231,12 +236,19 @@ class PipelineFile:
         path: The file.
         base: Where relative paths of data begin: the file's folder, or the working directory for a ready-made pipeline.
         ready_made: Whether it is one that the package carries.
+        connection: How the lake's bucket is reached, where the file does not say: an Airflow connection.
     """
 
     settings: Settings
     path: Path
     base: Path
     ready_made: bool
+    connection: Storage = dataclasses.field(default_factory=Storage)
+
+    @property
+    def storage(self) -> Storage:
+        """How the lake's bucket is reached: the file's settings, above those of the connection."""
+        return self.settings.storage.over(self.connection)
 
     @property
     def folder(self) -> Path:
@@ -288,8 +300,8 @@ class PipelineFile:
         own = self.settings.transform
         return Transform(own.function, self.folder.absolute()) if own else None
 
-    def spec(self) -> dict[str, Any]:
-        """The engine's form: see the head of this module.
+    def spec(self) -> Spec:
+        """The engine's form: see the head of this module. The keys of `storage` travel beside it.
 
         Raises:
             SettingsError: It asks for what this version does not have.
@@ -298,13 +310,15 @@ class PipelineFile:
         self._refuse_what_is_not_there()
         text, path = self.contract()
         own = self.settings
-        return {
+        storage = self.storage
+        settings = {
             "name": own.name,
             "contract_text": text,
             "contract_path": str(path.absolute()),
             "source": self._source(),
             "keyed_by": own.source.keyed_by,
             "lake": self._place(own.lake),
+            "storage": storage.spec(),
             "layers": list(own.layers),
             "watermark": {
                 "lateness_us": own.watermark.lateness,
@@ -349,6 +363,7 @@ class PipelineFile:
             if own.warehouse and own.warehouse.duckdb
             else None,
         }
+        return Spec(settings, storage.secrets)
 
     def _source(self) -> dict[str, Any]:
         source = self.settings.source
@@ -383,7 +398,11 @@ class PipelineFile:
 
 
 def load_file(
-    pipeline: str | os.PathLike[str], overrides: Sequence[str] = (), *, base: str | os.PathLike[str] | None = None
+    pipeline: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    base: str | os.PathLike[str] | None = None,
+    connection: Storage | None = None,
 ) -> PipelineFile:
     """Read a pipeline file, or a ready-made pipeline by its name.
 
@@ -391,6 +410,7 @@ def load_file(
         pipeline: The name (`ecommerce`), a file, or a folder with a `pipeline.yaml`.
         overrides: Settings of the form `a.b=c`, in order.
         base: Where relative paths of data begin, if not as `PipelineFile.base` says.
+        connection: How the lake's bucket is reached, where the file does not say.
 
     Raises:
         SettingsError: There is no such pipeline, or a setting is wrong.
@@ -414,7 +434,7 @@ def load_file(
     except ValidationError as error:
         raise _explain(error, document) from None
     where = Path(base) if base is not None else Path.cwd() if packaged else path.parent
-    return PipelineFile(settings, path, where, packaged)
+    return PipelineFile(settings, path, where, packaged, connection or Storage())
 
 
 def _find(pipeline: str | os.PathLike[str]) -> tuple[Path, bool]:
@@ -468,7 +488,7 @@ def _reason(found: dict[str, Any], loc: _yaml.Loc, document: _yaml.Document) -> 
         return _unknown(str(loc[-1]), loc[:-1])
     if kind == "missing":
         return "is missing"
-    secret = loc[-1:] == ("secret",) or loc[-1:] == ("postgres",) or "kafka" in loc
+    secret = loc[-1:] == ("secret",) or loc[-1:] == ("postgres",) or "kafka" in loc or loc[:1] == ("storage",)
     shown = (
         "" if secret or isinstance(found.get("input"), (dict, list)) else f"{document.shown(loc, found.get('input'))}: "
     )

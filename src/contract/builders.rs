@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int64Array, ListArray, StringArray, StructArray,
+    ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int64Array, ListArray, StructArray,
     TimestampMicrosecondArray,
 };
 use arrow::buffer::{BooleanBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::Field;
 
 use super::columns::{ColumnType, fields};
+use super::text::{Habit, TextBuilder};
 use crate::error::{Error, Result};
 
 /// A column that is being built.
@@ -37,7 +38,7 @@ pub enum Values {
     /// Microseconds.
     Timestamp(Vec<i64>),
     /// Text, and JSON text.
-    Text(Vec<i32>, Vec<u8>),
+    Text(TextBuilder),
     /// Fields, which have the rows of their struct.
     Struct(Vec<Builder>, ColumnType),
     /// Where the items of each row end, and the items, which have rows of their own.
@@ -52,7 +53,7 @@ impl Builder {
             ColumnType::Int64 => Values::Int64(Vec::new()),
             ColumnType::Float64 => Values::Float64(Vec::new()),
             ColumnType::Decimal(precision, scale) => Values::Decimal(Vec::new(), *precision, *scale),
-            ColumnType::Text | ColumnType::Json => Values::Text(vec![0], Vec::new()),
+            ColumnType::Text | ColumnType::Json => Values::Text(TextBuilder::default()),
             ColumnType::Timestamp => Values::Timestamp(Vec::new()),
             ColumnType::Struct(columns) => {
                 Values::Struct(columns.iter().map(|c| Builder::new(&c.kind)).collect(), kind.clone())
@@ -60,6 +61,17 @@ impl Builder {
             ColumnType::List(item) => Values::List(vec![0], Box::new(Builder::new(item)), kind.clone()),
         };
         Self { len: 0, nulls: Vec::new(), data }
+    }
+
+    /// An empty column of about so many rows; text is packed while that pays.
+    pub fn packed(kind: &ColumnType, rows: usize, seed: u64, habit: &Habit) -> Self {
+        match kind {
+            ColumnType::Text | ColumnType::Json => {
+                let data = Values::Text(TextBuilder::packed(rows, seed, habit));
+                Self { len: 0, nulls: Vec::new(), data }
+            }
+            _ => Self::new(kind),
+        }
     }
 
     /// How many rows there are.
@@ -93,7 +105,8 @@ impl Builder {
             Values::Int64(v) | Values::Timestamp(v) => v.resize(row, 0),
             Values::Float64(v) => v.resize(row, 0.0),
             Values::Decimal(v, ..) => v.resize(row, 0),
-            Values::Text(offsets, _) | Values::List(offsets, ..) => {
+            Values::Text(text) => text.fill(row),
+            Values::List(offsets, ..) => {
                 let last = offsets.last().copied().unwrap_or(0);
                 offsets.resize(row + 1, last);
             }
@@ -151,22 +164,48 @@ impl Builder {
     #[inline]
     pub fn text(&mut self, row: usize, value: &[u8]) {
         self.reach(row);
-        if let Values::Text(offsets, bytes) = &mut self.data {
-            bytes.extend_from_slice(value);
-            // Whoever calls keeps what goes in below 2 GiB; `finish` checks it.
-            offsets.push(bytes.len() as i32);
+        if let Values::Text(text) = &mut self.data {
+            text.push(value);
             self.len += 1;
         }
+    }
+
+    /// Puts a text that has to pass a check, unless it is known to have passed it before (`bit` is that of the check).
+    #[inline]
+    pub fn checked_text<E>(
+        &mut self,
+        row: usize,
+        value: &[u8],
+        bit: u64,
+        check: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.reach(row);
+        let Values::Text(text) = &mut self.data else { return check() };
+        match text.probe(value) {
+            Some(probe) => {
+                if !text.has_passed(&probe, bit) {
+                    check()?;
+                }
+                text.push_probed(probe, bit, value);
+            }
+            None => {
+                check()?;
+                text.push(value);
+            }
+        }
+        self.len += 1;
+        Ok(())
     }
 
     /// Puts a text that `write` appends to what it is given.
     #[inline]
     pub fn text_with(&mut self, row: usize, write: impl FnOnce(&mut Vec<u8>)) {
-        self.reach(row);
-        if let Values::Text(offsets, bytes) = &mut self.data {
-            write(bytes);
-            offsets.push(bytes.len() as i32);
-            self.len += 1;
+        let written: Result<(), std::convert::Infallible> = self.try_text_with(row, |out| {
+            write(out);
+            Ok(())
+        });
+        match written {
+            Ok(()) => {}
         }
     }
 
@@ -174,9 +213,8 @@ impl Builder {
     #[inline]
     pub fn try_text_with<E>(&mut self, row: usize, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
         self.reach(row);
-        if let Values::Text(offsets, bytes) = &mut self.data {
-            write(bytes)?;
-            offsets.push(bytes.len() as i32);
+        if let Values::Text(text) = &mut self.data {
+            text.push_with(write)?;
             self.len += 1;
         }
         Ok(())
@@ -218,10 +256,7 @@ impl Builder {
             Values::Int64(v) | Values::Timestamp(v) => v.truncate(row),
             Values::Float64(v) => v.truncate(row),
             Values::Decimal(v, ..) => v.truncate(row),
-            Values::Text(offsets, bytes) => {
-                offsets.truncate(row + 1);
-                bytes.truncate(offsets.last().map_or(0, |end| *end as usize));
-            }
+            Values::Text(text) => text.truncate(row),
             Values::Struct(fields, _) => fields.iter_mut().for_each(|f| f.truncate(row)),
             Values::List(offsets, items, _) => {
                 offsets.truncate(row + 1);
@@ -234,7 +269,15 @@ impl Builder {
     ///
     /// # Errors
     /// [`Error::Data`] when its text comes to more than 2 GiB.
-    pub fn finish(mut self, rows: usize) -> Result<ArrayRef> {
+    pub fn finish(self, rows: usize) -> Result<ArrayRef> {
+        self.finish_with(rows, None)
+    }
+
+    /// The same; `habit` is told what it was like.
+    ///
+    /// # Errors
+    /// As [`Builder::finish`].
+    pub fn finish_with(mut self, rows: usize, habit: Option<&Habit>) -> Result<ArrayRef> {
         self.reach(rows);
         let nulls = null_buffer(&self.nulls, rows);
         Ok(match self.data {
@@ -248,11 +291,7 @@ impl Builder {
                 let array = Decimal128Array::try_new(ScalarBuffer::from(v), nulls)?;
                 Arc::new(array.with_precision_and_scale(precision, scale as i8)?)
             }
-            Values::Text(offsets, bytes) => {
-                too_long(bytes.len())?;
-                let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
-                Arc::new(StringArray::try_new(offsets, bytes.into(), nulls)?)
-            }
+            Values::Text(text) => text.finish(nulls, habit)?,
             Values::Struct(builders, kind) => {
                 let ColumnType::Struct(columns) = &kind else { return Err(Error::Internal("no struct".into())) };
                 let arrays: Vec<ArrayRef> = builders.into_iter().map(|b| b.finish(rows)).collect::<Result<_>>()?;

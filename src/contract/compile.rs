@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
-use super::columns::{self, Column, Property, Shape};
+use super::columns::{self, Column, ColumnType, Property, Shape};
 use super::fallback::Fallback;
 use super::fast::MOST_TAPS;
 use super::load::Spec;
@@ -13,6 +13,7 @@ use super::program::Program;
 use super::rules::Rules;
 use super::source::File;
 use super::speculate::Glance;
+use super::text::Habit;
 use crate::error::Result;
 
 /// A contract compiled.
@@ -34,6 +35,14 @@ pub struct Compiled {
     pub needs_secret: bool,
     /// How the event type is found at a glance, where it is a property.
     pub glance: Option<Glance>,
+    /// The column that holds the entity of every event as it stands, if there is one: that is built once.
+    pub entity_column: Option<usize>,
+    /// The column that holds the event time of every event, if there is one.
+    pub time_column: Option<usize>,
+    /// What the columns of earlier pieces were like: each column, then those of roles.
+    pub habits: Vec<Habit>,
+    /// The secret of hashes in memory.
+    pub seed: u64,
 }
 
 /// An event type compiled.
@@ -139,10 +148,14 @@ pub fn compile(spec: &Spec, formats: bool) -> Result<Compiled> {
     }
     let wildcard = (named < types.len()).then_some(named);
     let columns = merge_columns(spec, &types)?;
+    let mut checks = vec![Vec::new(); columns.len()];
     for (id, version) in types.iter_mut().flat_map(|t| &mut t.versions).enumerate() {
         version.shape.assign(&columns);
         version.id = id;
         version.program = program(version);
+        if let Ok(program) = &mut version.program {
+            program.number_checks(&version.rules, &mut checks);
+        }
     }
     let plan = Plan::new(&spec.roles, None).map_err(|(line, reason)| crate::Error::Contract {
         file: spec.file.to_path_buf(),
@@ -152,7 +165,39 @@ pub fn compile(spec: &Spec, formats: bool) -> Result<Compiled> {
     let needs_secret = types.iter().flat_map(|t| &t.versions).any(|v| v.shape.has_hash() || v.plan.has_hash());
     let schema = schema(&columns);
     let glance = Glance::new(&plan, plan.event_type_tap());
-    Ok(Compiled { types, wildcard, named, plan, columns, schema, needs_secret, glance })
+    let entity_column = common_column(&types, Plan::entity_property, &ColumnType::Text);
+    let time_column = common_column(&types, Plan::time_property, &ColumnType::Timestamp);
+    let habits = (0..columns.len() + ROLE_COLUMNS).map(|_| Habit::default()).collect();
+    let seed = rand::random();
+    Ok(Compiled {
+        types,
+        wildcard,
+        named,
+        plan,
+        columns,
+        schema,
+        needs_secret,
+        glance,
+        entity_column,
+        time_column,
+        habits,
+        seed,
+    })
+}
+
+/// How many text columns there are beside the typed ones: event type, version, key, entity, `_extra`.
+pub const ROLE_COLUMNS: usize = 5;
+
+/// The column of this type that a role is read from in every version, as it stands.
+fn common_column(types: &[EventType], role: impl Fn(&Plan) -> Option<&str>, kind: &ColumnType) -> Option<usize> {
+    let column = |version: &Version| {
+        let name = role(&version.plan)?;
+        let property = version.properties().iter().find(|p| p.name == name)?;
+        property.slot.filter(|_| property.shape == Shape::Leaf(kind.clone()))
+    };
+    let mut columns = types.iter().flat_map(|t| &t.versions).map(column);
+    let first = columns.next()??;
+    columns.all(|c| c == Some(first)).then_some(first)
 }
 
 /// The types that a schema lets in at a property, 0 when the property cannot be there; none when nothing is said of it.

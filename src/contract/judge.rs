@@ -20,6 +20,7 @@ use super::utf8::Utf8;
 use super::{Contract, Limits};
 use crate::error::{Error, Result};
 use crate::events::RawEvents;
+use crate::packed;
 use crate::verdict::{Code, Problem};
 
 /// What is judged beside the contract.
@@ -32,7 +33,8 @@ pub struct JudgeRules {
 /// What became of a piece of events.
 #[derive(Debug, Clone)]
 pub struct Judged {
-    /// The valid events, in the columns of [`Contract::schema`].
+    /// The valid events, in the columns of [`Contract::schema`]; of [`Contract::judge_packed`], some of them packed
+    /// ([`crate::packed`]).
     pub valid: RecordBatch,
     /// For each valid event its row in the input, ascending.
     pub rows: Vec<u32>,
@@ -65,43 +67,68 @@ pub struct Rejected {
 /// The columns of a batch while it is built.
 pub(super) struct Output {
     pub event_type: Builder,
-    pub event_time: Builder,
+    /// None where a typed column is the same.
+    event_time: Option<Builder>,
     pub key: Builder,
-    pub entity: Builder,
+    /// None where a typed column is the same.
+    pub entity: Option<Builder>,
     pub version: Builder,
     pub columns: Vec<Builder>,
     pub extra: Builder,
 }
 
 impl Output {
-    fn new(compiled: &Compiled) -> Self {
-        let text = || Builder::new(&ColumnType::Text);
+    fn new(compiled: &Compiled, rows: usize) -> Self {
+        let packed = |n: usize, kind: &ColumnType| Builder::packed(kind, rows, compiled.seed, &compiled.habits[n]);
+        let columns: Vec<Builder> = compiled.columns.iter().enumerate().map(|(n, c)| packed(n, &c.kind)).collect();
+        let role = |n: usize| packed(columns.len() + n, &ColumnType::Text);
         Self {
-            event_type: text(),
-            event_time: Builder::new(&ColumnType::Timestamp),
-            key: text(),
-            entity: text(),
-            version: text(),
-            columns: compiled.columns.iter().map(|c| Builder::new(&c.kind)).collect(),
-            extra: text(),
+            event_type: role(0),
+            event_time: compiled.time_column.is_none().then(|| Builder::new(&ColumnType::Timestamp)),
+            // Keys are taken one by one, and hardly ever repeat.
+            key: Builder::new(&ColumnType::Text),
+            entity: compiled.entity_column.is_none().then(|| role(3)),
+            version: role(1),
+            extra: role(4),
+            columns,
+        }
+    }
+
+    /// Puts the event time, where no typed column has it.
+    #[inline]
+    pub fn event_time(&mut self, row: usize, micros: i64) {
+        if let Some(builder) = &mut self.event_time {
+            builder.int(row, micros);
         }
     }
 
     /// Takes back everything from `row` on.
     pub fn truncate(&mut self, row: usize) {
-        for builder in [&mut self.event_type, &mut self.event_time, &mut self.key, &mut self.entity, &mut self.version]
-        {
+        for builder in [&mut self.event_type, &mut self.key, &mut self.version, &mut self.extra] {
             builder.truncate(row);
         }
-        self.columns.iter_mut().for_each(|b| b.truncate(row));
-        self.extra.truncate(row);
+        let roles = self.event_time.iter_mut().chain(&mut self.entity);
+        roles.chain(&mut self.columns).for_each(|b| b.truncate(row));
     }
 
+    /// The batch, packed.
     fn finish(self, compiled: &Compiled, rows: usize) -> Result<RecordBatch> {
-        let roles = [self.event_type, self.event_time, self.key, self.entity, self.version];
-        let builders = roles.into_iter().chain(self.columns).chain([self.extra]);
-        let arrays = builders.map(|b| b.finish(rows)).collect::<Result<Vec<_>>>()?;
-        Ok(RecordBatch::try_new(compiled.schema.clone(), arrays)?)
+        let habit = |n: usize| Some(&compiled.habits[n]);
+        let first = self.columns.len();
+        let columns = self.columns.into_iter().enumerate().map(|(n, b)| b.finish_with(rows, habit(n)));
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let event_type = self.event_type.finish_with(rows, habit(first))?;
+        let version = self.version.finish_with(rows, habit(first + 1))?;
+        let extra = self.extra.finish_with(rows, habit(first + 4))?;
+        let shared = |builder: Option<Builder>, column: Option<usize>, n: usize| match (builder, column) {
+            (Some(builder), _) => builder.finish_with(rows, habit(n)),
+            (None, Some(column)) => Ok(Arc::clone(&columns[column])),
+            (None, None) => Err(Error::Internal("a role has neither a column nor a builder".into())),
+        };
+        let event_time = shared(self.event_time, compiled.time_column, first)?;
+        let entity = shared(self.entity, compiled.entity_column, first + 3)?;
+        let roles = [event_type, event_time, self.key.finish(rows)?, entity, version];
+        packed::batch(&compiled.schema, roles.into_iter().chain(columns).chain([extra]).collect())
     }
 }
 
@@ -139,7 +166,7 @@ pub(super) fn judge_by(contract: &Contract, events: &RawEvents, rules: &JudgeRul
     };
     let limits = contract.limits();
     let mut fast = Speculation::new(compiled, contract.secret(), limits.max_depth, judge.latest);
-    let mut out = Output::new(compiled);
+    let mut out = Output::new(compiled, count);
     let mut judged = Judged {
         valid: RecordBatch::new_empty(compiled.schema.clone()),
         rows: Vec::with_capacity(count),
@@ -361,10 +388,10 @@ impl Exact<'_> {
             }));
         };
         out.event_type.text(row, name.as_bytes());
-        out.event_time.int(row, time);
+        out.event_time(row, time);
         out.key.text(row, &key);
-        if entity_ok {
-            out.entity.text(row, &entity);
+        if let (Some(out), true) = (&mut out.entity, entity_ok) {
+            out.text(row, &entity);
         }
         out.version.text(row, version_name.as_deref().unwrap_or(&version.name).as_bytes());
         self.extra.begin();

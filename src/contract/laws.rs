@@ -301,11 +301,11 @@ proptest! {
         let texts: Vec<Vec<u8>> = events.iter().map(|(seed, any, kind, how)| write(&event(&schemas, *seed, any, *kind), how)).collect();
         let events = events_of(texts.iter().map(|t| Some(t.as_slice())));
         let rules = JudgeRules::default();
-        let fast = judge_by(&contract, &events, &rules, Paths::All).unwrap();
-        let exact = judge_by(&contract, &events, &rules, Paths::NoFast).unwrap();
+        let fast = contract.unpacked(judge_by(&contract, &events, &rules, Paths::All).unwrap()).unwrap();
+        let exact = contract.unpacked(judge_by(&contract, &events, &rules, Paths::NoFast).unwrap()).unwrap();
         same(&fast, &exact, &texts)?;
         let slow = contract.clone().judged_by_fallback().unwrap();
-        let fallback = judge_by(&slow, &events, &rules, Paths::NoFast).unwrap();
+        let fallback = slow.unpacked(judge_by(&slow, &events, &rules, Paths::NoFast).unwrap()).unwrap();
         same(&fast, &fallback, &texts)?;
         // A piece cut in two comes to the same.
         let at = split.index(texts.len() + 1);

@@ -36,6 +36,7 @@ mod scalar;
 pub mod schema;
 pub mod source;
 pub mod speculate;
+pub mod text;
 mod utf8;
 
 use std::path::Path;
@@ -49,6 +50,7 @@ pub use judge::{JudgeRules, Judged, Rejected, events_of};
 
 use crate::error::{Error, Result};
 use crate::events::RawEvents;
+use crate::packed;
 use compile::Compiled;
 use load::Spec;
 use pii::Secret;
@@ -185,7 +187,20 @@ impl Contract {
     /// # Errors
     /// [`Error::Settings`] when a secret is needed and not there, [`Error::Data`] for more than 1 GiB at once.
     pub fn judge(&self, events: &RawEvents, rules: &JudgeRules) -> Result<Judged> {
+        self.unpacked(judge::judge_by(self, events, rules, judge::Paths::All)?)
+    }
+
+    /// The same, text that repeats left packed ([`crate::packed`]).
+    ///
+    /// # Errors
+    /// As [`Contract::judge`].
+    pub fn judge_packed(&self, events: &RawEvents, rules: &JudgeRules) -> Result<Judged> {
         judge::judge_by(self, events, rules, judge::Paths::All)
+    }
+
+    fn unpacked(&self, mut judged: Judged) -> Result<Judged> {
+        judged.valid = packed::unpack(&self.compiled.schema, &judged.valid)?;
+        Ok(judged)
     }
 
     pub(crate) fn compiled(&self) -> &Compiled {

@@ -163,6 +163,17 @@ impl Plan {
         self.entity.is_some()
     }
 
+    /// The top-level property that is the entity as it stands, unless it is marked as personal.
+    pub fn entity_property(&self) -> Option<&str> {
+        let (parts, composite) = self.entity.as_ref()?;
+        if *composite { None } else { property(parts) }
+    }
+
+    /// The top-level property with the date-time that is the event time.
+    pub fn time_property(&self) -> Option<&str> {
+        property(&self.event_time)
+    }
+
     /// The place in `taps` of the event type, where it is a property.
     pub fn event_type_tap(&self) -> Option<usize> {
         self.event_type.first().map(|p| p.tap).filter(|t| *t < self.taps.len())
@@ -294,6 +305,16 @@ impl Plan {
             Some(Source::Property { pointer, .. }) => pointer,
             _ => "",
         }
+    }
+}
+
+fn property(parts: &[Part]) -> Option<&str> {
+    match parts {
+        [Part { source: Source::Property { tokens, unit: None, .. }, hash: false, .. }] => match tokens.as_slice() {
+            [name] => Some(name),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

@@ -56,6 +56,8 @@ pub struct Node {
     pub general: bool,
     /// Where a scalar goes.
     pub leaf: Leaf,
+    /// The bit by which a column of text remembers that a value has passed what is said here; none: it is asked each time.
+    pub check: u64,
     /// The role that is read here.
     pub tap: Option<u8>,
     /// The roles that are read below, with their way from here.
@@ -199,6 +201,27 @@ impl Program {
         Self { nodes: joiner.nodes, root, guesses: joiner.guesses }
     }
 
+    /// Gives each top-level column of text the bits of its checks. `known` holds, for each column, what earlier programs
+    /// ask of its values: what is the same has the same bit.
+    pub fn number_checks(&mut self, rules: &Rules, known: &mut [Vec<String>]) {
+        let Some(object) = &self.nodes[self.root as usize].object else { return };
+        let columns: Vec<(NodeId, usize)> = object.keys.iter().filter_map(|k| Some((k.node, k.slot?))).collect();
+        for (id, slot) in columns {
+            let node = &mut self.nodes[id as usize];
+            if node.leaf != Leaf::Text || node.rule == RuleId::MAX || node.general {
+                continue;
+            }
+            let rule = rules.get(node.rule);
+            let asked = format!("{:?} {:?}", rule.string, rule.allowed);
+            let Some(known) = known.get_mut(slot) else { continue };
+            let at = known.iter().position(|k| *k == asked).unwrap_or_else(|| {
+                known.push(asked);
+                known.len() - 1
+            });
+            node.check = u32::try_from(at).ok().and_then(|at| 1u64.checked_shl(at)).unwrap_or(0);
+        }
+    }
+
     /// A node.
     #[inline(always)]
     pub fn node(&self, id: NodeId) -> &Node {
@@ -234,6 +257,7 @@ impl Joiner<'_> {
             types: known.map_or(super::rules::ANY, |r| r.types),
             general: known.is_some_and(|r| r.target.is_some() || r.never),
             leaf,
+            check: 0,
             tap,
             below: below.clone(),
             object: None,

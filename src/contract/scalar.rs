@@ -9,7 +9,7 @@ use super::node::Kind;
 use super::number::{Decimal, power_of_ten, small_decimal, small_integer, to_f64};
 use super::pii::{MASK, plain_into};
 use super::program::{Leaf, Node};
-use super::rules::{Allowed, Bound, RuleId, StringRule};
+use super::rules::{Allowed, Bound, Rule, RuleId, StringRule};
 
 impl Scan<'_> {
     #[inline]
@@ -28,24 +28,48 @@ impl Scan<'_> {
         } else {
             raw
         };
+        let rule = (node.rule != RuleId::MAX).then(|| self.rules.get(node.rule));
         let mut time = None;
-        if node.rule != RuleId::MAX {
-            let rule = self.rules.get(node.rule);
-            if let Some(said) = &rule.string {
-                time = check_string(said, plain)?;
+        let mut check = || -> Fast<()> {
+            if let Some(rule) = rule {
+                time = check_text(rule, plain)?;
             }
-            for allowed in &rule.allowed {
-                if !allowed.values.iter().any(|v| v.as_str().is_some_and(|v| v.as_bytes() == plain)) {
-                    return Err(Bail);
+            Ok(())
+        };
+        match (node.leaf, into) {
+            (Leaf::Text, Some(into)) => {
+                into.checked_text(row, plain, node.check, check)?;
+                if let Some(micros) = time {
+                    self.scratch.time = (pos as u32 + 1, micros);
                 }
+                Ok(end + 1)
+            }
+            (leaf, into) => {
+                check()?;
+                self.put_string(leaf, (pos, end), escaped, time, into, row)?;
+                Ok(end + 1)
             }
         }
+    }
+
+    /// Puts a string that has been checked where it belongs, unless that is a column of text. `place`: its quotes.
+    #[inline]
+    fn put_string(
+        &mut self,
+        leaf: Leaf,
+        place: (usize, usize),
+        escaped: bool,
+        time: Option<i64>,
+        into: Option<&mut Builder>,
+        row: usize,
+    ) -> Fast<()> {
+        let (pos, end) = place;
         if let Some(micros) = time {
             self.scratch.time = (pos as u32 + 1, micros);
         }
+        let plain = if escaped { self.scratch.plain.as_slice() } else { &self.text[pos + 1..end] };
         if let Some(into) = into {
-            match node.leaf {
-                Leaf::Text => into.text(row, plain),
+            match leaf {
                 Leaf::Timestamp => {
                     let micros = match time {
                         Some(micros) => micros,
@@ -63,7 +87,7 @@ impl Scan<'_> {
                 _ => return Err(Bail),
             }
         }
-        Ok(end + 1)
+        Ok(())
     }
 
     #[inline]
@@ -165,6 +189,21 @@ impl Scan<'_> {
         }
         Ok(end)
     }
+}
+
+/// All that is said of a string; gives the microseconds when that includes `date-time`.
+#[inline]
+fn check_text(rule: &Rule, plain: &[u8]) -> Fast<Option<i64>> {
+    let time = match &rule.string {
+        Some(said) => check_string(said, plain)?,
+        None => None,
+    };
+    for allowed in &rule.allowed {
+        if !allowed.values.iter().any(|v| v.as_str().is_some_and(|v| v.as_bytes() == plain)) {
+            return Err(Bail);
+        }
+    }
+    Ok(time)
 }
 
 /// What is said of a string; gives the microseconds when that includes `date-time`.

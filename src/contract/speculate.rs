@@ -207,12 +207,12 @@ impl<'a> Speculation<'a> {
         if self.latest.is_some_and(|latest| time > latest) {
             return Err(None);
         }
-        out.event_time.int(row, time);
+        out.event_time(row, time);
         let secret = self.secret;
         out.key.try_text_with(row, |key| plan.key(taps, message, secret, key)).map_err(told)?;
-        if plan.has_entity() {
+        if let (Some(out), true) = (&mut out.entity, plan.has_entity()) {
             let entity = |entity: &mut Vec<u8>| plan.entity(taps, message, secret, entity).map(|_| ());
-            out.entity.try_text_with(row, entity).map_err(told)?;
+            out.try_text_with(row, entity).map_err(told)?;
         }
         if let Some(extra) = self.scratch.extra.end() {
             out.extra.text(row, extra);

@@ -2,9 +2,8 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, GenericStringArray, OffsetSizeTrait, RecordBatch};
+use arrow::array::{Array, AsArray, BooleanArray, GenericStringArray, OffsetSizeTrait, RecordBatch};
 use arrow::buffer::{BooleanBuffer, ScalarBuffer};
-use arrow::compute::filter_record_batch;
 use arrow::datatypes::DataType;
 use arrow::row::{RowConverter, SortField};
 use hashbrown::HashTable;
@@ -13,9 +12,10 @@ use rayon::prelude::*;
 
 use super::Key;
 use super::table::Table;
-use crate::columns::{cut, index_of, micros, same_schema};
+use crate::columns::{index_of, micros, same_schema};
 use crate::error::{Error, Result};
 use crate::hash::HashKey;
+use crate::packed::{Rows, plain};
 
 /// Rows that one core takes at a time.
 const PIECE: usize = 1 << 16;
@@ -36,14 +36,30 @@ pub fn deduplicate(
     at: Option<&str>,
     horizon: Option<i64>,
 ) -> Result<(Vec<RecordBatch>, u64)> {
+    let rows: Vec<Rows> = batches.iter().cloned().map(Rows::from).collect();
+    let (kept, dropped) = deduplicate_rows(&rows, key, at, horizon)?;
+    let kept = kept.par_iter().map(Rows::packed).collect::<Result<_>>()?;
+    Ok((kept, dropped))
+}
+
+/// The same over rows of which some are left out already; nothing is copied.
+///
+/// # Errors
+/// As [`deduplicate`].
+pub fn deduplicate_rows(
+    rows: &[Rows],
+    key: &[&str],
+    at: Option<&str>,
+    horizon: Option<i64>,
+) -> Result<(Vec<Rows>, u64)> {
     if key.is_empty() {
         return Err(Error::settings("key", "name at least one column"));
     }
     if horizon.is_some_and(|h| h < 0) {
         return Err(Error::settings("horizon", "must not be negative"));
     }
-    same_schema(batches)?;
-    let Some(first) = batches.first() else { return Ok((Vec::new(), 0)) };
+    same_schema(rows.iter().map(Rows::batch))?;
+    let Some(first) = rows.first().map(Rows::batch) else { return Ok((Vec::new(), 0)) };
     let columns: Vec<usize> = key.iter().map(|name| index_of(first.schema_ref(), name)).collect::<Result<_>>()?;
     let time_column = at.map(|at| index_of(first.schema_ref(), at).map(|i| (i, at))).transpose()?;
     let horizon = match (horizon, time_column) {
@@ -51,7 +67,7 @@ pub fn deduplicate(
         (Some(_), None) => return Err(Error::settings("horizon", "needs the column of event times: give 'at' too")),
         (None, _) => None,
     };
-    let pieces = cut(batches, PIECE);
+    let pieces: Vec<Rows> = rows.iter().flat_map(|rows| rows.cut(PIECE)).collect();
     // A secret of this run: nobody can prepare keys that collide. What is kept does not depend on it.
     let mut secret = [0; 16];
     secret[..8].copy_from_slice(&RandomState::new().hash_one(1).to_le_bytes());
@@ -59,7 +75,7 @@ pub fn deduplicate(
     let secret = HashKey(secret);
     let hashes: Vec<Vec<u128>> = pieces.par_iter().map(|p| hash_keys(p, &columns, &secret)).collect::<Result<_>>()?;
     let times: Option<Vec<ScalarBuffer<i64>>> =
-        horizon.map(|(_, (i, at))| pieces.par_iter().map(|p| micros(p.column(i), at)).collect()).transpose()?;
+        horizon.map(|(_, (i, at))| pieces.par_iter().map(|p| micros(&p.column(i)?, at)).collect()).transpose()?;
     let parts = rayon::current_num_threads().next_power_of_two().min(64);
     let dropped: Vec<Vec<(u32, u32)>> = (0..parts)
         .into_par_iter()
@@ -127,26 +143,31 @@ fn repeated_within(
     dropped
 }
 
-fn without(batch: &RecordBatch, mut dropped: Vec<u32>) -> Result<RecordBatch> {
+/// The same rows without some of those that count, given by their numbers among these.
+fn without(rows: &Rows, mut dropped: Vec<u32>) -> Result<Rows> {
     if dropped.is_empty() {
-        return Ok(batch.clone());
+        return Ok(rows.clone());
     }
     // They come from several cores.
     dropped.sort_unstable();
     let mut dropped = dropped.iter().map(|row| *row as usize).peekable();
-    let mask = BooleanBuffer::collect_bool(batch.num_rows(), |row| dropped.next_if_eq(&row).is_none());
-    Ok(filter_record_batch(batch, &BooleanArray::new(mask, None))?)
+    let mut number = 0..;
+    let mask = BooleanBuffer::collect_bool(rows.batch().num_rows(), |row| {
+        let counts = rows.chosen().is_none_or(|chosen| chosen.value(row));
+        counts && number.next().is_some_and(|n: usize| dropped.next_if_eq(&n).is_none())
+    });
+    Rows::new(rows.batch().clone(), Some(BooleanArray::new(mask, None)))
 }
 
-fn hash_keys(batch: &RecordBatch, columns: &[usize], secret: &HashKey) -> Result<Vec<u128>> {
-    if let [one] = columns {
-        match batch.column(*one).data_type() {
-            DataType::Utf8 => return Ok(hash_text(batch.column(*one).as_string::<i32>(), secret)),
-            DataType::LargeUtf8 => return Ok(hash_text(batch.column(*one).as_string::<i64>(), secret)),
+fn hash_keys(rows: &Rows, columns: &[usize], secret: &HashKey) -> Result<Vec<u128>> {
+    let columns = columns.iter().map(|i| Ok(plain(&rows.column(*i)?)?.into_owned())).collect::<Result<Vec<_>>>()?;
+    if let [one] = columns.as_slice() {
+        match one.data_type() {
+            DataType::Utf8 => return Ok(hash_text(one.as_string::<i32>(), secret)),
+            DataType::LargeUtf8 => return Ok(hash_text(one.as_string::<i64>(), secret)),
             _ => {}
         }
     }
-    let columns: Vec<ArrayRef> = columns.iter().map(|i| batch.column(*i).clone()).collect();
     let fields = columns.iter().map(|c| SortField::new(c.data_type().clone())).collect();
     let rows = RowConverter::new(fields)?.convert_columns(&columns)?;
     Ok(rows.iter().map(|row| secret.hash(row.as_ref())).collect())

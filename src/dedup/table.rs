@@ -21,6 +21,8 @@ pub(super) struct Table {
     depth: u32,
     segments: Vec<Segment>,
     keys: usize,
+    /// Bytes allocated for keys.
+    allocated: usize,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -32,16 +34,11 @@ struct Segment {
 
 impl Default for Table {
     fn default() -> Self {
-        Self { directory: vec![0], depth: 0, segments: vec![Segment::default()], keys: 0 }
+        Self { directory: vec![0], depth: 0, segments: vec![Segment::default()], keys: 0, allocated: 0 }
     }
 }
 
 impl Table {
-    /// The key of the same hash.
-    pub fn find(&self, key: &Key) -> Option<&Key> {
-        self.segments[self.segment(key)].keys.find(key.low, |k| k.is(key))
-    }
-
     /// The key of the same hash.
     pub fn find_mut(&mut self, key: &Key) -> Option<&mut Key> {
         let segment = self.segment(key);
@@ -55,7 +52,13 @@ impl Table {
             self.part(n);
             n = self.segment(&key);
         }
-        self.segments[n].keys.insert_unique(key.low, key, |k| k.low);
+        let keys = &mut self.segments[n].keys;
+        let full = keys.len() == keys.capacity();
+        let before = if full { keys.allocation_size() } else { 0 };
+        keys.insert_unique(key.low, key, |k| k.low);
+        if full {
+            self.allocated += keys.allocation_size() - before;
+        }
         self.keys += 1;
     }
 
@@ -69,8 +72,23 @@ impl Table {
 
     /// Bytes allocated.
     pub fn memory(&self) -> usize {
-        let segments: usize = self.segments.iter().map(|s| s.keys.allocation_size() + size_of::<Segment>()).sum();
-        segments + self.directory.len() * size_of::<u32>()
+        self.allocated + self.segments.capacity() * size_of::<Segment>() + self.directory.len() * size_of::<u32>()
+    }
+
+    /// The keys in order ([`Key::order`]); the memory of each segment is given back as it goes.
+    pub fn into_sorted(mut self) -> Vec<Key> {
+        let mut all = Vec::with_capacity(self.keys);
+        let mut last = None;
+        for n in self.directory {
+            // A segment stands in the directory as often as it was not parted, side by side.
+            if last.replace(n) == Some(n) {
+                continue;
+            }
+            let from = all.len();
+            all.extend(std::mem::take(&mut self.segments[n as usize].keys));
+            all[from..].sort_unstable_by_key(Key::order);
+        }
+        all
     }
 
     fn segment(&self, key: &Key) -> usize {
@@ -89,6 +107,8 @@ impl Table {
             parts[bits(key, depth) & 1].insert_unique(key.low, *key, |k| k.low);
         }
         let [left, right] = parts;
+        self.allocated += left.allocation_size() + right.allocation_size();
+        self.allocated -= self.segments[n].keys.allocation_size();
         let new = self.segments.len() as u32;
         self.segments[n] = Segment { keys: left, depth };
         self.segments.push(Segment { keys: right, depth });
@@ -102,8 +122,7 @@ impl Table {
 
 /// The highest bits of a key's hash. Its low half finds the slot; both halves, mixed, find the segment.
 fn bits(key: &Key, depth: u32) -> usize {
-    let mixed = (key.high ^ key.low.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    mixed.checked_shr(u64::BITS - depth).unwrap_or(0) as usize
+    key.place().checked_shr(u64::BITS - depth).unwrap_or(0) as usize
 }
 
 #[cfg(test)]
@@ -122,17 +141,21 @@ mod tests {
         for key in keys {
             let mut table = Table::default();
             for i in 0..50_000 {
-                assert_eq!(table.find(&key(i)), None);
+                assert_eq!(table.find_mut(&key(i)), None);
                 table.insert(key(i));
             }
-            assert!((0..50_000).all(|i| table.find(&key(i)) == Some(&key(i))));
+            assert!((0..50_000).all(|i| table.find_mut(&key(i)).copied() == Some(key(i))));
             assert_eq!((table.len(), table.iter().count()), (50_000, 50_000));
-            assert!(table.find(&key(50_000)).is_none());
+            assert!(table.find_mut(&key(50_000)).is_none());
+            let sorted = table.clone().into_sorted();
+            assert!(sorted.len() == 50_000 && sorted.is_sorted_by_key(Key::order));
+            let allocated: usize = table.segments.iter().map(|s| s.keys.allocation_size()).sum();
+            assert_eq!(table.allocated, allocated);
             assert!(table.memory() < 50_000 * 64, "{} bytes a key", table.memory() / 50_000);
             if let Some(known) = table.find_mut(&key(7)) {
                 known.time = -1;
             }
-            assert_eq!(table.find(&key(7)).map(|k| k.time), Some(-1));
+            assert_eq!(table.find_mut(&key(7)).map(|k| k.time), Some(-1));
         }
     }
 }

@@ -1,13 +1,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, StringArray};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
 use arrow::datatypes::Int64Type;
 use proptest::prelude::*;
 
 use super::*;
-use crate::state::{from_ipc, merge, split, to_ipc};
+use crate::columns::moments;
+use crate::spill::memory::Memory;
+use crate::state::{Saved, StateParts, Stateful, from_ipc, merge, split, to_ipc};
 
 /// The obviously right memory: every key ever taken in, with its time.
 #[derive(Default)]
@@ -38,7 +40,8 @@ enum Step {
     Advance(i64),
     SaveAndLoad,
     ReplayDeltas,
-    Delta,
+    Delta(bool),
+    Spill(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -47,7 +50,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0i64..12).prop_map(Step::Advance),
         1 => Just(Step::SaveAndLoad),
         1 => Just(Step::ReplayDeltas),
-        1 => Just(Step::Delta),
+        2 => any::<bool>().prop_map(Step::Delta),
+        3 => (0usize..4_000).prop_map(Step::Spill),
     ]
 }
 
@@ -65,13 +69,20 @@ proptest! {
 
     #[test]
     fn is_exact_at_any_point_saved_or_not(
-        steps in prop::collection::vec(step(), 0..40),
+        steps in prop::collection::vec(step(), 0..60),
         horizon in prop::option::of(0i64..30),
     ) {
-        let mut dedup = Deduplicator::new(horizon);
+        let spill = Arc::new(Memory::default());
+        let fresh = || {
+            let mut dedup = Deduplicator::new(horizon).spilling_to(spill.clone());
+            // As if a handful of keys were many.
+            dedup.limits = Limits { runs: 3, largest: 40, smallest: 3 };
+            dedup
+        };
+        let mut dedup = fresh();
         let mut model = Model::default();
         let mut watermark: Option<i64> = None;
-        let mut log: Vec<StateParts> = Vec::new();
+        let mut log = Saved::default();
         for step in steps {
             match step {
                 Step::Events(events) => {
@@ -80,7 +91,7 @@ proptest! {
                     let hashes: Vec<u128> = events.iter().map(|(key, _)| hash_of(*key)).collect();
                     let times: Vec<i64> = events.iter().map(|(_, time)| base + time).collect();
                     let mut verdicts = vec![Verdict::Late];
-                    dedup.judge(&hashes, &times, watermark, &mut verdicts);
+                    dedup.judge(&hashes, &times, watermark, &mut verdicts).unwrap();
                     let expected: Vec<Verdict> =
                         hashes.iter().zip(&times).map(|(h, t)| model.judge(*h, *t, watermark, horizon)).collect();
                     prop_assert_eq!(&verdicts[1..], &expected[..]);
@@ -88,19 +99,24 @@ proptest! {
                 Step::Advance(by) => {
                     let to = watermark.unwrap_or(-100) + by;
                     watermark = Some(to);
-                    dedup.advance(to);
+                    dedup.advance(to).unwrap();
                 }
-                Step::Delta => log.push(through_ipc(&dedup.delta().unwrap())),
+                Step::Spill(want) => {
+                    let before = dedup.memory();
+                    let freed = dedup.spill(want).unwrap();
+                    prop_assert_eq!(before - freed, dedup.memory());
+                }
+                Step::Delta(few) => log.add(&mut dedup, few),
                 Step::SaveAndLoad | Step::ReplayDeltas => {
                     let snapshot = through_ipc(&dedup.snapshot().unwrap());
                     for n in 1..4 {
                         prop_assert_eq!(&merge(&split(&snapshot, n).unwrap()).unwrap(), &snapshot);
                     }
-                    log.push(through_ipc(&dedup.delta().unwrap()));
-                    let mut replayed = Deduplicator::new(horizon);
-                    log.iter().for_each(|parts| replayed.load(parts).unwrap());
+                    log.add(&mut dedup, false);
+                    let mut replayed = fresh();
+                    log.load(&mut replayed);
                     prop_assert_eq!(&replayed.snapshot().unwrap(), &snapshot);
-                    let mut loaded = Deduplicator::new(horizon);
+                    let mut loaded = fresh();
                     loaded.load(&snapshot).unwrap();
                     prop_assert_eq!(&loaded.snapshot().unwrap(), &snapshot);
                     dedup = if matches!(step, Step::SaveAndLoad) { loaded } else { replayed };
@@ -124,11 +140,11 @@ proptest! {
         let mut watermark = None;
         let mut streamed = Vec::new();
         for (i, (key, _)) in events.iter().enumerate() {
-            dedup.judge(&[hash_of(*key)], &times[i..=i], watermark, &mut streamed);
+            dedup.judge(&[hash_of(*key)], &times[i..=i], watermark, &mut streamed).unwrap();
             highest = highest.max(times[i]);
             if cuts[i] {
                 watermark = Some(highest - disorder);
-                dedup.advance(highest - disorder);
+                dedup.advance(highest - disorder).unwrap();
             }
         }
         let keys: Vec<String> = events.iter().map(|(key, _)| key.to_string()).collect();
@@ -195,17 +211,17 @@ fn a_key_is_remembered_to_the_microsecond() {
     let mut dedup = Deduplicator::new(Some(100));
     let judge = |dedup: &mut Deduplicator, time, watermark| {
         let mut verdicts = Vec::new();
-        dedup.judge(&[7], &[time], watermark, &mut verdicts);
+        dedup.judge(&[7], &[time], watermark, &mut verdicts).unwrap();
         verdicts[0]
     };
     assert_eq!(judge(&mut dedup, 1_000, None), Verdict::Accepted);
-    dedup.advance(1_100);
+    dedup.advance(1_100).unwrap();
     assert_eq!(
         judge(&mut dedup, 1_100, Some(1_100)),
         Verdict::Duplicate,
         "the watermark is at the horizon, not past it"
     );
-    dedup.advance(1_101);
+    dedup.advance(1_101).unwrap();
     assert_eq!(judge(&mut dedup, 1_000, Some(1_101)), Verdict::Late, "forgotten, but late");
     assert_eq!(judge(&mut dedup, 1_101, Some(1_101)), Verdict::Accepted, "the late one was not remembered");
     assert_eq!(judge(&mut dedup, 1_101, Some(1_101)), Verdict::Duplicate);
@@ -215,7 +231,7 @@ fn a_key_is_remembered_to_the_microsecond() {
 fn a_duplicate_that_is_late_is_a_duplicate() {
     let mut dedup = Deduplicator::new(None);
     let mut verdicts = Vec::new();
-    dedup.judge(&[1, 1, 2], &[10, 5, 5], Some(8), &mut verdicts);
+    dedup.judge(&[1, 1, 2], &[10, 5, 5], Some(8), &mut verdicts).unwrap();
     assert_eq!(verdicts, [Verdict::Accepted, Verdict::Duplicate, Verdict::Late]);
 }
 
@@ -228,10 +244,10 @@ fn few_buckets_live_and_memory_stays_bounded() {
             let time = i * 100;
             let hashes: Vec<u128> = (0..10).map(|n| u128::from(i as u64 * 10 + n) * 0x9E37_79B9_7F4A_7C15).collect();
             let watermark = (i > 0).then_some(time - 100 - lateness);
-            dedup.judge(&hashes, &[time; 10], watermark, &mut Vec::new());
-            dedup.advance(time - lateness);
+            dedup.judge(&hashes, &[time; 10], watermark, &mut Vec::new()).unwrap();
+            dedup.advance(time - lateness).unwrap();
             dedup.delta().unwrap();
-            most = (most.0.max(dedup.buckets.len()), most.1.max(dedup.len()));
+            most = (most.0.max(dedup.runs.len() + 1), most.1.max(dedup.len()));
         }
         assert!(most.0 <= 7, "{} buckets at horizon {horizon}, lateness {lateness}", most.0);
         let alive = (horizon + lateness) / 100 * 10;
@@ -240,14 +256,71 @@ fn few_buckets_live_and_memory_stays_bounded() {
 }
 
 #[test]
+fn what_is_spilled_is_found_and_memory_is_given_back() {
+    let spill = Arc::new(Memory::default());
+    let mut dedup = Deduplicator::new(Some(1_000)).spilling_to(spill.clone());
+    let hash = |i: i64| crate::hash::HashKey([3; 16]).hash(&i.to_le_bytes());
+    let mut verdicts = Vec::new();
+    for from in (0..60_000).step_by(1_000) {
+        let hashes: Vec<u128> = (from..from + 1_000).map(hash).collect();
+        dedup.judge(&hashes, &[from / 100; 1_000], None, &mut verdicts).unwrap();
+        dedup.delta().unwrap();
+        if dedup.memory() > 800_000 {
+            let over = dedup.memory() - 600_000;
+            assert!(dedup.spill(over).unwrap() >= over);
+        }
+    }
+    assert!(verdicts.iter().all(|v| *v == Verdict::Accepted));
+    assert!(spill.usage().bytes > 700_000 && dedup.memory() <= 800_000, "{:?} {}", spill.usage(), dedup.memory());
+    // One bucket after the other: each key is found, and where it is not the filter spares the read.
+    let before = spill.reads();
+    verdicts.clear();
+    let new: Vec<u128> = (100_000..110_000).map(hash).collect();
+    dedup.clone().judge(&new, &[500; 10_000], None, &mut verdicts).unwrap();
+    assert!(spill.reads() - before < 10_000 * dedup.runs.len() as u64 / 20, "{} reads", spill.reads() - before);
+    let all: Vec<u128> = (0..60_000).map(hash).collect();
+    verdicts.clear();
+    dedup.judge(&all, &[500; 60_000], None, &mut verdicts).unwrap();
+    assert!(verdicts.iter().all(|v| *v == Verdict::Duplicate));
+    // Without filters it is slower, and the same.
+    dedup.spill(usize::MAX).unwrap();
+    assert!(dedup.runs.iter().all(|run| run.is_spilled() && run.filter().is_none()));
+    dedup.judge(&all, &[500; 60_000], None, &mut verdicts).unwrap();
+    assert!(verdicts.iter().all(|v| *v == Verdict::Duplicate));
+    // What has expired goes from the disk too.
+    dedup.advance(1_700).unwrap();
+    assert_eq!((dedup.len(), spill.usage().bytes), (0, 0));
+}
+
+#[test]
+fn a_full_disk_changes_nothing() {
+    let spill = Arc::new(Memory::default());
+    spill.limit(Some(10_000));
+    let mut dedup = Deduplicator::new(None).spilling_to(spill.clone());
+    let hash = |i: i64| crate::hash::HashKey([3; 16]).hash(&i.to_le_bytes());
+    let all: Vec<u128> = (0..20_000).map(hash).collect();
+    let mut verdicts = Vec::new();
+    dedup.judge(&all, &[5; 20_000], None, &mut verdicts).unwrap();
+    assert!(matches!(dedup.spill(1), Err(crate::Error::Spill { .. })));
+    assert_eq!(dedup.len(), 20_000);
+    verdicts.clear();
+    dedup.judge(&all, &[5; 20_000], None, &mut verdicts).unwrap();
+    assert!(verdicts.iter().all(|v| *v == Verdict::Duplicate));
+    spill.limit(None);
+    assert!(dedup.spill(1).unwrap() > 0);
+    dedup.judge(&all, &[5; 20_000], None, &mut verdicts).unwrap();
+    assert!(verdicts.iter().all(|v| *v == Verdict::Duplicate));
+}
+
+#[test]
 fn times_at_the_ends_of_the_range() {
     let mut dedup = Deduplicator::new(Some(i64::MAX));
     let mut verdicts = Vec::new();
-    dedup.judge(&[1, 2], &[i64::MIN, i64::MAX], None, &mut verdicts);
-    dedup.advance(i64::MAX);
+    dedup.judge(&[1, 2], &[i64::MIN, i64::MAX], None, &mut verdicts).unwrap();
+    dedup.advance(i64::MAX).unwrap();
     let mut loaded = Deduplicator::new(Some(i64::MAX));
     loaded.load(&dedup.snapshot().unwrap()).unwrap();
-    loaded.judge(&[2], &[i64::MAX], Some(i64::MAX), &mut verdicts);
+    loaded.judge(&[2], &[i64::MAX], Some(i64::MAX), &mut verdicts).unwrap();
     assert_eq!(verdicts, [Verdict::Accepted, Verdict::Accepted, Verdict::Duplicate]);
 }
 

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use super::Made;
 use crate::error::Result;
 
 /// How many events are on their way at most; beyond that the next one due comes early.
@@ -12,10 +13,10 @@ const TELL: u64 = 4_096;
 
 /// Hands events out when they are due.
 pub(super) struct Delivery<'a> {
-    out: &'a mut dyn FnMut(&[u8], &str) -> Result<()>,
+    out: &'a mut dyn FnMut(Made<'_>) -> Result<()>,
     progress: &'a mut dyn FnMut(u64) -> Result<()>,
     now: i64,
-    /// Due time, order of sending, and where the event lies.
+    /// Due time, number, and where the event lies.
     waiting: BinaryHeap<Reverse<(i64, u64, usize)>>,
     parcels: Vec<(Vec<u8>, String)>,
     free: Vec<usize>,
@@ -25,10 +26,7 @@ pub(super) struct Delivery<'a> {
 }
 
 impl<'a> Delivery<'a> {
-    pub fn new(
-        out: &'a mut dyn FnMut(&[u8], &str) -> Result<()>,
-        progress: &'a mut dyn FnMut(u64) -> Result<()>,
-    ) -> Self {
+    pub fn new(out: &'a mut dyn FnMut(Made<'_>) -> Result<()>, progress: &'a mut dyn FnMut(u64) -> Result<()>) -> Self {
         Self {
             out,
             progress,
@@ -51,10 +49,13 @@ impl<'a> Delivery<'a> {
         Ok(())
     }
 
-    /// Sends an event that comes at `due`.
-    pub fn send(&mut self, line: &[u8], key: &str, due: i64) -> Result<()> {
+    /// Sends an event that comes at `due`. Gives its number.
+    pub fn send(&mut self, line: &[u8], key: &str, due: i64) -> Result<u64> {
+        let number = self.sent;
+        self.sent += 1;
         if due <= self.now {
-            return self.hand_out(line, key);
+            self.hand_out(Made { number, line, key })?;
+            return Ok(number);
         }
         if self.waiting.len() >= MOST {
             self.pop()?;
@@ -68,9 +69,13 @@ impl<'a> Delivery<'a> {
         kept.extend_from_slice(line);
         kept_key.clear();
         kept_key.push_str(key);
-        self.waiting.push(Reverse((due, self.sent, place)));
-        self.sent += 1;
-        Ok(())
+        self.waiting.push(Reverse((due, number, place)));
+        Ok(number)
+    }
+
+    /// How many events were sent so far.
+    pub fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// Everything comes out. Gives the bytes of all lines with their ends.
@@ -83,9 +88,9 @@ impl<'a> Delivery<'a> {
     }
 
     fn pop(&mut self) -> Result<()> {
-        let Some(Reverse((_, _, place))) = self.waiting.pop() else { return Ok(()) };
+        let Some(Reverse((_, number, place))) = self.waiting.pop() else { return Ok(()) };
         let (line, key) = std::mem::take(&mut self.parcels[place]);
-        self.hand_out(&line, &key)?;
+        self.hand_out(Made { number, line: &line, key: &key })?;
         // Its memory serves the next one, unless it was an uncommonly large one.
         if line.capacity() < 1 << 14 {
             self.parcels[place] = (line, key);
@@ -94,9 +99,9 @@ impl<'a> Delivery<'a> {
         Ok(())
     }
 
-    fn hand_out(&mut self, line: &[u8], key: &str) -> Result<()> {
-        (self.out)(line, key)?;
-        self.bytes += line.len() as u64 + 1;
+    fn hand_out(&mut self, made: Made<'_>) -> Result<()> {
+        self.bytes += made.line.len() as u64 + 1;
+        (self.out)(made)?;
         self.done += 1;
         if self.done.is_multiple_of(TELL) { (self.progress)(self.done) } else { Ok(()) }
     }

@@ -407,6 +407,28 @@ impl Shop {
     }
 }
 
+/// A look at the front page.
+pub(super) fn heartbeat(rng: &mut ChaCha8Rng, at: i64, visitor: u32, line: &mut Vec<u8>) -> String {
+    let key = format!("heartbeat_{visitor:06}");
+    let [device, os, browser] = DEVICES[0];
+    let mut draft = Draft::default();
+    draft.text("event_type", "page_view");
+    draft.text("schema_version", "v1");
+    draft.uuid("idempotency_key", u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64()));
+    draft.text("user_id", &key);
+    draft.time("event_timestamp", at);
+    draft.text("device_type", device);
+    draft.text("os", os);
+    draft.text("browser", browser);
+    draft.text("country", COUNTRIES[0].0);
+    draft.ipv4("ip_address", [198, 18, 0, 1]);
+    draft.text("page", "/");
+    draft.json("referrer", "null");
+    draft.number("load_time_ms", 100);
+    draft.render(line);
+    key
+}
+
 #[derive(Clone, Copy)]
 enum Page {
     Plain(&'static str),

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use super::{GenerateOptions, Profile, Truth, generate};
+use super::{GenerateOptions, Made, Profile, Truth, generate};
 use crate::error::{Error, Result};
 
 /// Writes events as lines of JSON; a name that ends in `.gz` or `.zst` is compressed. The file appears whole or not at
@@ -79,8 +79,8 @@ fn write_lines(
     failed: &dyn Fn(io::Error) -> Error,
 ) -> Result<Truth> {
     let mut out = BufWriter::with_capacity(1 << 20, out);
-    let mut line_out = |line: &[u8], _: &str| {
-        out.write_all(line).map_err(failed)?;
+    let mut line_out = |made: Made<'_>| {
+        out.write_all(made.line).map_err(failed)?;
         out.write_all(b"\n").map_err(failed)
     };
     let truth = generate(profile, options, &mut line_out, progress)?;

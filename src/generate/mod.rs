@@ -135,7 +135,11 @@ impl GenerateOptions {
         Ok(span)
     }
 
-    fn check(&self) -> Result<()> {
+    /// Checks them.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] where they do not make sense.
+    pub fn check(&self) -> Result<()> {
         for (name, rate) in
             [("bad_rate", self.bad_rate), ("duplicate_rate", self.duplicate_rate), ("late_rate", self.late_rate)]
         {
@@ -180,6 +184,17 @@ struct Event<'a> {
     may_be_late: bool,
 }
 
+/// An event that is handed out.
+#[derive(Debug, Clone, Copy)]
+pub struct Made<'a> {
+    /// Which: events are numbered from 0 in the order in which they were made, not in that in which they come out.
+    pub number: u64,
+    /// The event as JSON, without an end of line.
+    pub line: &'a [u8],
+    /// The key of its message.
+    pub key: &'a str,
+}
+
 /// Makes events and hands each, as one line without its end, to `out` together with its message key.
 ///
 /// `progress` hears now and then how many events were handed out; an error from it (or from `out`) ends the work.
@@ -189,7 +204,51 @@ struct Event<'a> {
 pub fn generate(
     profile: Profile,
     options: &GenerateOptions,
-    out: &mut dyn FnMut(&[u8], &str) -> Result<()>,
+    out: &mut dyn FnMut(Made<'_>) -> Result<()>,
+    progress: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<Truth> {
+    make(profile, options, options.total, &|_| true, out, progress)
+}
+
+/// A good event of a visitor who comes for nothing else: it tells readers that time has gone on until `at`. Its line goes
+/// to `line`; gives its key.
+pub fn heartbeat(profile: Profile, options: &GenerateOptions, at: i64, visitor: u32, line: &mut Vec<u8>) -> String {
+    let mut rng = ChaCha8Rng::seed_from_u64(options.seed ^ at as u64 ^ u64::from(visitor) << 48);
+    match profile {
+        Profile::Ecommerce => ecommerce::heartbeat(&mut rng, at, visitor, line),
+    }
+}
+
+/// The truth when not every event arrived: of the first `made` those for which `arrived` says so (by their numbers).
+///
+/// # Errors
+/// As [`generate`].
+pub fn truth_of(
+    profile: Profile,
+    options: &GenerateOptions,
+    made: u64,
+    arrived: &dyn Fn(u64) -> bool,
+) -> Result<Truth> {
+    let (mut total, mut bytes) = (0, 0);
+    let mut count = |made: Made<'_>| {
+        if arrived(made.number) {
+            total += 1;
+            bytes += made.line.len() as u64 + 1;
+        }
+        Ok(())
+    };
+    let mut truth = make(profile, options, made, arrived, &mut count, &mut |_| Ok(()))?;
+    truth.arrived(total, bytes);
+    Ok(truth)
+}
+
+/// Makes the first `most` events; in the truth are those that arrive.
+fn make(
+    profile: Profile,
+    options: &GenerateOptions,
+    most: u64,
+    arrives: &dyn Fn(u64) -> bool,
+    out: &mut dyn FnMut(Made<'_>) -> Result<()>,
     progress: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<Truth> {
     options.check()?;
@@ -206,7 +265,7 @@ pub fn generate(
     let mut line = Vec::with_capacity(1_024);
     let mut due_flaws = VecDeque::new();
     let mut left = options.total;
-    while left > 0 {
+    while left > 0 && delivery.sent() < most {
         left -= 1;
         let draw = unit(&mut rng);
         let event = shop.next(&mut rng);
@@ -219,29 +278,35 @@ pub fn generate(
         let flaw = due_flaws.iter().position(|f| f.fits(event.draft)).and_then(|i| due_flaws.remove(i));
         if let Some(flaw) = flaw {
             flaw.spoil(event.draft, at, &mut rng, &mut line);
-            truth.flawed(flaw);
             let delay = delay(options.max_disorder, &mut rng);
-            delivery.send(&line, event.key, at + delay)?;
+            if arrives(delivery.send(&line, event.key, at + delay)?) {
+                truth.flawed(flaw);
+            }
             continue;
         }
         let behind = HOUR + (unit(&mut rng) * (11 * HOUR) as f64) as i64;
         if draw >= bad && draw < bad + late && event.may_be_late && at - behind >= options.start {
             event.draft.time("event_timestamp", at - behind);
             event.draft.render(&mut line);
-            truth.late();
-            delivery.send(&line, event.key, at)?;
+            if arrives(delivery.send(&line, event.key, at)?) {
+                truth.late();
+            }
             continue;
         }
         event.draft.render(&mut line);
         let due = at + delay(options.max_disorder, &mut rng);
-        delivery.send(&line, event.key, due)?;
+        let mut copies = u32::from(arrives(delivery.send(&line, event.key, due)?));
         if left > 0 && unit(&mut rng) < twice {
             left -= 1;
-            truth.duplicate();
             let again = due + SECOND + (unit(&mut rng) * (5 * MINUTE) as f64) as i64;
-            delivery.send(&line, event.key, again)?;
+            copies += u32::from(arrives(delivery.send(&line, event.key, again)?));
         }
-        shop.accepted(&mut truth);
+        if copies == 2 {
+            truth.duplicate();
+        }
+        if copies > 0 {
+            shop.accepted(&mut truth);
+        }
     }
     truth.bytes = delivery.finish()?;
     truth.finish();

@@ -14,7 +14,7 @@ fn pipeline() -> PathBuf {
 
 fn make(options: &GenerateOptions) -> (Vec<Vec<u8>>, Truth) {
     let mut lines = Vec::new();
-    let mut out = |line: &[u8], key: &str| {
+    let mut out = |Made { line, key, .. }: Made<'_>| {
         assert!(key.starts_with("user_"));
         assert!(!line.contains(&b'\n'));
         lines.push(line.to_vec());
@@ -124,6 +124,7 @@ fn the_truth_is_what_a_recount_finds() {
         rejected_by_code: rejected,
         duplicate,
         late: 0,
+        pending: 0,
     };
     assert_eq!(truth.expected, expected);
     assert_eq!(truth.by_type, types);
@@ -266,7 +267,7 @@ fn any_total_is_met_and_odd_options_are_refused() {
         make(&GenerateOptions { total: 500, users: Some(1), events_per_second: Some(2e6), ..Default::default() });
     assert_eq!(lines.len(), 500);
     let refused = |options: GenerateOptions, name: &str| {
-        let error = generate(Profile::Ecommerce, &options, &mut |_, _| Ok(()), &mut |_| Ok(())).unwrap_err();
+        let error = generate(Profile::Ecommerce, &options, &mut |_| Ok(()), &mut |_| Ok(())).unwrap_err();
         assert!(error.to_string().starts_with(name), "{error}");
     };
     refused(GenerateOptions { bad_rate: 1.5, ..Default::default() }, "bad_rate");
@@ -323,4 +324,70 @@ fn options_come_from_json() {
     assert_eq!(options.flaws, Some(vec![Flaw::Truncated, Flaw::HostileEventType]));
     assert_eq!((options.users(), options.span().unwrap()), (10, DAY));
     assert!(serde_json::from_str::<GenerateOptions>(r#"{"totl": 5}"#).is_err());
+}
+
+#[test]
+fn the_truth_of_what_arrived_is_what_a_recount_of_it_finds() {
+    let options = GenerateOptions {
+        total: 20_000,
+        seed: 3,
+        bad_rate: 0.05,
+        duplicate_rate: 0.2,
+        late_rate: 0.02,
+        ..Default::default()
+    };
+    let schemas = schemas();
+    let made = 15_000;
+    // Some are lost alone, some in a row, and what was made last never went out.
+    let arrived = |n: u64| !n.is_multiple_of(7) && !(4_000..4_900).contains(&n);
+    let truth = truth_of(Profile::Ecommerce, &options, made, &arrived).unwrap();
+    let mut events = Vec::new();
+    let (mut lines, mut bytes, mut rejected, mut late) = (0, 0, BTreeMap::new(), 0);
+    let mut seen = BTreeMap::<String, u64>::new();
+    let mut out = |made: Made<'_>| {
+        if made.number >= 15_000 || !arrived(made.number) {
+            return Ok(());
+        }
+        lines += 1;
+        bytes += made.line.len() as u64 + 1;
+        match judge(made.line, &schemas) {
+            Ok(event) => {
+                *seen.entry(event["idempotency_key"].as_str().unwrap().to_owned()).or_default() += 1;
+                events.push(event);
+            }
+            Err(code) => *rejected.entry(code.as_str().to_owned()).or_default() += 1,
+        }
+        Ok(())
+    };
+    generate(Profile::Ecommerce, &options, &mut out, &mut |_| Ok(())).unwrap();
+    late += truth.expected.late;
+    assert!(late > 0);
+    let expected = Expected {
+        consumed: lines,
+        silver: seen.len() as u64 - late,
+        rejected: rejected.values().sum(),
+        rejected_by_code: rejected,
+        duplicate: seen.values().filter(|n| **n > 1).count() as u64,
+        late,
+        pending: 0,
+    };
+    assert_eq!(truth.expected, expected);
+    assert_eq!((truth.total, truth.bytes), (lines, bytes));
+    assert_eq!(truth.by_type.values().sum::<u64>(), expected.silver);
+    // All of them: as if nothing had been said.
+    let whole = truth_of(Profile::Ecommerce, &options, u64::MAX, &|_| true).unwrap();
+    assert_eq!(whole, generate(Profile::Ecommerce, &options, &mut |_| Ok(()), &mut |_| Ok(())).unwrap());
+}
+
+#[test]
+fn a_heartbeat_is_a_good_event() {
+    let (schemas, options) = (schemas(), GenerateOptions::default());
+    let mut keys = BTreeSet::new();
+    for visitor in 0..8 {
+        let mut line = Vec::new();
+        let key = heartbeat(Profile::Ecommerce, &options, options.start, visitor, &mut line);
+        let event = judge(&line, &schemas).unwrap();
+        assert_eq!((event["user_id"].as_str(), micros(&event)), (Some(key.as_str()), options.start));
+        assert!(keys.insert(event["idempotency_key"].as_str().unwrap().to_owned()));
+    }
 }

@@ -23,6 +23,8 @@ pub struct Expected {
     /// Delivered an hour or more after newer ones. They are late where the watermark of the last commit has passed
     /// them, which depends on how the reader cuts its epochs; otherwise they are in Silver.
     pub late: u64,
+    /// Sent to move the watermark past all others, and therefore held until something later comes.
+    pub pending: u64,
 }
 
 /// The truth about generated events. Everything but `lines` and `flaws` speaks of good events, each once, without late
@@ -128,6 +130,26 @@ impl Truth {
             Some(there) => there.1 += u128::from(cents),
             None => self.sums.paid.push((currency, u128::from(cents))),
         }
+    }
+
+    /// Only so many events arrived.
+    pub(super) fn arrived(&mut self, total: u64, bytes: u64) {
+        (self.total, self.bytes) = (total, bytes);
+        (self.expected.consumed, self.expected_batch.consumed) = (total, total);
+    }
+
+    /// When the last event happened, in microseconds since the Unix epoch.
+    pub fn newest(&self) -> Option<i64> {
+        let text = self.last_event_time.as_deref()?;
+        chrono::DateTime::parse_from_rfc3339(text).ok().map(|at| at.timestamp_micros())
+    }
+
+    /// Events were sent after all others, only to move the watermark.
+    pub fn heartbeats(&mut self, events: u64, bytes: u64) {
+        self.arrived(self.total + events, self.bytes + bytes);
+        self.expected.pending += events;
+        // A batch knows no watermark, and holds nothing.
+        self.expected_batch.silver += events;
     }
 
     pub(super) fn finish(&mut self) {

@@ -145,6 +145,51 @@ pub fn data_file(layer: &str, partition: &Partition, pipeline: &str, shard: u32,
     format!("{layer}/{folder}{slash}{pipeline}-{shard:04}-{epoch:010}-{part:04}.parquet")
 }
 
+/// The path of a data file that a log entry other than an epoch wrote: with the entry's random id (16 hexadecimal digits)
+/// in the place of the epoch's number.
+pub fn entry_file(layer: &str, partition: &Partition, pipeline: &str, shard: u32, id: &str, part: u32) -> String {
+    let folder = partition.path();
+    let slash = if folder.is_empty() { "" } else { "/" };
+    format!("{layer}/{folder}{slash}{pipeline}-{shard:04}-{id}-{part:04}.parquet")
+}
+
+/// Who wrote a data file, as its name says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writer {
+    /// This epoch of the stream.
+    Epoch(u64),
+    /// Another entry of the log.
+    Entry,
+}
+
+/// Who of a shard of `pipeline` wrote a data file; none when another shard or pipeline did, or nobody.
+pub fn writer(pipeline: &str, shard: u32, path: &str) -> Option<Writer> {
+    let name = path.rsplit('/').next()?.strip_suffix(".parquet")?;
+    let rest = name.strip_prefix(pipeline)?.strip_prefix('-')?;
+    let mut parts = rest.split('-');
+    let (number, tag, part) = (parts.next()?, parts.next()?, parts.next()?);
+    let digits = |text: &str| text.len() >= 4 && text.bytes().all(|b| b.is_ascii_digit());
+    if parts.next().is_some() || number != format!("{shard:04}") || !digits(part) {
+        return None;
+    }
+    match tag.len() {
+        10 => tag.parse().ok().map(Writer::Epoch),
+        16 => tag.bytes().all(|b| b.is_ascii_hexdigit()).then_some(Writer::Entry),
+        _ => None,
+    }
+}
+
+/// The partition that a data file lies in, from its path.
+pub fn partition_of(path: &str) -> Partition {
+    let mut partition = Partition::none();
+    for part in path.split('/') {
+        if let Some((column, value)) = part.split_once('=') {
+            partition = partition.and(column, decode_value(value).unwrap_or_default());
+        }
+    }
+    partition
+}
+
 /// The folder of a pipeline's log, with the slash.
 pub fn control(pipeline: &str) -> String {
     format!("{CONTROL}/{pipeline}/")
@@ -250,6 +295,11 @@ mod tests {
         assert_eq!(number(&state("p", 3, "ab", "dedup/keys")), Some(3));
         assert_eq!(number("_penstock/p/epochs/notes"), None);
         assert_eq!(number("a/0000000012x"), None);
+        let of_entry = entry_file("silver/events", &partition, "a-b", 0, "0123456789abcdef", 3);
+        assert_eq!(writer("a-b", 0, &of_entry), Some(Writer::Entry));
+        assert_eq!(writer("a", 0, &of_entry), None, "another pipeline");
+        assert_eq!(writer("p", 0, &data_file("x", &partition, "p", 0, 7, 0)), Some(Writer::Epoch(7)));
+        assert_eq!(partition_of(&of_entry), partition);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 
@@ -315,6 +316,16 @@ fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R> + S
     })?;
     done.sort_unstable_by_key(|(i, _)| *i);
     done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// The outcome of a future of the local store, which does its work when it is polled and never waits.
+pub(super) fn ready<T: Send>(future: impl Future<Output = T> + Send) -> Result<T> {
+    if tokio::runtime::Handle::try_current().is_ok() {
+        // On a thread of a runtime it would hand its work to that runtime: poll it elsewhere.
+        let polled = std::thread::scope(|scope| scope.spawn(|| future.now_or_never()).join());
+        return polled.ok().flatten().ok_or_else(|| Error::Internal("the local store did not answer".into()));
+    }
+    future.now_or_never().ok_or_else(|| Error::Internal("the local store did not answer".into()))
 }
 
 /// What the operating system refused, and what to do about it.

@@ -1,24 +1,35 @@
 //! The lake: named objects in a folder or a bucket, put whole or not at all.
 //!
-//! [`Lake`] is a synchronous face over [`object_store`]. Reading, listing and removing go through it everywhere. Writing
-//! to a bucket does too; writing to a folder is done in [`local`], because `object_store`'s own local store never syncs
-//! and leaves what a killed writer had begun beside the finished files.
+//! [`Lake`] is a synchronous face over [`object_store`]. A bucket is used in `bucket`, which tries again what may pass
+//! and reads back what may have been done. Writing to a folder is done in [`local`], because `object_store`'s own local
+//! store never syncs and leaves what a killed writer had begun beside the finished files.
 
+#[cfg(feature = "s3")]
+mod bucket;
 pub mod layout;
 mod local;
+#[cfg(feature = "s3")]
+mod refusal;
+#[cfg(feature = "s3")]
 mod remote;
+#[cfg(feature = "s3")]
+mod retry;
+#[cfg(feature = "s3")]
+mod s3;
+mod settings;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 
 use crate::error::{Error, Result};
 use local::Folder;
+#[cfg(feature = "s3")]
 use remote::Remote;
+pub use settings::{LONGEST, StorageSecrets, StorageSpec};
 
 /// When a put counts as done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,13 +48,20 @@ pub struct LakeOptions {
     pub durability: Durability,
     /// Whether a folder that is not there is made; else it is an error.
     pub create: bool,
-    /// Settings of the object store (`aws_region`, `aws_endpoint`, …), above those of the environment.
-    pub store: Vec<(String, String)>,
+    /// How a bucket is reached, above what the environment says.
+    pub storage: StorageSpec,
+    /// Who asks.
+    pub secrets: StorageSecrets,
 }
 
 impl Default for LakeOptions {
     fn default() -> Self {
-        Self { durability: Durability::Disk, create: true, store: Vec::new() }
+        Self {
+            durability: Durability::Disk,
+            create: true,
+            storage: StorageSpec::default(),
+            secrets: StorageSecrets::default(),
+        }
     }
 }
 
@@ -67,6 +85,19 @@ pub struct ObjectMeta {
     pub modified_us: i64,
 }
 
+/// What a bucket was asked since the lake was opened; of a folder nothing is counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct LakeStats {
+    /// Requests sent.
+    pub requests: u64,
+    /// Those that were sent again, because the server was not reached, was busy, or its answer was lost.
+    pub retries: u64,
+    /// Puts-if-absent that were refused.
+    pub conflicts: u64,
+    /// Objects read back to know what became of a put.
+    pub read_back: u64,
+}
+
 /// A folder or a bucket that holds tables and their log.
 #[derive(Debug)]
 pub struct Lake {
@@ -77,6 +108,7 @@ pub struct Lake {
 #[derive(Debug)]
 enum Place {
     Folder(Folder),
+    #[cfg(feature = "s3")]
     Bucket(Remote),
 }
 
@@ -92,7 +124,13 @@ impl Lake {
             }
             None => Place::Folder(Folder::open(PathBuf::from(url), options)?),
             Some(("file", path)) => Place::Folder(Folder::open(PathBuf::from(path), options)?),
+            #[cfg(feature = "s3")]
             Some(("s3" | "s3a", _)) => Place::Bucket(Remote::open(url, options)?),
+            #[cfg(not(feature = "s3"))]
+            Some(("s3" | "s3a", _)) => {
+                let reason = "this build has no S3 in it; use a folder, or build with the feature 's3'";
+                return Err(Error::settings("lake", reason));
+            }
             Some((scheme, _)) => {
                 let reason = format!("'{scheme}://' is not supported; use a folder or s3://bucket/prefix");
                 return Err(Error::settings("lake", reason));
@@ -110,39 +148,46 @@ impl Lake {
     pub fn local_path(&self, path: &str) -> Option<PathBuf> {
         match &self.place {
             Place::Folder(folder) => Some(folder.file(path)),
+            #[cfg(feature = "s3")]
             Place::Bucket(_) => None,
         }
     }
 
-    /// Puts an object if none has that name; of two writers at once, one creates it and the other is told.
+    /// What was asked of a bucket so far.
+    pub fn stats(&self) -> LakeStats {
+        match &self.place {
+            Place::Folder(_) => LakeStats::default(),
+            #[cfg(feature = "s3")]
+            Place::Bucket(remote) => {
+                let count = |n: &std::sync::atomic::AtomicU64| n.load(std::sync::atomic::Ordering::Relaxed);
+                LakeStats {
+                    requests: count(&remote.counters.requests),
+                    retries: count(&remote.counters.retries),
+                    conflicts: count(&remote.counters.conflicts),
+                    read_back: count(&remote.counters.read_back),
+                }
+            }
+        }
+    }
+
+    /// Puts an object if none has that name; of two writers at once, one creates it and the other is told. In a bucket
+    /// an object of the same bytes counts as the one that was to be put: it may be, if an answer was lost on its way.
     ///
     /// # Errors
-    /// [`Error::Lake`]. After an error of a bucket it may be there all the same: read it back.
+    /// [`Error::Lake`]. After an error of a bucket it may be there all the same, or come within a minute: read it back.
     pub fn put_if_absent(&self, path: &str, bytes: Bytes) -> Result<Put> {
         layout::check_path(path)?;
         match &self.place {
             Place::Folder(folder) => folder.put_if_absent(path, &bytes),
-            Place::Bucket(remote) => {
-                let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-                let location = location(path)?;
-                let put = remote.run(move |store| async move {
-                    match store.put_opts(&location, bytes.into(), options).await {
-                        Ok(_) => Ok(Put::Created),
-                        Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                            Ok(Put::Exists)
-                        }
-                        Err(e) => Err(e),
-                    }
-                });
-                put?.map_err(|e| store_error(path, &e))
-            }
+            #[cfg(feature = "s3")]
+            Place::Bucket(remote) => remote.run(|bucket| async move { bucket.put_if_absent(path, &bytes).await }),
         }
     }
 
     /// Puts an object, in place of one of that name if there is one; a reader sees the old or the new, whole.
     ///
     /// # Errors
-    /// [`Error::Lake`]; then the old one stands.
+    /// [`Error::Lake`]; then the old one stands (in a bucket the new one may, if an answer was lost).
     pub fn put(&self, path: &str, bytes: Bytes) -> Result<()> {
         self.put_many(vec![(path.to_owned(), bytes)])
     }
@@ -157,18 +202,8 @@ impl Lake {
         }
         match &self.place {
             Place::Folder(folder) => folder.put_many(&files),
-            Place::Bucket(remote) => {
-                let located = files.into_iter().map(|(path, bytes)| Ok((location(&path)?, path, bytes)));
-                let located = located.collect::<Result<Vec<_>>>()?;
-                remote.run(move |store| async move {
-                    let puts = located.into_iter().map(|(location, path, bytes)| {
-                        let store = Arc::clone(&store);
-                        async move { store.put(&location, bytes.into()).await.map_err(|e| store_error(&path, &e)) }
-                    });
-                    let puts = futures_util::stream::iter(puts.map(Ok::<_, Error>));
-                    puts.try_for_each_concurrent(8, |put| async move { put.await.map(|_| ()) }).await
-                })?
-            }
+            #[cfg(feature = "s3")]
+            Place::Bucket(remote) => remote.run(|bucket| async move { bucket.put_many(files).await }),
         }
     }
 
@@ -178,12 +213,52 @@ impl Lake {
     /// [`Error::Lake`] when it is there but cannot be read.
     pub fn get(&self, path: &str) -> Result<Option<Bytes>> {
         layout::check_path(path)?;
-        let location = location(path)?;
-        let read = self.run(move |store| async move { store.get(&location).await?.bytes().await })?;
-        match read {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(e) => Err(store_error(path, &e)),
+        match &self.place {
+            Place::Folder(folder) => {
+                let (store, at) = (folder.store(), location(path)?);
+                found(path, local::ready(async move { store.get(&at).await?.bytes().await })?)
+            }
+            #[cfg(feature = "s3")]
+            Place::Bucket(remote) => remote.run(|bucket| async move { bucket.get(path).await }),
+        }
+    }
+
+    /// Reads the bytes from `range.start` up to `range.end`, or to the end of the object where that comes first; none
+    /// when there is no such object.
+    ///
+    /// # Errors
+    /// [`Error::Lake`] when it is there but cannot be read, or ends before `range.start`.
+    pub fn get_range(&self, path: &str, range: std::ops::Range<u64>) -> Result<Option<Bytes>> {
+        layout::check_path(path)?;
+        match &self.place {
+            Place::Folder(folder) => {
+                let (store, at) = (folder.store(), location(path)?);
+                let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
+                found(path, local::ready(async move { store.get_opts(&at, options).await?.bytes().await })?)
+            }
+            #[cfg(feature = "s3")]
+            Place::Bucket(remote) => remote.run(|bucket| async move { bucket.get_range(path, range).await }),
+        }
+    }
+
+    /// Size and time of an object; none when there is none.
+    ///
+    /// # Errors
+    /// [`Error::Lake`].
+    pub fn head(&self, path: &str) -> Result<Option<ObjectMeta>> {
+        layout::check_path(path)?;
+        match &self.place {
+            Place::Folder(folder) => {
+                let (store, at) = (folder.store(), location(path)?);
+                let meta = found(path, local::ready(async move { store.head(&at).await })?)?;
+                Ok(meta.map(|meta| ObjectMeta {
+                    path: path.to_owned(),
+                    size: meta.size,
+                    modified_us: meta.last_modified.timestamp_micros(),
+                }))
+            }
+            #[cfg(feature = "s3")]
+            Place::Bucket(remote) => remote.run(|bucket| async move { bucket.head(path).await }),
         }
     }
 
@@ -193,22 +268,33 @@ impl Lake {
     /// # Errors
     /// [`Error::Lake`] when it cannot be listed. A prefix with nothing under it gives nothing.
     pub fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<ObjectMeta>> {
-        let folder = (!prefix.is_empty()).then(|| location(prefix.trim_end_matches('/'))).transpose()?;
-        let offset = after.map(location).transpose()?;
-        let listed = self.run(move |store| async move {
-            let stream = match &offset {
-                Some(offset) => store.list_with_offset(folder.as_ref(), offset),
-                None => store.list(folder.as_ref()),
-            };
-            stream.try_collect::<Vec<_>>().await
-        })?;
-        let listed = listed.map_err(|e| store_error(prefix, &e))?;
-        let objects = listed.into_iter().map(|meta| ObjectMeta {
-            path: meta.location.to_string(),
-            size: meta.size,
-            modified_us: meta.last_modified.timestamp_micros(),
-        });
-        let mut objects: Vec<_> = objects.filter(|o| !o.path.starts_with("_penstock/tmp/")).collect();
+        let folder = prefix.trim_end_matches('/');
+        let mut objects: Vec<_> = match &self.place {
+            Place::Folder(place) => {
+                let folder = (!folder.is_empty()).then(|| location(folder)).transpose()?;
+                let offset = after.map(location).transpose()?;
+                let store = place.store();
+                let listed = local::ready(async move {
+                    let stream = match &offset {
+                        Some(offset) => store.list_with_offset(folder.as_ref(), offset),
+                        None => store.list(folder.as_ref()),
+                    };
+                    stream.try_collect::<Vec<_>>().await
+                })?;
+                let listed = listed.map_err(|e| store_error(prefix, &e))?;
+                listed
+                    .into_iter()
+                    .map(|meta| ObjectMeta {
+                        path: meta.location.to_string(),
+                        size: meta.size,
+                        modified_us: meta.last_modified.timestamp_micros(),
+                    })
+                    .collect()
+            }
+            #[cfg(feature = "s3")]
+            Place::Bucket(remote) => remote.run(|bucket| async move { bucket.list(folder, after).await })?,
+        };
+        objects.retain(|o| !o.path.starts_with("_penstock/tmp/"));
         objects.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         Ok(objects)
     }
@@ -219,11 +305,33 @@ impl Lake {
     /// [`Error::Lake`].
     pub fn delete(&self, path: &str) -> Result<()> {
         layout::check_path(path)?;
-        let location = location(path)?;
-        match self.run(move |store| async move { store.delete(&location).await })? {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(store_error(path, &e)),
+        match &self.place {
+            Place::Folder(folder) => {
+                let (store, at) = (folder.store(), location(path)?);
+                found(path, local::ready(async move { store.delete(&at).await })?).map(|_| ())
+            }
+            #[cfg(feature = "s3")]
+            Place::Bucket(remote) => remote.run(|bucket| async move { bucket.delete(path).await }),
         }
+    }
+
+    /// Writes, reads and removes an object of no meaning, and makes sure that of two put-if-absent one is refused.
+    ///
+    /// # Errors
+    /// [`Error::Lake`] saying what does not work.
+    pub fn probe(&self) -> Result<()> {
+        let path = format!("{}/probe-{:032x}", layout::STAGING, rand::random::<u128>());
+        let (ours, other) = (Bytes::from_static(b"penstock was here"), Bytes::from_static(b"and here again"));
+        let first = self.put_if_absent(&path, ours.clone())?;
+        let second = self.put_if_absent(&path, other)?;
+        let read = self.get(&path)?;
+        self.delete(&path)?;
+        if first == Put::Created && second == Put::Exists && read.is_some_and(|bytes| bytes == ours) {
+            return Ok(());
+        }
+        let reason = "two put-if-absent (`If-None-Match: *`) of one name were both taken: two runs at once would damage \
+                      a lake here. Use a server that keeps to conditional writes";
+        Err(Error::lake(&self.url, reason))
     }
 
     /// Moves an object to the trash, where `read_lake` still finds it; its time there is the time of the move. It is no
@@ -234,30 +342,19 @@ impl Lake {
     pub fn trash(&self, path: &str) -> Result<()> {
         layout::check_path(path)?;
         let to = layout::trash(path);
-        if let Place::Folder(folder) = &self.place {
-            return folder.rename(path, &to);
-        }
-        let (from, to) = (location(path)?, location(&to)?);
-        let moved = self.run(move |store| async move {
-            store.copy(&from, &to).await?;
-            store.delete(&from).await
-        })?;
-        match moved {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(store_error(path, &e)),
+        match &self.place {
+            Place::Folder(folder) => folder.rename(path, &to),
+            #[cfg(feature = "s3")]
+            Place::Bucket(remote) => remote.run(|bucket| async move { bucket.rename(path, &to).await }),
         }
     }
+}
 
-    fn run<T, F, Fut>(&self, call: F) -> Result<T>
-    where
-        T: Send,
-        F: FnOnce(Arc<dyn ObjectStore>) -> Fut + Send,
-        Fut: Future<Output = T> + Send,
-    {
-        match &self.place {
-            Place::Folder(folder) => remote::ready(call(folder.store())),
-            Place::Bucket(remote) => remote.run(call),
-        }
+fn found<T>(path: &str, read: object_store::Result<T>) -> Result<Option<T>> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(e) => Err(store_error(path, &e)),
     }
 }
 

@@ -168,7 +168,7 @@ pub fn validate(
                 .par_iter()
                 .map(|piece| {
                     stop.check()?;
-                    let judged = contract.judge(piece, &rules)?;
+                    let judged = contract.judge_packed(piece, &rules)?;
                     let letters: Vec<_> = judged.rejected.iter().map(|r| letter(&judged, r)).collect();
                     let rows = if letters.is_empty() {
                         None

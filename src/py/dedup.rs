@@ -1,10 +1,9 @@
 //! Deduplication in Python.
 
 use pyo3::prelude::*;
-use pyo3_arrow::input::AnyRecordBatch;
 
 use super::gate::{OnInterrupt, enter};
-use super::table::{Table, batches};
+use super::table::{Given, Table};
 use crate::dedup;
 
 /// Keeps the first of equal keys.
@@ -12,16 +11,16 @@ use crate::dedup;
 #[pyo3(signature = (events, *, key, at, horizon_us))]
 pub fn deduplicate(
     py: Python<'_>,
-    events: AnyRecordBatch,
+    events: Given,
     key: Vec<String>,
     at: Option<String>,
     horizon_us: Option<i64>,
 ) -> PyResult<Table> {
-    let (schema, rows) = batches(events)?;
+    let (schema, rows) = events.rows()?;
     enter(py, OnInterrupt::Abandon, move |_| {
         let (kept, _) = {
             let key: Vec<&str> = key.iter().map(String::as_str).collect();
-            dedup::deduplicate(&rows, &key, at.as_deref(), horizon_us)?
+            dedup::deduplicate_rows(&rows, &key, at.as_deref(), horizon_us)?
         };
         Ok(Table::new(schema, kept))
     })

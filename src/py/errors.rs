@@ -15,6 +15,7 @@ pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
         Error::Data(_) => "DataError",
         Error::Source { .. } => "SourceError",
         Error::Lake { .. } => "LakeError",
+        Error::Spill { .. } => "SpillError",
         Error::Checkpoint { .. } => "CheckpointError",
         Error::Superseded { .. } => "SupersededError",
         Error::Ledger(_) => "LedgerError",

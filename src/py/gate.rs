@@ -55,12 +55,21 @@ pub fn enter<T: Send + 'static>(
     on_interrupt: OnInterrupt,
     work: impl FnOnce(&Stop) -> Result<T> + Send + 'static,
 ) -> PyResult<T> {
+    enter_beside(py, on_interrupt, move |stop| threads::run(|| work(stop)))
+}
+
+/// The same on a thread of its own: for work that waits for others more than it computes.
+pub fn enter_beside<T: Send + 'static>(
+    py: Python<'_>,
+    on_interrupt: OnInterrupt,
+    work: impl FnOnce(&Stop) -> Result<T> + Send + 'static,
+) -> PyResult<T> {
     let stop = Stop::default();
     let theirs = stop.clone();
     let (send, receive) = channel();
     let receive = Mutex::new(receive);
     let worker = std::thread::Builder::new().name("penstock-call".into()).spawn(move || {
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| threads::run(|| work(&theirs))));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&theirs)));
         // The caller may have gone.
         let _ = send.send(result.unwrap_or_else(|panic| Err(Error::Internal(panic_text(panic.as_ref())))));
     });

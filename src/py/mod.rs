@@ -7,6 +7,8 @@ mod gate;
 mod generate;
 mod lake;
 mod logs;
+#[cfg(feature = "kafka")]
+mod producer;
 mod scd2;
 mod sessions;
 mod stream;
@@ -26,9 +28,12 @@ mod _core {
     #[pymodule_export]
     use super::generate::generate;
     #[pymodule_export]
-    use super::lake::{read_lake, write_parquet};
+    use super::lake::{LakeObjects, read_lake, write_parquet};
     #[pymodule_export]
     use super::logs::log_level;
+    #[cfg(feature = "kafka")]
+    #[pymodule_export]
+    use super::producer::{EmbeddedKafka, produce};
     #[pymodule_export]
     use super::scd2::{History, Merge, scd2_merge, scd2_point};
     #[pymodule_export]

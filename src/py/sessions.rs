@@ -1,10 +1,10 @@
 //! Sessions in Python.
 
+use arrow::array::RecordBatch;
 use pyo3::prelude::*;
-use pyo3_arrow::input::AnyRecordBatch;
 
 use super::gate::{OnInterrupt, enter};
-use super::table::{Table, batches, some};
+use super::table::{Given, Table};
 use crate::sessions;
 
 /// Numbers the events of each entity's sessions.
@@ -12,16 +12,18 @@ use crate::sessions;
 #[pyo3(signature = (events, *, entity, at, gap_us, max_duration_us))]
 pub fn sessionize(
     py: Python<'_>,
-    events: AnyRecordBatch,
+    events: Given,
     entity: String,
     at: String,
     gap_us: i64,
     max_duration_us: Option<i64>,
 ) -> PyResult<Table> {
-    let (schema, rows) = batches(events)?;
+    let (schema, mut rows) = events.rows()?;
     enter(py, OnInterrupt::Abandon, move |_| {
-        let rows = some(schema, rows);
-        let rows = sessions::sessionize(&rows, &entity, &at, gap_us, max_duration_us)?;
-        Ok(Table::of(rows))
+        if rows.is_empty() {
+            rows.push(RecordBatch::new_empty(schema.clone()).into());
+        }
+        let rows = sessions::sessionize_rows(&rows, &entity, &at, gap_us, max_duration_us)?;
+        Ok(Table::new(sessions::with_sessions(&schema), rows))
     })
 }

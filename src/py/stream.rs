@@ -1,6 +1,5 @@
 //! Pipelines in Python: run, audit, inspect, and the log for loads.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +8,8 @@ use serde::Serialize;
 
 use super::errors::to_python;
 use super::gate::{OnInterrupt, Stop, enter};
+use super::lake::{Secrets, storage_secrets};
 use super::transform::Function;
-use crate::stream::spec::Secrets;
 use crate::stream::transform::Transform;
 use crate::stream::{self, Event, Observer, PipelineSpec, RunOptions, audit as auditing, inspect as inspecting};
 use crate::{Error, Result};
@@ -45,15 +44,19 @@ fn json<T: Serialize>(value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|e| Error::Internal(e.to_string()))
 }
 
-fn spec(py: Python<'_>, text: &str) -> PyResult<PipelineSpec> {
-    PipelineSpec::from_json(text).map_err(|e| to_python(py, e))
+fn spec(py: Python<'_>, text: &str, secrets: Option<Secrets>) -> PyResult<PipelineSpec> {
+    let read = || {
+        let storage_secrets = storage_secrets(secrets)?;
+        Ok(PipelineSpec { storage_secrets, ..PipelineSpec::from_json(text)? })
+    };
+    read().map_err(|e| to_python(py, e))
 }
 
 /// Runs a pipeline; gives its ledger as JSON.
 #[pyfunction]
 #[pyo3(signature = (
     spec_json, *, until_caught_up, max_epochs=None, accept_gap=false, void=None, drain=false, transform=None,
-    secret=None, source_secrets=None, on_event=None
+    secret=None, source_secrets=None, storage_secrets=None, on_event=None
 ))]
 #[allow(clippy::too_many_arguments)] // each a keyword in Python
 pub fn run_pipeline(
@@ -66,11 +69,12 @@ pub fn run_pipeline(
     drain: bool,
     transform: Option<Py<PyAny>>,
     secret: Option<Vec<u8>>,
-    source_secrets: Option<BTreeMap<String, String>>,
+    source_secrets: Option<Secrets>,
+    storage_secrets: Option<Secrets>,
     on_event: Option<Py<PyAny>>,
 ) -> PyResult<String> {
-    let mut spec = spec(py, spec_json)?;
-    spec.source_secrets = Secrets(source_secrets.unwrap_or_default());
+    let mut spec = spec(py, spec_json, storage_secrets)?;
+    spec.source_secrets = stream::spec::Secrets(source_secrets.unwrap_or_default().into_iter().collect());
     let transform = transform.map(|t| Arc::new(Function(t)) as Arc<dyn Transform>);
     let options = RunOptions { until_caught_up, max_epochs, accept_gap, void, drain, transform };
     enter(py, OnInterrupt::Wait, move |stop| {
@@ -81,24 +85,25 @@ pub fn run_pipeline(
 
 /// Counts a pipeline's ledger again from its files; gives JSON.
 #[pyfunction]
-pub fn audit(py: Python<'_>, spec_json: &str) -> PyResult<String> {
-    let spec = spec(py, spec_json)?;
+#[pyo3(signature = (spec_json, *, storage_secrets=None))]
+pub fn audit(py: Python<'_>, spec_json: &str, storage_secrets: Option<Secrets>) -> PyResult<String> {
+    let spec = spec(py, spec_json, storage_secrets)?;
     enter(py, OnInterrupt::Abandon, move |_| json(&auditing::audit(&spec)?))
 }
 
 /// Looks at a pipeline from outside; gives JSON.
 #[pyfunction]
-#[pyo3(signature = (spec_json, *, epochs=10))]
-pub fn inspect(py: Python<'_>, spec_json: &str, epochs: usize) -> PyResult<String> {
-    let spec = spec(py, spec_json)?;
+#[pyo3(signature = (spec_json, *, epochs=10, storage_secrets=None))]
+pub fn inspect(py: Python<'_>, spec_json: &str, epochs: usize, storage_secrets: Option<Secrets>) -> PyResult<String> {
+    let spec = spec(py, spec_json, storage_secrets)?;
     enter(py, OnInterrupt::Abandon, move |_| json(&inspecting::inspect(&spec, epochs)?))
 }
 
 /// The log entries after one (all after -1), oldest first; gives JSON.
 #[pyfunction]
-#[pyo3(signature = (spec_json, since))]
-pub fn lake_log(py: Python<'_>, spec_json: &str, since: i64) -> PyResult<String> {
-    let spec = spec(py, spec_json)?;
+#[pyo3(signature = (spec_json, since, *, storage_secrets=None))]
+pub fn lake_log(py: Python<'_>, spec_json: &str, since: i64, storage_secrets: Option<Secrets>) -> PyResult<String> {
+    let spec = spec(py, spec_json, storage_secrets)?;
     let since = u64::try_from(since).ok();
     enter(py, OnInterrupt::Abandon, move |_| json(&inspecting::entries(&spec, since)?))
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StructArray};
 use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatchReader;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyTuple};
@@ -12,27 +13,73 @@ use pyo3_arrow::input::AnyRecordBatch;
 
 use super::errors::to_python;
 use crate::Error;
+use crate::packed::{self, Rows};
 
 /// Rows made by the engine. Any Arrow library takes them as they are: `pyarrow.table(t)`, `polars.from_arrow(t)`,
 /// `duckdb.from_arrow(t)`.
 #[pyclass(module = "penstock._core", frozen)]
 pub struct Table {
-    /// The rows.
-    pub batches: Vec<RecordBatch>,
-    /// Their columns.
+    /// The rows, packed.
+    pub rows: Vec<Rows>,
+    /// Their columns, as others see them.
     pub schema: SchemaRef,
 }
 
 impl Table {
-    /// A table of batches of one schema.
-    pub fn new(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
-        Self { batches, schema }
+    /// A table of rows with these columns.
+    pub fn new<R: Into<Rows>>(schema: SchemaRef, rows: impl IntoIterator<Item = R>) -> Self {
+        Self { rows: rows.into_iter().map(Into::into).collect(), schema }
     }
 
     /// A table of at least one batch.
     pub fn of(batches: Vec<RecordBatch>) -> Self {
         let schema = batches.first().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
-        Self { batches, schema }
+        Self::new(schema, batches)
+    }
+
+    /// Batch after batch, as others see them; each is made when it is asked for.
+    pub fn plain(&self) -> impl Iterator<Item = crate::Result<RecordBatch>> + use<> {
+        let schema = self.schema.clone();
+        self.rows.clone().into_iter().map(move |rows| packed::unpack(&schema, &rows.packed()?))
+    }
+}
+
+/// Batches that come one after the other.
+pub type Stream = Box<dyn Iterator<Item = crate::Result<RecordBatch>> + Send>;
+
+/// Rows that a function is given: our own, which are taken as they are, or anybody's.
+#[derive(FromPyObject)]
+pub enum Given {
+    /// Ours.
+    Own(Py<Table>),
+    /// Whatever speaks Arrow.
+    Other(AnyRecordBatch),
+}
+
+impl Given {
+    /// The columns, and all rows.
+    pub fn rows(self) -> PyResult<(SchemaRef, Vec<Rows>)> {
+        match self {
+            Self::Own(table) => Ok((table.get().schema.clone(), table.get().rows.clone())),
+            Self::Other(rows) => {
+                let (schema, batches) = batches(rows)?;
+                Ok((schema, batches.into_iter().map(Rows::from).collect()))
+            }
+        }
+    }
+
+    /// The columns, and batch after batch; our own are packed.
+    pub fn stream(self) -> PyResult<(SchemaRef, Stream)> {
+        Ok(match self {
+            Self::Own(table) => {
+                let rows = table.get().rows.clone();
+                (table.get().schema.clone(), Box::new(rows.into_iter().map(|rows| rows.packed())))
+            }
+            Self::Other(rows) => {
+                let reader = rows.into_reader()?;
+                (reader.schema(), Box::new(reader.map(|batch| Ok(batch?))))
+            }
+        })
     }
 }
 
@@ -52,8 +99,10 @@ impl Table {
         let field = Arc::new(
             Field::new_struct("", self.schema.fields().clone(), false).with_metadata(self.schema.metadata().clone()),
         );
-        let arrays: Vec<_> =
-            self.batches.iter().map(|b| Ok(Arc::new(StructArray::from(b.clone())) as ArrayRef)).collect();
+        let arrays = self.plain().map(|batch| {
+            let batch = batch.map_err(|e| ArrowError::ComputeError(e.to_string()))?;
+            Ok(Arc::new(StructArray::from(batch)) as ArrayRef)
+        });
         let reader = Box::new(ArrayIterator::new(arrays, field));
         Ok(to_stream_pycapsule(py, reader, requested_schema)?)
     }
@@ -69,7 +118,7 @@ impl Table {
     /// How many rows there are.
     #[getter]
     fn num_rows(&self) -> usize {
-        self.batches.iter().map(RecordBatch::num_rows).sum()
+        self.rows.iter().map(Rows::len).sum()
     }
 
     /// The columns' names.

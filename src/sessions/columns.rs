@@ -10,6 +10,7 @@ use super::kernel::{Assigned, Session, bytes_of};
 use crate::columns::{moment_field, moments};
 use crate::error::{Error, Result};
 use crate::hash::entity_at;
+use crate::packed;
 
 /// The columns, as they stand in a row.
 pub(super) fn fields() -> [Field; 3] {
@@ -23,6 +24,11 @@ pub(super) fn fields() -> [Field; 3] {
 /// The identity of a session.
 pub(super) fn session_id(entity: Option<&str>, start: i64) -> u128 {
     entity_at(bytes_of(entity), start)
+}
+
+/// The identity of a session, as it stands in a row.
+pub fn id_of(entity: Option<&str>, start: i64) -> String {
+    format!("{:032x}", session_id(entity, start))
 }
 
 /// 32 lower-case hexadecimal digits.
@@ -46,15 +52,16 @@ pub(super) fn id_array(ids: impl ExactSizeIterator<Item = [u8; 32]>) -> Result<S
     Ok(StringArray::try_new(offsets, Buffer::from_vec(text), None)?)
 }
 
-/// The three columns of the rows `rows` of `assigned`.
+/// The three columns of the rows `rows` of `assigned`; the ids packed.
 pub(super) fn columns(assigned: &Assigned, ids: &[[u8; 32]], rows: std::ops::Range<usize>) -> Result<[ArrayRef; 3]> {
     let rows = &assigned.rows[rows];
     let session = |n: u32| -> &Session { &assigned.sessions[n as usize] };
     let starts: Vec<i64> = rows.iter().map(|(n, _)| session(*n).start).collect();
     let numbers: Vec<i64> = rows.iter().map(|(n, added)| session(*n).before + i64::from(*added)).collect();
-    Ok([
-        Arc::new(id_array(rows.iter().map(|(n, _)| ids[*n as usize]))?),
-        Arc::new(moments(starts)),
-        Arc::new(Int64Array::from(numbers)),
-    ])
+    let of: Vec<u32> = rows.iter().map(|(n, _)| *n).collect();
+    let names = match packed::numbered(&of) {
+        Some((of, distinct)) => packed::of(of, None, id_array(distinct.iter().map(|n| ids[*n as usize]))?)?,
+        None => Arc::new(id_array(of.iter().map(|n| ids[*n as usize]))?),
+    };
+    Ok([names, Arc::new(moments(starts)), Arc::new(Int64Array::from(numbers))])
 }

@@ -5,7 +5,9 @@ use std::cmp::Ordering;
 use std::ops::Range;
 
 use super::SessionSettings;
-use arrow::array::{Array, Int32Array, Int64Array, StringArray};
+use arrow::array::{Int32Array, Int64Array};
+
+use crate::packed::Text;
 
 /// What stands for an entity that is null: no text holds the byte 0xFF, so it is nobody's name, and not ''.
 pub(super) const NULL: &[u8] = &[0xFF];
@@ -26,7 +28,7 @@ pub(super) struct Positions<'a> {
 
 /// The positions of one piece.
 pub(super) struct Position<'a> {
-    pub topics: &'a StringArray,
+    pub topics: Text<'a>,
     pub partitions: &'a Int32Array,
     pub offsets: &'a Int64Array,
     pub rows: Option<Vec<u32>>,
@@ -45,8 +47,7 @@ impl Positions<'_> {
         let position = self.pieces[piece].as_ref()?;
         let row = (row - self.starts[piece]) as usize;
         let row = position.rows.as_ref().map_or(row, |rows| rows[row] as usize);
-        let topic = position.topics.is_valid(row).then(|| position.topics.value(row));
-        Some((topic, position.partitions.value(row), position.offsets.value(row)))
+        Some((position.topics.get(row), position.partitions.value(row), position.offsets.value(row)))
     }
 }
 
@@ -166,5 +167,10 @@ impl SessionSettings {
     /// Whether no event at or above the watermark can belong to a session that was last seen at `last`.
     pub(super) fn has_passed(&self, last: i64, watermark: i64) -> bool {
         watermark > last.saturating_add(self.gap)
+    }
+
+    /// The lowest watermark at which a session that was last seen at `last` has passed.
+    pub(super) fn passed_at(&self, last: i64) -> i64 {
+        last.saturating_add(self.gap).saturating_add(1)
     }
 }

@@ -1,6 +1,7 @@
 //! The sessions that are open, by entity.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -11,6 +12,7 @@ use arrow::datatypes::{DataType, Field, Fields, Int64Type};
 use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
+use super::SessionSettings;
 use super::columns::{hex, session_id};
 use super::kernel::Running;
 use super::names::{Names, hash_of};
@@ -19,12 +21,16 @@ use crate::error::{Error, Result};
 use crate::state::{self, typed};
 
 pub(super) const OPEN: &str = "sessions/open";
+/// The time of a session's last event.
+pub(super) const LAST: &str = "last_event_time";
+
+/// Into how many stretches the gap is cut by which sessions are looked at.
+const STRETCHES: i64 = 16;
 
 /// Events by number of their type.
 pub(super) type Counts = Vec<(u32, i64)>;
 
 /// Open sessions in slots that are used again.
-#[derive(Default)]
 pub(super) struct OpenSessions {
     /// The hash of entities; a [`Names`] that is hashed alike can hand its own on.
     pub hasher: DefaultHashBuilder,
@@ -33,6 +39,12 @@ pub(super) struct OpenSessions {
     free: Vec<u32>,
     /// Slots that changed since the last delta.
     unsaved: Vec<u32>,
+    /// Which slots may be over when the watermark is beyond a stretch of time and the gap, by number of the stretch.
+    due: BTreeMap<i64, Vec<u32>>,
+    /// The length of such a stretch.
+    stretch: i64,
+    /// Bytes of entities and counts.
+    heap: usize,
 }
 
 /// One entity and its open session.
@@ -43,9 +55,26 @@ pub(super) struct Slot {
     pub running: Option<Running>,
     pub counts: Counts,
     unsaved: bool,
+    /// The stretch under which the slot is looked at.
+    due: Option<i64>,
+    heap: u32,
 }
 
 impl OpenSessions {
+    /// No open session; `gap` is about what they will be over by.
+    pub fn new(gap: i64) -> Self {
+        Self {
+            hasher: DefaultHashBuilder::default(),
+            table: HashTable::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            unsaved: Vec::new(),
+            due: BTreeMap::new(),
+            stretch: (gap / STRETCHES).max(1),
+            heap: 0,
+        }
+    }
+
     /// The slot of an entity.
     pub fn find(&self, place: u64, entity: Option<&str>) -> Option<u32> {
         self.table.find(place, |n| self.slots[*n as usize].entity.as_deref() == entity).copied()
@@ -90,6 +119,15 @@ impl OpenSessions {
         }
         slot.running = Some(running);
         slot.counts = counts;
+        let heap = slot.entity.as_ref().map_or(0, |e| e.len()) + slot.counts.capacity() * size_of::<(u32, i64)>();
+        self.heap = self.heap + heap - slot.heap as usize;
+        slot.heap = heap as u32;
+        if slot.due.is_none() {
+            // A session that goes on is moved to a later stretch only when it is looked at.
+            let due = running.last.div_euclid(self.stretch);
+            slot.due = Some(due);
+            self.due.entry(due).or_default().push(n);
+        }
         if !slot.unsaved {
             slot.unsaved = true;
             self.unsaved.push(n);
@@ -103,7 +141,40 @@ impl OpenSessions {
             entry.remove();
         }
         self.free.push(n);
+        self.heap -= slot.heap as usize;
         slot
+    }
+
+    /// The slots whose session is over at a watermark. The cost follows them, and those that went on; not all.
+    pub fn over(&mut self, settings: &SessionSettings, watermark: i64) -> Vec<u32> {
+        let last = watermark.saturating_sub(settings.gap).div_euclid(self.stretch);
+        let later = last.checked_add(1).map_or_else(BTreeMap::new, |next| self.due.split_off(&next));
+        let mut over = Vec::new();
+        for (due, slots) in std::mem::replace(&mut self.due, later) {
+            for n in slots {
+                let slot = &mut self.slots[n as usize];
+                // The slot was emptied and used again since.
+                let Some(running) = slot.running.filter(|_| slot.due == Some(due)) else { continue };
+                if settings.has_passed(running.last, watermark) {
+                    slot.due = None;
+                    over.push(n);
+                } else {
+                    let due = running.last.div_euclid(self.stretch);
+                    slot.due = Some(due);
+                    self.due.entry(due).or_default().push(n);
+                }
+            }
+        }
+        over
+    }
+
+    /// Bytes allocated, about.
+    pub fn memory(&self) -> usize {
+        let numbers = self.free.capacity() + self.unsaved.capacity() + self.slots.len();
+        self.table.allocation_size()
+            + self.slots.capacity() * size_of::<Slot>()
+            + numbers * size_of::<u32>()
+            + self.heap
     }
 
     /// The slots whose session satisfies a condition.
@@ -112,12 +183,18 @@ impl OpenSessions {
         used.filter(|(_, slot)| slot.running.as_ref().is_some_and(&condition)).map(|(n, _)| n as u32).collect()
     }
 
+    /// When the session that was quiet for longest had its last event.
+    pub fn earliest_last(&self) -> Option<i64> {
+        self.slots.iter().filter_map(|slot| slot.running.map(|r| r.last)).min()
+    }
+
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
     pub fn clear(&mut self) {
-        *self = Self { hasher: self.hasher.clone(), ..Self::default() };
+        let stretch = self.stretch;
+        *self = Self { hasher: self.hasher.clone(), stretch, ..Self::new(0) };
     }
 
     /// Forgets what is still to be saved.
@@ -148,7 +225,7 @@ impl OpenSessions {
             vec![
                 Field::new("entity", DataType::Utf8, true),
                 moment_field("session_start", false),
-                moment_field("last_event_time", false),
+                moment_field(LAST, false),
                 Field::new("events", DataType::Int64, false),
                 counts_field(),
             ],
@@ -169,7 +246,7 @@ impl OpenSessions {
     pub fn load(&mut self, batch: &RecordBatch, types: &mut Types) -> Result<()> {
         let entities: &StringArray = typed(OPEN, batch, "entity")?;
         let starts: &TimestampMicrosecondArray = typed(OPEN, batch, "session_start")?;
-        let lasts: &TimestampMicrosecondArray = typed(OPEN, batch, "last_event_time")?;
+        let lasts: &TimestampMicrosecondArray = typed(OPEN, batch, LAST)?;
         let events: &Int64Array = typed(OPEN, batch, "events")?;
         let counts: &ListArray = typed(OPEN, batch, "counts")?;
         let damaged = || Error::checkpoint(OPEN, "the counts of the saved state are not what this version reads");

@@ -1,11 +1,12 @@
 use std::collections::BTreeMap;
 
-use arrow::array::{Int32Array, ListArray, StructArray, TimestampMicrosecondArray};
+use arrow::array::{Array, Int32Array, ListArray, StructArray, TimestampMicrosecondArray};
 use proptest::prelude::*;
 
 use super::*;
 use crate::hash::entity_at;
-use crate::state::{StateParts, Stateful, from_ipc, merge, split, to_ipc};
+use crate::spill::memory::Memory;
+use crate::state::{Saved, StateParts, Stateful, from_ipc, merge, split, to_ipc};
 use crate::time::MINUTE;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -190,12 +191,26 @@ struct Output {
 
 /// Runs events through a stream that is cut, and saved where `save` says so.
 fn stream(events: &[Event], settings: SessionSettings, lateness: i64, afters: &[After], save: bool) -> Output {
-    let mut stream = Sessionizer::new(settings, schema()).unwrap();
+    spilling_stream(events, settings, lateness, afters, save, &[])
+}
+
+/// The same; after each push so many hundredths of the memory of what is held are wanted back.
+fn spilling_stream(
+    events: &[Event],
+    settings: SessionSettings,
+    lateness: i64,
+    afters: &[After],
+    save: bool,
+    wants: &[usize],
+) -> Output {
+    let place = Arc::new(Memory::default());
+    let fresh = || Sessionizer::new(settings, schema()).unwrap().spilling_to(place.clone());
+    let mut stream = fresh();
     let mut out = Output::default();
-    let mut log: Vec<StateParts> = Vec::new();
+    let mut log = Saved::default();
     let (mut watermark, mut highest) = (None, i64::MIN);
     let mut tick: Vec<Event> = Vec::new();
-    for (event, after) in events.iter().zip(afters) {
+    for (n, (event, after)) in events.iter().zip(afters).enumerate() {
         highest = highest.max(event.time);
         if watermark.is_none_or(|w| event.time >= w) {
             tick.push(event.clone());
@@ -205,6 +220,12 @@ fn stream(events: &[Event], settings: SessionSettings, lateness: i64, afters: &[
             continue;
         }
         stream.push(batch(&std::mem::take(&mut tick))).unwrap();
+        if let Some(want) = wants.get(n).filter(|want| **want > 0) {
+            let (held, before) = (stream.pending(), stream.held_memory());
+            let freed = stream.spill((before * want).div_ceil(100)).unwrap();
+            assert_eq!((stream.pending(), stream.held_memory()), (held, before - freed));
+            assert!(before == 0 || place.usage().files > 0);
+        }
         if !matches!(after, After::Push | After::Uncommitted) {
             watermark = watermark.max(Some(highest - lateness));
             let released = stream.advance(highest - lateness).unwrap();
@@ -218,19 +239,19 @@ fn stream(events: &[Event], settings: SessionSettings, lateness: i64, afters: &[
         for n in 1..4 {
             assert_eq!(merge(&split(&snapshot, n).unwrap()).unwrap(), snapshot);
         }
-        let mut loaded = Sessionizer::new(settings, schema()).unwrap();
+        let mut loaded = fresh();
         match after {
             After::Snapshot | After::Uncommitted => {
                 loaded.load(&snapshot).unwrap();
                 // What was not in a delta yet would be lost to the log: a snapshot begins it anew.
-                log = vec![snapshot.clone()];
+                log = Saved::whole(&stream);
             }
             After::Deltas => {
-                log.push(through_ipc(&stream.delta().unwrap()));
-                log.iter().for_each(|parts| loaded.load(parts).unwrap());
+                log.add(&mut stream, false);
+                log.load(&mut loaded);
             }
             _ => {
-                log.push(through_ipc(&stream.delta().unwrap()));
+                log.add(&mut stream, *after == After::Commit);
                 continue;
             }
         }
@@ -291,6 +312,22 @@ proptest! {
         let saved = stream(&events, settings, lateness, &afters, true);
         prop_assert_eq!(never.events, saved.events);
         prop_assert_eq!(never.sessions, saved.sessions);
+    }
+
+    /// Spilled at any point, however much of it, saved or not: the same batches, cut the same way, row for row.
+    #[test]
+    fn spilling_changes_nothing(
+        events in events(1),
+        settings in settings(),
+        afters in afters(),
+        lateness in 0i64..12,
+        wants in prop::collection::vec(0usize..101, 40),
+        save in any::<bool>(),
+    ) {
+        let never = stream(&events, settings, lateness, &afters, save);
+        let spilled = spilling_stream(&events, settings, lateness, &afters, save, &wants);
+        prop_assert_eq!(never.events, spilled.events);
+        prop_assert_eq!(never.sessions, spilled.sessions);
     }
 
     /// Any order of arrival inside an epoch gives the same.
@@ -374,13 +411,13 @@ fn after_a_flush_an_entity_begins_anew() {
     let mut stream = Sessionizer::new(settings, schema()).unwrap();
     stream.push(batch(&[at("u", 100, 0), at("v", 90, 1)])).unwrap();
     stream.delta().unwrap();
-    let mut log = vec![stream.snapshot().unwrap()];
+    let mut log = Saved::whole(&stream);
     let flushed = stream.flush_all().unwrap();
     assert_eq!((flushed.events.len(), flushed.sessions.num_rows()), (1, 2));
     stream.push(batch(&[at("u", 101, 2)])).unwrap();
-    log.push(stream.delta().unwrap());
+    log.add(&mut stream, true);
     let mut loaded = Sessionizer::new(settings, schema()).unwrap();
-    log.iter().for_each(|parts| loaded.load(parts).unwrap());
+    log.load(&mut loaded);
     assert_eq!(loaded.snapshot().unwrap(), stream.snapshot().unwrap());
     let rest = loaded.flush_all().unwrap();
     assert_eq!(session_rows(&rest.sessions)[0].0, 101);
@@ -413,7 +450,7 @@ fn a_delta_holds_what_changed() {
     stream.push(batch(&[at("u0", 600, 2_000), at("new", 700, 2_001)])).unwrap();
     stream.advance(503).unwrap();
     let rows: Vec<(String, usize)> =
-        stream.delta().unwrap().into_iter().map(|(name, b)| (name, b.num_rows())).collect();
+        stream.delta().unwrap().into_iter().map(|c| (c.table, c.rows.num_rows())).collect();
     let expected = [("sessions/pending", 2), ("sessions/open", 3), ("sessions/meta", 1)];
     assert_eq!(rows, expected.map(|(name, n)| (name.to_string(), n)));
 }

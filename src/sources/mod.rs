@@ -3,6 +3,7 @@
 pub mod files;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+pub mod lake;
 pub mod lines;
 
 use serde::{Deserialize, Serialize};

@@ -1,27 +1,29 @@
 //! The audit: the ledger counted again from what lies in the lake, with nothing taken on trust.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use arrow::array::{Array, AsArray, RecordBatch, StringArray};
+use arrow::array::AsArray;
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int32Type, Int64Type};
-use bytes::Bytes;
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use arrow::datatypes::{DataType, Int64Type};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::entries::settled::{self, Index, positions};
+use super::entries::sweep::LAYERS;
 use super::journal::Journal;
 use super::ledger::{Counts, Ledger};
-use super::log::{FileEntry, Snapshot};
+use super::log::{Kind, Snapshot};
 use super::run::open_lake;
 use super::spec::PipelineSpec;
 use super::state;
 use super::store::Store;
 use crate::error::{Error, Result};
+use crate::lake::layout;
+use crate::sources::Range;
+use crate::sources::lake::{StoredFile, damaged, text};
 
-/// How many positions are held in memory at once; more are counted in several passes.
-const POSITIONS_A_PASS: u64 = 16_000_000;
+/// How many positions are held in memory at once (16 bytes each); more are counted in several passes.
+const POSITIONS_A_PASS: u64 = 4_000_000;
 
 /// What the audit found.
 #[derive(Debug, Clone, Serialize)]
@@ -79,7 +81,9 @@ pub fn audit_store(store: &dyn Store, pipeline: &str) -> Result<Audit> {
     let mut checks = vec![];
     let mut check = |name, passed: bool, detail: String| checks.push(Check { name, passed, detail });
 
-    let layers = Layers::read(store, &live)?;
+    let there = Listing::read(store, pipeline, &live)?;
+    let index = Index::read(store, &live)?;
+    let layers = Layers::read(store, &live, &index)?;
     check(
         "files are whole",
         true,
@@ -94,18 +98,22 @@ pub fn audit_store(store: &dyn Store, pipeline: &str) -> Result<Audit> {
     check("events planned = consumed", planned == counted.consumed, format!("{planned} = {}", counted.consumed));
 
     let pending = pending_rows(store, &live)?;
-    let dead = layers.rows("dead_letters");
-    let silver = if live.files.values().any(|f| f.layer == "silver/events") { layers.rows("silver/events") } else { 0 };
+    let written = |layer: &str| layers.rows(layer) + counted.expired_of(layer);
+    let dead = written("dead_letters");
+    let silver = written("silver/events");
+    let open: i64 = layers.codes.values().sum();
     let late = layers.codes.get("late").copied().unwrap_or_default();
     let mut recount = Counts {
         consumed: planned,
         silver,
         pending,
-        rejected: dead - late,
+        rejected: open - late,
         late,
-        bronze: layers.rows("bronze/events"),
+        bronze: written("bronze/events"),
         dead_letters: dead,
-        sessions: layers.rows("silver/sessions"),
+        settled: dead - open,
+        sessions: written("silver/sessions"),
+        expired: counted.expired.clone(),
         ..Counts::default()
     };
     for code in crate::verdict::Code::ALL {
@@ -113,14 +121,26 @@ pub fn audit_store(store: &dyn Store, pipeline: &str) -> Result<Audit> {
             recount.rejected_by_code.insert(*code, *n);
         }
     }
-    let silver_kept = silver == counted.silver;
+    let expired = |layer: &str| match counted.expired_of(layer) {
+        0 => String::new(),
+        n => format!(", {n} of them expired"),
+    };
     recount.duplicate = planned - silver - pending - recount.rejected - late;
-    check("Silver rows = silver", silver_kept, format!("{silver} = {}", counted.silver));
+    check(
+        "Silver rows = silver",
+        silver == counted.silver,
+        format!("{silver}{} = {}", expired("silver/events"), counted.silver),
+    );
     check("held events = pending", pending == counted.pending, format!("{pending} = {}", counted.pending));
     check(
-        "dead letters = rejected + late",
-        dead == counted.rejected + counted.late,
-        format!("{dead} = {} + {}", counted.rejected, counted.late),
+        "dead letters = rejected + late + settled",
+        dead == counted.rejected + counted.late + counted.settled && recount.settled == counted.settled,
+        format!("{dead}{} = {} + {} + {}", expired("dead_letters"), counted.rejected, counted.late, counted.settled),
+    );
+    check(
+        "settled positions = settled",
+        written(settled::LAYER) == counted.settled,
+        format!("{} = {}", written(settled::LAYER), counted.settled),
     );
     check("dead letters by code", recount.rejected_by_code == counted.rejected_by_code, format!("{:?}", layers.codes));
     check(
@@ -131,63 +151,91 @@ pub fn audit_store(store: &dyn Store, pipeline: &str) -> Result<Audit> {
     check(
         "session rows = sessions",
         recount.sessions == counted.sessions,
-        format!("{} = {}", recount.sessions, counted.sessions),
+        format!("{}{} = {}", recount.sessions, expired("silver/sessions"), counted.sessions),
     );
     if with_bronze {
         check(
             "Bronze rows = consumed",
             recount.bronze == counted.consumed,
-            format!("{} = {}", recount.bronze, counted.consumed),
+            format!("{}{} = {}", recount.bronze, expired("bronze/events"), counted.consumed),
         );
     }
-    let places = Places::count(store, &live, with_bronze)?;
+    // What retention took from Bronze is not looked for there.
+    let whole_bronze = with_bronze && counted.expired_of("bronze/events") == 0;
+    let places = Places::count(store, &live, &index, whole_bronze)?;
     check("no position is in Bronze twice", places.bronze_twice == 0, format!("{} twice", places.bronze_twice));
     check("no event is in two places", places.settled_twice == 0, format!("{} twice", places.settled_twice));
-    if with_bronze {
+    if whole_bronze {
         check("what is settled is in Bronze", places.not_in_bronze == 0, format!("{} are not", places.not_in_bronze));
     }
     check("the ledger balances", counted.balanced(), format!("{} consumed", counted.consumed));
 
-    let mut uncommitted_files = vec![];
-    for layer in ["bronze/", "silver/", "dead_letters/", "gold/"] {
-        let ours = |path: &str| path.rsplit('/').next().is_some_and(|name| name.starts_with(&format!("{pipeline}-")));
-        let strays =
-            store.list(layer, None)?.into_iter().filter(|o| ours(&o.path) && !live.files.contains_key(&o.path));
-        uncommitted_files.extend(strays.map(|o| o.path));
-    }
     let balanced = checks.iter().all(|c| c.passed);
-    Ok(Audit { ledger, balanced, recount, checks, uncommitted_files })
+    Ok(Audit { ledger, balanced, recount, checks, uncommitted_files: there.strays })
 }
 
-/// Rows of each layer by the files' own footers, and dead letters by code.
+/// The data files that lie in the lake.
+struct Listing {
+    strays: Vec<String>,
+}
+
+impl Listing {
+    /// Lists the layers: every file that counts is there, as long as it was when it was written.
+    fn read(store: &dyn Store, pipeline: &str, live: &Snapshot) -> Result<Self> {
+        let mut sizes: HashMap<String, u64> = HashMap::new();
+        let mut strays = vec![];
+        for layer in LAYERS {
+            for object in store.list(layer, None)? {
+                if live.files.contains_key(&object.path) {
+                    sizes.insert(object.path, object.size);
+                } else if layout::writer(pipeline, 0, &object.path).is_some() {
+                    strays.push(object.path);
+                }
+            }
+        }
+        for file in live.files.values() {
+            match sizes.get(&file.path) {
+                None => return Err(damaged(file, "missing")),
+                Some(size) if *size != file.bytes => {
+                    let reason = format!("has {size} bytes, and had {} when it was written", file.bytes);
+                    return Err(damaged(file, reason));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(Self { strays })
+    }
+}
+
+/// Rows of each layer by the files' own footers, and open dead letters by code.
 struct Layers {
     rows: BTreeMap<String, i64>,
     codes: BTreeMap<String, i64>,
 }
 
 impl Layers {
-    fn read(store: &dyn Store, live: &Snapshot) -> Result<Self> {
+    fn read(store: &dyn Store, live: &Snapshot, settled: &Index) -> Result<Self> {
         let read = live
             .files
             .values()
             .collect::<Vec<_>>()
             .into_par_iter()
+            .with_max_len(1)
             .map(|file| {
-                let bytes = get(store, file)?;
-                let builder = open(file, bytes)?;
-                let rows = builder.metadata().file_metadata().num_rows();
-                if rows as u64 != file.rows {
-                    return Err(damaged(file, format!("has {rows} rows, and had {} when it was written", file.rows)));
-                }
+                let stored = StoredFile::open(store, file)?;
                 let mut codes = BTreeMap::new();
                 if file.layer == "dead_letters" {
-                    for batch in columns(file, builder, &["code"])? {
-                        for code in text(&batch, "code")?.iter().flatten() {
+                    let names = ["code", "topic", "partition", "offset", "epoch"];
+                    stored.read(store, Some(&names), None, &mut |batch| {
+                        let settled = settled.which(&batch)?;
+                        let codes_of = text(&batch, "code")?;
+                        for (code, _) in codes_of.iter().flatten().zip(settled).filter(|(_, settled)| !settled) {
                             *codes.entry(code.to_owned()).or_insert(0) += 1;
                         }
-                    }
+                        Ok(())
+                    })?;
                 }
-                Ok((file.layer.clone(), rows, codes))
+                Ok((file.layer.clone(), file.rows as i64, codes))
             })
             .collect::<Result<Vec<_>>>()?;
         let mut layers = Self { rows: BTreeMap::new(), codes: BTreeMap::new() };
@@ -211,9 +259,15 @@ fn planned_events(journal: &Journal<'_>) -> Result<(i64, Vec<String>)> {
     let mut events = 0;
     let mut gaps = vec![];
     let last = journal.head()?.commit.map_or(0, |c| c.number);
-    for plan in journal.plans()?.into_iter().filter(|p| p.number <= last) {
+    // What a void epoch planned was planned again by another.
+    let void: HashSet<u64> =
+        journal.commits(None)?.into_iter().filter(|c| c.kind == Kind::Void).map(|c| c.number).collect();
+    for plan in journal.plans()?.into_iter().filter(|p| p.number <= last && !void.contains(&p.number)) {
         events += plan.ticks.iter().map(|t| t.events as i64).sum::<i64>();
-        for range in plan.ticks.iter().flat_map(|t| &t.ranges) {
+        // A loss that was accepted follows on what was read before, as if it had been read.
+        let mut ranges: Vec<&Range> = plan.gaps.iter().chain(plan.ticks.iter().flat_map(|t| &t.ranges)).collect();
+        ranges.sort_by_key(|r| (&r.topic, r.partition, r.from));
+        for range in ranges {
             let end = ends.entry((range.topic.clone(), range.partition)).or_insert(range.from);
             if *end != range.from {
                 gaps.push(format!("epoch {}: {} goes on at {} after {end}", plan.number, range.topic, range.from));
@@ -226,10 +280,10 @@ fn planned_events(journal: &Journal<'_>) -> Result<(i64, Vec<String>)> {
 
 /// Held events, counted from the state itself: rows that were added less those that the watermark has passed.
 fn pending_rows(store: &dyn Store, live: &Snapshot) -> Result<i64> {
-    let files: Vec<_> = live.last.state.iter().filter(|f| f.table.starts_with("sessions/pending")).cloned().collect();
     let watermark = live.last.watermark.unwrap_or(i64::MIN);
     let mut pending = 0;
-    for (_, rows) in state::read(store, &files)?.into_iter().flatten() {
+    for file in live.last.state.iter().filter(|f| f.table.starts_with("sessions/pending")) {
+        let rows = state::read(store, file)?;
         let times = rows.column_by_name("event_time").ok_or_else(|| Error::Internal("no event_time".into()))?;
         let times = cast(times, &DataType::Int64)?;
         pending += times.as_primitive::<Int64Type>().values().iter().filter(|t| **t >= watermark).count() as i64;
@@ -246,79 +300,43 @@ struct Places {
 }
 
 impl Places {
-    fn count(store: &dyn Store, live: &Snapshot, with_bronze: bool) -> Result<Self> {
+    fn count(store: &dyn Store, live: &Snapshot, index: &Index, with_bronze: bool) -> Result<Self> {
         let rows: u64 = live.files.values().map(|f| f.rows).sum();
         let passes = rows.div_ceil(POSITIONS_A_PASS).max(1);
         let mut places = Self::default();
         for pass in 0..passes {
-            let mut bronze = HashSet::new();
-            let mut settled = HashSet::new();
+            let (mut bronze, mut settled) = (vec![], vec![]);
             for file in live.files.values() {
-                let (names, into, twice) = match file.layer.as_str() {
-                    "bronze/events" => (["topic", "partition", "offset"], &mut bronze, &mut places.bronze_twice),
-                    "silver/events" => (["_topic", "_partition", "_offset"], &mut settled, &mut places.settled_twice),
-                    "dead_letters" => (["topic", "partition", "offset"], &mut settled, &mut places.settled_twice),
+                let (names, into) = match file.layer.as_str() {
+                    "bronze/events" => (["topic", "partition", "offset"], &mut bronze),
+                    "silver/events" => (["_topic", "_partition", "_offset"], &mut settled),
+                    "dead_letters" => (["topic", "partition", "offset"], &mut settled),
                     _ => continue,
                 };
-                for batch in columns(file, open(file, get(store, file)?)?, &names)? {
-                    let topics = text(&batch, names[0])?;
-                    let partitions = column(&batch, names[1])?.as_primitive::<Int32Type>().clone();
-                    let offsets = column(&batch, names[2])?.as_primitive::<Int64Type>().clone();
-                    for row in 0..batch.num_rows() {
-                        let position = position(topics.value(row), partitions.value(row), offsets.value(row));
-                        if position as u64 % passes == pass && !into.insert(position) {
-                            *twice += 1;
-                        }
-                    }
-                }
+                let letters = file.layer == "dead_letters";
+                let mut columns = names.to_vec();
+                columns.extend(letters.then_some("epoch"));
+                StoredFile::open(store, file)?.read(store, Some(&columns), None, &mut |batch| {
+                    let which = if letters { index.which(&batch)? } else { vec![false; batch.num_rows()] };
+                    let found = positions(&batch, names)?.into_iter().zip(which);
+                    into.extend(found.filter(|(p, gone)| !gone && *p as u64 % passes == pass).map(|(p, _)| p));
+                    Ok(())
+                })?;
             }
+            places.bronze_twice += twice(&mut bronze);
+            places.settled_twice += twice(&mut settled);
             if with_bronze {
-                places.not_in_bronze += settled.difference(&bronze).count() as u64;
+                places.not_in_bronze += settled.iter().filter(|p| bronze.binary_search(p).is_err()).count() as u64;
             }
         }
         Ok(places)
     }
 }
 
-fn position(topic: &str, partition: i32, offset: i64) -> u128 {
-    let seed = (offset as u64).rotate_left(17) ^ (partition as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    xxhash_rust::xxh3::xxh3_128_with_seed(topic.as_bytes(), seed) ^ (u128::from(offset as u64) << 64)
-}
-
-fn get(store: &dyn Store, file: &FileEntry) -> Result<Bytes> {
-    let bytes = store.get(&file.path)?.ok_or_else(|| damaged(file, "missing".into()))?;
-    if bytes.len() as u64 != file.bytes {
-        return Err(damaged(file, format!("has {} bytes, and had {} when it was written", bytes.len(), file.bytes)));
-    }
-    Ok(bytes)
-}
-
-fn open(file: &FileEntry, bytes: Bytes) -> Result<ParquetRecordBatchReaderBuilder<Bytes>> {
-    ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| damaged(file, e.to_string()))
-}
-
-fn columns(
-    file: &FileEntry,
-    builder: ParquetRecordBatchReaderBuilder<Bytes>,
-    names: &[&str],
-) -> Result<Vec<RecordBatch>> {
-    let mask = ProjectionMask::columns(builder.parquet_schema(), names.iter().copied());
-    let reader =
-        builder.with_projection(mask).with_batch_size(65_536).build().map_err(|e| damaged(file, e.to_string()))?;
-    reader.map(|b| b.map_err(|e| damaged(file, e.to_string()))).collect()
-}
-
-fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a dyn Array> {
-    batch.column_by_name(name).map(AsRef::as_ref).ok_or_else(|| Error::Data(format!("column {name} is missing")))
-}
-
-fn text(batch: &RecordBatch, name: &str) -> Result<StringArray> {
-    Ok(cast(column(batch, name)?, &DataType::Utf8)?.as_string::<i32>().clone())
-}
-
-fn damaged(file: &FileEntry, reason: String) -> Error {
-    Error::checkpoint(
-        &file.path,
-        format!("{reason}. The commit that names it stands; bring the file back from a backup"),
-    )
+/// Sorts, leaves each once, and says how many there were too many.
+fn twice(positions: &mut Vec<u128>) -> u64 {
+    let all = positions.len();
+    positions.par_sort_unstable();
+    positions.dedup();
+    (all - positions.len()) as u64
 }

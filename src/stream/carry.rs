@@ -3,14 +3,13 @@
 //! Held events take the columns of the new contract ([`crate::carry`]). Windows that changed begin anew, which they may
 //! when none of them is open; the same holds for a pipeline that gives up its sessions.
 
-use super::log::Origin;
+use super::log::{Origin, StateFile};
 use super::operators::Operators;
 use super::spec::Shape;
 use crate::contract::Contract;
 use crate::error::{Error, Result};
-use crate::state::StateParts;
 
-/// The state as the new settings can take it up.
+/// The files of the state that the new settings can take up; `load` reads files into operators.
 ///
 /// # Errors
 /// [`Error::Settings`] when something is open that could not go on, saying what and how to close it first.
@@ -19,52 +18,51 @@ pub fn carry(
     before: Option<&Contract>,
     shape: &Shape,
     now: &Contract,
-    parts: Vec<StateParts>,
-) -> Result<Vec<StateParts>> {
+    files: &[StateFile],
+    load: impl Fn(Operators, &[StateFile]) -> Result<Operators>,
+) -> Result<Vec<StateFile>> {
     let kept = |name: &str| {
         let find = |shape: &Shape| shape.windows.iter().find(|w| w.name == name).cloned();
         let same = find(&then.shape).is_some_and(|was| Some(was) == find(shape));
         // A window whose columns changed their types is another one, too.
-        same && (then.shape.transform == shape.transform && then.contract == now.digest()
+        same && (before.is_none()
+            || then.shape.transform == shape.transform && then.contract == now.digest()
             || columns_stay(name, &then.shape, before, shape, now))
     };
     let changed: Vec<&str> = then.shape.windows.iter().map(|w| w.name.as_str()).filter(|name| !kept(name)).collect();
     let sessions_end = then.shape.sessions.is_some() && shape.sessions.is_none();
-    if changed.is_empty() && !sessions_end {
-        return Ok(parts);
-    }
-    if let Some(before) = before {
-        let mut operators = Operators::new(&then.shape, &before.schema())?;
-        for epoch in &parts {
-            operators.load(epoch.clone())?;
+    let of_window = |table: &str| changed.iter().any(|name| table.starts_with(&format!("{name}.windows/")));
+    let gone = |table: &str| of_window(table) || sessions_end && table.starts_with("sessions/");
+    let (going, staying): (Vec<StateFile>, Vec<StateFile>) = files.iter().cloned().partition(|f| gone(&f.table));
+    match before {
+        _ if going.is_empty() => {}
+        Some(before) => {
+            let operators = load(Operators::new(&then.shape, &before.schema())?, &going)?;
+            let open = operators.windows.iter().find(|(name, w)| changed.contains(&name.as_str()) && !w.is_empty());
+            if let Some((name, _)) = open {
+                return Err(Error::settings(
+                    format!("windows.{name}"),
+                    format!(
+                        "was changed or taken out while windows of it are open, which would never be finished. {WAY_OUT}"
+                    ),
+                ));
+            }
+            if sessions_end && operators.pending() > 0 {
+                return Err(Error::settings(
+                    "sessions",
+                    format!("were taken out while {} events are held for them. {WAY_OUT}", operators.pending()),
+                ));
+            }
         }
-        let open = operators.windows.iter().find(|(name, w)| changed.contains(&name.as_str()) && !w.is_empty());
-        if let Some((name, _)) = open {
+        None => {
             return Err(Error::settings(
-                format!("windows.{name}"),
-                format!(
-                    "was changed or taken out while windows of it are open, which would never be finished. {WAY_OUT}"
-                ),
+                "windows",
+                "changed, and the contract that the state follows from is not there any more, so that nobody can say \
+                 whether windows are open. Set the windows back, or bring the contract's text back",
             ));
         }
-        if sessions_end && operators.pending() > 0 {
-            return Err(Error::settings(
-                "sessions",
-                format!("were taken out while {} events are held for them. {WAY_OUT}", operators.pending()),
-            ));
-        }
-    } else if parts.iter().any(|p| !p.is_empty()) {
-        return Err(Error::settings(
-            "windows",
-            "changed, and the contract that the state follows from is not there any more, so that nobody can say whether \
-             windows are open. Set the windows back, or bring the contract's text back",
-        ));
     }
-    let gone = |table: &str| {
-        changed.iter().any(|name| table.starts_with(&format!("{name}.windows/")))
-            || sessions_end && table.starts_with("sessions/")
-    };
-    Ok(parts.into_iter().map(|epoch| epoch.into_iter().filter(|(table, _)| !gone(table)).collect()).collect())
+    Ok(staying)
 }
 
 /// How to close what is open.

@@ -2,23 +2,18 @@
 
 use std::time::Instant;
 
-use arrow::array::RecordBatch;
-use bytes::Bytes;
-use rayon::prelude::*;
-
 use super::epoch::Outcome;
 use super::log::{Commit, FORMAT, FileEntry, Kind, Origin, Plan, StateFile};
 use super::operators::Operators;
-use super::partitions::to_table;
-use super::run::Event;
+use super::partitions::{self, Partitions};
+use super::run::{Event, StateSize};
 use super::runner::{Position, Runner};
 use super::spec::Layer;
 use super::state;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::failpoint;
 use crate::lake::layout;
 use crate::sinks::parquet::DataFile;
-use crate::state::to_ipc;
 
 impl Runner<'_> {
     /// Puts files, state and commit. False when another run had committed the epoch before.
@@ -38,16 +33,9 @@ impl Runner<'_> {
         let entries = self.put_files(outcome.files)?;
         let files_done = began.elapsed().as_secs_f64();
 
-        let whole = at.whole || state::merge_is_due(&at.state, self.merge_every);
-        // A snapshot does not settle what the next delta begins with: a delta does.
-        let changes = operators.delta()?;
-        let mut parts = if whole { operators.snapshot()? } else { changes };
         let mut partitions = at.partitions.clone();
         partitions.take(&plan.partitions);
-        parts.push(if whole { to_table(&partitions.all())? } else { to_table(&plan.partitions)? });
-        let written = self.put_state(plan.number, parts)?;
-        let mut state = if whole { vec![] } else { at.state.clone() };
-        state.extend(written);
+        let (state, state_written_bytes) = self.put_state(plan, operators, at, &partitions)?;
         let state_done = began.elapsed().as_secs_f64();
 
         let origin = Origin { contract: plan.contract.clone(), shape: plan.shape.clone() };
@@ -68,6 +56,7 @@ impl Runner<'_> {
             origin: Some(origin.clone()),
             change: plan.change.clone(),
             committed_at: self.clock.now(),
+            note: None,
             unread: plan.unread.clone(),
         };
         failpoint::pass("commit.before")?;
@@ -79,6 +68,9 @@ impl Runner<'_> {
         }
         failpoint::pass("commit.after")?;
         self.journal.maybe_snapshot(&self.term, &commit)?;
+        let (state_files, state_bytes) = (state.len(), state.iter().map(|f| f.bytes).sum());
+        let (memory_bytes, spilled) = operators.usage();
+        let memory_budget_bytes = self.budget.bytes as u64;
         *at = Position {
             next: plan.number + 1,
             ledger,
@@ -98,9 +90,42 @@ impl Runner<'_> {
             files: commit.files.len(),
             watermark: outcome.watermark,
             seconds: [read, files_done - read, state_done - files_done, began.elapsed().as_secs_f64()],
+            state: StateSize {
+                state_files,
+                state_bytes,
+                state_written_bytes,
+                memory_bytes,
+                memory_budget_bytes,
+                spilled_bytes: spilled.bytes,
+                spills: spilled.spills,
+            },
         });
+        self.tell_over_memory(memory_bytes);
+        let retries = self.journal.store().retries();
+        if retries > self.retries {
+            self.observer.event(&Event::Retry { r#where: "store", count: retries - self.retries });
+            self.retries = retries;
+        }
         self.sweep_if_due(&commit)?;
         Ok(true)
+    }
+
+    /// Says once when state takes more memory than it may though all was spilled that can be.
+    fn tell_over_memory(&mut self, bytes: u64) {
+        let budget = self.budget.bytes as u64;
+        if bytes > budget && !self.told_over_memory {
+            self.observer.event(&Event::Warning {
+                code: "state_over_memory".into(),
+                place: "memory".into(),
+                message: format!(
+                    "open sessions and windows alone take the state to {} MiB, beyond its {} MiB (half of `memory`); \
+                     they are not spilled: give the pipeline more `memory`, or group windows by fewer values",
+                    bytes >> 20,
+                    budget >> 20
+                ),
+            });
+        }
+        self.told_over_memory = bytes > budget;
     }
 
     fn put_files(&self, files: Vec<(String, DataFile)>) -> Result<Vec<FileEntry>> {
@@ -129,30 +154,34 @@ impl Runner<'_> {
         Ok(entries)
     }
 
-    fn put_state(&self, epoch: u64, parts: Vec<(String, RecordBatch)>) -> Result<Vec<StateFile>> {
+    fn put_state(
+        &self,
+        plan: &Plan,
+        operators: &mut Operators,
+        at: &Position,
+        partitions: &Partitions,
+    ) -> Result<(Vec<StateFile>, u64)> {
         failpoint::pass("state.before")?;
         self.stop_if_late()?;
-        let parts: Vec<_> = parts.into_iter().filter(|(_, rows)| rows.num_rows() > 0).collect();
-        let objects = parts
-            .into_par_iter()
-            .map(|(table, rows)| {
-                let path = layout::state(self.journal.pipeline(), epoch, &self.term.id, &table);
-                Ok::<_, Error>((table, path, Bytes::from(to_ipc(&rows)?)))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let written = objects
-            .iter()
-            .map(|(table, path, bytes)| StateFile {
-                table: table.clone(),
-                path: path.clone(),
-                epoch,
-                bytes: bytes.len() as u64,
-            })
-            .collect();
+        // What an older version wrote has no bounds by which it could drop out: it is written once more.
+        let anew = at.state.is_empty() || state::is_old(&at.state);
+        let mut changes = match at.whole {
+            _ if anew => operators.whole()?,
+            true => operators.carried()?,
+            false => operators.delta()?,
+        };
+        changes.push(match anew || at.whole {
+            true => partitions::change(&partitions.all(), true)?,
+            false => partitions::change(&plan.partitions, false)?,
+        });
+        let before = if anew { &[][..] } else { &at.state };
+        let name = |table: &str| layout::state(self.journal.pipeline(), plan.number, &self.term.id, table);
+        let next = state::next(self.journal.store(), operators, plan.number, before, changes, self.merge_every, name)?;
         self.journal.check_term(&self.term)?;
         failpoint::pass("state.between")?;
-        self.journal.store().put_many(objects.into_iter().map(|(_, path, bytes)| (path, bytes)).collect())?;
+        let written = next.objects.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        self.journal.store().put_many(next.objects)?;
         failpoint::pass("state.after")?;
-        Ok(written)
+        Ok((next.files, written))
     }
 }

@@ -2,11 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
-};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::array::{Array, ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use rayon::prelude::*;
 
 use super::ledger::Counts;
@@ -17,7 +14,8 @@ use crate::error::{Error, Result};
 use crate::events::RawEvents;
 use crate::hash::HashKey;
 use crate::lake::layout::{Partition, data_file};
-use crate::sessions::Sessionizer;
+use crate::packed::{self, Text};
+use crate::sessions::{Released, Sessionizer};
 use crate::sinks::bronze;
 use crate::sinks::dead_letters::{self, Letter};
 use crate::sinks::parquet::{DataFile, ParquetSettings, PartitionedWriter};
@@ -72,9 +70,10 @@ pub fn judge_all(
     pieces
         .into_par_iter()
         .map(|piece| {
-            let judged = contract.judge(&piece, rules)?;
+            let judged = contract.judge_packed(&piece, rules)?;
             let keys = text(&judged.valid, "idempotency_key")?;
-            let hashes = keys.iter().map(|k| key.hash(k.unwrap_or_default().as_bytes())).collect();
+            let mut hashes = Vec::with_capacity(judged.valid.num_rows());
+            keys.map(|k| key.hash(k.unwrap_or_default().as_bytes()), |hash| hashes.push(hash));
             Ok(Judgment { piece, judged, hashes })
         })
         .collect()
@@ -195,7 +194,7 @@ impl Epoch {
         let Judgment { piece, judged, hashes } = judgment;
         let times = time(&judged.valid, "event_time")?;
         self.verdicts.clear();
-        operators.dedup.judge(hashes, times.values(), self.late_below, &mut self.verdicts);
+        operators.dedup.judge(hashes, times.values(), self.late_below, &mut self.verdicts)?;
 
         let accepted: BooleanArray = self.verdicts.iter().map(|v| Some(*v == Verdict::Accepted)).collect();
         let late: Vec<usize> = positions(&self.verdicts, Verdict::Late);
@@ -221,7 +220,8 @@ impl Epoch {
         if !judged.rejected.is_empty() || !late.is_empty() {
             self.bury(piece, judged, &late)?;
         }
-        self.accept(operators, piece, judged, &accepted)
+        self.accept(operators, piece, judged, &accepted)?;
+        operators.keep_within()
     }
 
     /// Writes dead letters: what the contract does not accept, and what came too late.
@@ -232,7 +232,7 @@ impl Epoch {
         let [kinds, versions, keys, entities] =
             ["event_type", "schema_version", "idempotency_key", "entity"].map(|name| text(&judged.valid, name));
         let (kinds, versions, keys, entities) = (kinds?, versions?, keys?, entities?);
-        let at = |column: &'_ StringArray, i: usize| column.is_valid(i).then(|| column.value(i).to_owned());
+        let at = |column: Text<'_>, i: usize| column.get(i).map(str::to_owned);
         let late_texts: Vec<_> =
             late.iter().map(|&i| (at(kinds, i), at(versions, i), at(keys, i), at(entities, i))).collect();
         let mut letters: Vec<Letter<'_>> = judged
@@ -298,7 +298,7 @@ impl Epoch {
         accepted: &BooleanArray,
     ) -> Result<()> {
         let all = accepted.true_count() == accepted.len();
-        let rows = if all { judged.valid.clone() } else { filter_record_batch(&judged.valid, accepted)? };
+        let rows = if all { judged.valid.clone() } else { packed::filter(&judged.valid, accepted)? };
         if rows.num_rows() == 0 {
             return Ok(());
         }
@@ -310,12 +310,13 @@ impl Epoch {
             .map(|(_, row)| piece.offsets.value(*row as usize))
             .collect();
         let mut columns = rows.columns().to_vec();
-        columns.push(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(piece.topic.as_ref(), offsets.len()))));
+        columns.push(packed::repeated(&piece.topic, offsets.len())?);
         columns.push(Arc::new(Int32Array::from_value(piece.partition, offsets.len())));
         columns.push(Arc::new(offsets));
-        let rows = RecordBatch::try_new(self.events.clone(), columns)?;
-        for (_, windows) in &mut operators.windows {
-            windows.push(&rows)?;
+        let rows = packed::batch(&self.events, columns)?;
+        if !operators.windows.is_empty() {
+            let plain = packed::unpack(&self.events, &rows)?;
+            operators.windows.iter_mut().try_for_each(|(_, windows)| windows.push(&plain))?;
         }
         match &mut operators.sessions {
             Some(sessions) if self.layers.silver => sessions.push(rows),
@@ -323,27 +324,25 @@ impl Epoch {
         }
     }
 
-    /// Writes accepted rows to Silver; they have their session columns already, or never get any.
+    /// Writes accepted rows to Silver that never get session columns.
     fn write_silver(&mut self, rows: &RecordBatch) -> Result<()> {
         self.counts.silver += rows.num_rows() as i64;
         if !self.layers.silver || rows.num_rows() == 0 {
             return Ok(());
         }
-        let columns = self
-            .silver_schema
-            .fields()
-            .iter()
-            .map(|field| match rows.column_by_name(field.name()) {
-                Some(column) => column.clone(),
-                None if field.name() == "replayed" => {
-                    Arc::new(BooleanArray::from(vec![false; rows.num_rows()])) as ArrayRef
-                }
-                None => arrow::array::new_null_array(field.data_type(), rows.num_rows()),
-            })
-            .collect();
-        let rows = RecordBatch::try_new(self.silver_schema.clone(), columns)?;
-        let date = if time(&rows, "session_start")?.null_count() == 0 { "session_start" } else { "event_time" };
-        self.silver.writer.write_by_date(&rows, date)
+        self.silver.writer.write_by_date(&silver_rows(&self.silver_schema, rows)?, "event_time")
+    }
+
+    /// Writes what sessions have let go to Silver, and gives the memory of each batch back as it is done.
+    fn write_sessions(&mut self, released: Released) -> Result<()> {
+        self.counts.silver += released.events.iter().map(|rows| rows.num_rows() as i64).sum::<i64>();
+        self.counts.sessions += released.sessions.num_rows() as i64;
+        if self.layers.silver {
+            let schema = &self.silver_schema;
+            let rows = released.events.into_iter().filter(|rows| rows.num_rows() > 0);
+            self.silver.writer.write_all_by_date(rows.map(|rows| silver_rows(schema, &rows)), "session_start")?;
+        }
+        self.sessions.writer.write_by_date(&released.sessions, "session_start")
     }
 
     /// Ends the epoch: the watermark moves, held events and windows come out, files are finished.
@@ -357,6 +356,31 @@ impl Epoch {
         idle_watermark: Option<i64>,
         names: &Names,
     ) -> Result<Outcome> {
+        let number = self.number;
+        let finish = |Table { layer, writer }: Table| -> Result<Vec<(String, DataFile)>> {
+            let finished = writer.finish(&|partition, part| names.data(number, &layer, partition, part))?;
+            Ok(finished.into_iter().map(|file| (layer.clone(), file)).collect())
+        };
+        self.write_letters()?;
+        let (bronze, dead_letters) = (self.bronze.take(), self.dead_letters.take());
+        // Nothing more goes into these: they are finished on one core while the sessions are cut on another.
+        let (early, late) = rayon::join(
+            || Ok::<_, Error>((finish(bronze)?, finish(dead_letters)?)),
+            || self.release(operators, flush, idle_watermark),
+        );
+        let ((bronze, dead_letters), watermark) = (early?, late?);
+        let mut files = bronze;
+        files.extend(finish(self.silver)?);
+        files.extend(finish(self.sessions)?);
+        files.extend(dead_letters);
+        for table in self.gold {
+            files.extend(finish(table)?);
+        }
+        Ok(Outcome { files, counts: self.counts, watermark })
+    }
+
+    /// Moves the watermark, and writes what the operators let go.
+    fn release(&mut self, operators: &mut Operators, flush: bool, idle_watermark: Option<i64>) -> Result<Option<i64>> {
         let mut watermark = operators.watermark.advance();
         if let Some(to) = idle_watermark {
             operators.watermark.advance_to(to);
@@ -367,7 +391,7 @@ impl Epoch {
             watermark = operators.watermark.current();
         }
         if let Some(watermark) = watermark {
-            operators.dedup.advance(watermark);
+            operators.dedup.advance(watermark)?;
         }
         if let Some(sessions) = &mut operators.sessions {
             let released = match watermark {
@@ -376,11 +400,7 @@ impl Epoch {
                 None => None,
             };
             if let Some(released) = released {
-                for rows in &released.events {
-                    self.write_silver(rows)?;
-                }
-                self.counts.sessions += released.sessions.num_rows() as i64;
-                self.sessions.writer.write_by_date(&released.sessions, "session_start")?;
+                self.write_sessions(released)?;
             }
         }
         for ((_, windows), table) in operators.windows.iter_mut().zip(&mut self.gold) {
@@ -394,15 +414,25 @@ impl Epoch {
             }
         }
         self.counts.pending = operators.pending() - self.pending_before;
-        self.write_letters()?;
-        let mut files = vec![];
-        let tables = [self.bronze, self.silver, self.sessions, self.dead_letters];
-        for Table { layer, writer } in tables.into_iter().chain(self.gold) {
-            let finished = writer.finish(&|partition, part| names.data(self.number, &layer, partition, part))?;
-            files.extend(finished.into_iter().map(|file| (layer.clone(), file)));
-        }
-        Ok(Outcome { files, counts: self.counts, watermark })
+        Ok(watermark)
     }
+}
+
+impl Table {
+    /// The table as it has grown, and an empty one in its place.
+    fn take(&mut self) -> Self {
+        Self { layer: self.layer.clone(), writer: self.writer.take() }
+    }
+}
+
+/// Accepted rows with all columns of Silver.
+fn silver_rows(schema: &SchemaRef, rows: &RecordBatch) -> Result<RecordBatch> {
+    let column = |field: &FieldRef| match rows.column_by_name(field.name()) {
+        Some(column) => column.clone(),
+        None if field.name() == "replayed" => Arc::new(BooleanArray::from(vec![false; rows.num_rows()])) as ArrayRef,
+        None => arrow::array::new_null_array(field.data_type(), rows.num_rows()),
+    };
+    packed::batch(schema, schema.fields().iter().map(column).collect())
 }
 
 /// Names of data files: a function of pipeline, shard, epoch and part.
@@ -427,8 +457,8 @@ fn positions(verdicts: &[Verdict], of: Verdict) -> Vec<usize> {
     verdicts.iter().enumerate().filter(|(_, v)| **v == of).map(|(i, _)| i).collect()
 }
 
-fn text<'a>(rows: &'a RecordBatch, column: &str) -> Result<&'a StringArray> {
-    let found = rows.column_by_name(column).and_then(|c| c.as_any().downcast_ref());
+fn text<'a>(rows: &'a RecordBatch, column: &str) -> Result<Text<'a>> {
+    let found = rows.column_by_name(column).and_then(|c| Text::of(c));
     found.ok_or_else(|| Error::Internal(format!("column {column} is missing or no text")))
 }
 

@@ -1,6 +1,7 @@
 //! What goes into an epoch: read, judged and taken through the operators until it is full or nothing more is there.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 
 use super::epoch::{Epoch, Judgment, judge_all};
 use super::log::{Plan, Tick};
@@ -12,6 +13,7 @@ use crate::contract::Contract;
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::sources::{PartitionStatus, Progress, Source};
+use crate::watermark::Watermark;
 
 /// How much is read at once, in bytes: a few pieces, so that every core has one to judge.
 pub(super) const BURST_BYTES: usize = 8 << 20;
@@ -40,8 +42,8 @@ pub(super) struct Gathered {
 }
 
 impl Runner<'_> {
-    /// Reads and judges until the epoch is full or nothing more is there. What was judged goes through the operators on
-    /// one core while the next pieces are read and judged on the others.
+    /// Reads and judges until the epoch is full or nothing more is there. Three ticks are under way at a time: what was
+    /// judged goes through the operators on one core while the next is judged and the one after it is read.
     pub(super) fn gather(
         &self,
         source: &mut dyn Source,
@@ -54,11 +56,15 @@ impl Runner<'_> {
         let rules = self.rules(&self.shape);
         let mut gathered = Gathered::default();
         let mut waiting: Vec<Judgment> = vec![];
+        // What was read while the tick before it was judged.
+        let mut ahead: Option<Option<Read>> = None;
         let mut idle_since: Option<i64> = None;
         failpoint::pass("read.before")?;
         let call = self.call(contract, &self.shape, epoch.number())?;
         loop {
-            if self.asked_to_stop() {
+            let stopping = self.asked_to_stop();
+            // What was read ahead belongs to this epoch: the positions are behind it already.
+            if stopping && !matches!(ahead, Some(Some(_))) {
                 take_all(epoch, operators, &waiting)?;
                 gathered.stopped = true;
                 gathered.caught_up = false;
@@ -73,9 +79,14 @@ impl Runner<'_> {
                 gathered.caught_up = source.partitions().iter().all(|p| p.progress == Progress::Finished);
                 break;
             }
-            let times = |topic: &str, partition: i32| operators.watermark.partition_time(topic, partition);
-            let room = (room, limits.max_bytes - gathered.bytes);
-            let Some(Read { tick, pieces }) = self.read_tick(source, &times, room, options)? else {
+            let read = match ahead.take() {
+                Some(read) => read,
+                None => {
+                    let times = |topic: &str, partition: i32| operators.watermark.partition_time(topic, partition);
+                    self.read_tick(source, &times, (room, limits.max_bytes - gathered.bytes), options)?
+                }
+            };
+            let Some(Read { tick, pieces }) = read else {
                 take_all(epoch, operators, &waiting)?;
                 waiting.clear();
                 gathered.caught_up = true;
@@ -89,7 +100,7 @@ impl Runner<'_> {
                     break;
                 }
                 self.clock.wait(POLL);
-                source.refresh()?;
+                self.refresh(source)?;
                 continue;
             };
             gathered.caught_up = false;
@@ -112,19 +123,32 @@ impl Runner<'_> {
                 }
                 Ok::<_, Error>(judged)
             };
-            // The watermark's view of partitions is read by `next` alone, and `take` changes everything but it.
-            let (taken, judged) = rayon::join(|| take_all(epoch, operators, &waiting), judge);
+            let room =
+                (limits.max_events.saturating_sub(gathered.events), limits.max_bytes.saturating_sub(gathered.bytes));
+            // Reading changes neither operators nor epoch, and `take` does not look at the watermark: which partition is
+            // read next follows from what was taken before, however fast either is. A source that gathers reads ahead
+            // by itself, and may wait.
+            let reads_on = room.0 > 0 && room.1 > 0 && !source.gathers() && !stopping;
+            let watermark = std::mem::replace(&mut operators.watermark, Watermark::new(0));
+            let times = |topic: &str, partition: i32| watermark.partition_time(topic, partition);
+            let ((taken, judged), read) = rayon::join(
+                || rayon::join(|| take_all(epoch, operators, &waiting), judge),
+                || reads_on.then(|| self.read_tick(source, &times, room, options)).transpose(),
+            );
+            operators.watermark = watermark;
             taken?;
             waiting = judged?;
+            ahead = read?;
             observe(operators, &waiting);
         }
         failpoint::pass("read.after")?;
         Ok(gathered)
     }
 
-    /// Which partitions are quiet by now, and how far that lets the watermark move.
+    /// Which partitions were quiet when the source was last looked at, and how far that lets the watermark move. What came
+    /// since is not known yet: by the clock of now a partition would be quiet though much waits in it.
     pub(super) fn quiet(&self, source: &dyn Source, operators: &Operators) -> Quiet {
-        let now = self.clock.now();
+        let now = self.looked_at.load(Ordering::Relaxed);
         let settings = &self.shape.watermark;
         let open: Vec<_> = source.partitions().into_iter().filter(|p| p.progress != Progress::Finished).collect();
         let is_idle = |p: &&PartitionStatus| {

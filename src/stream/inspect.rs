@@ -12,6 +12,7 @@ use super::partitions::Partitions;
 use super::run::open_lake;
 use super::spec::PipelineSpec;
 use crate::error::{Error, Result};
+use crate::lake::{Lake, LakeOptions};
 use crate::sources::{PartitionState, Unread};
 
 /// A pipeline as its newest commit has it.
@@ -151,9 +152,13 @@ pub fn entries(spec: &PipelineSpec, since: Option<u64>) -> Result<Vec<LogEntry>>
 ///
 /// # Errors
 /// [`Error::Lake`] when the lake or the pipeline is not there.
-pub fn live_files(lake_url: &str, layer: &str, pipeline: Option<&str>) -> Result<Vec<FileEntry>> {
-    use crate::lake::{Lake, LakeOptions};
-    let lake = Lake::open(lake_url, &LakeOptions { create: false, ..LakeOptions::default() })?;
+pub fn live_files(
+    lake_url: &str,
+    options: &LakeOptions,
+    layer: &str,
+    pipeline: Option<&str>,
+) -> Result<Vec<FileEntry>> {
+    let lake = Lake::open(lake_url, options)?;
     let mut found = vec![];
     for object in lake.list("_penstock/", None)? {
         if let Some(name) = object.path.strip_prefix("_penstock/").and_then(|p| p.strip_suffix("/pipeline.json")) {

@@ -387,7 +387,7 @@ impl<'a> Journal<'a> {
     }
 
     fn snapshot_if_due(&self, number: u64) -> Result<()> {
-        if !(number + 1).is_multiple_of(SNAPSHOT_EVERY) {
+        if !(number + 1).is_multiple_of(self.snapshot_every) {
             return Ok(());
         }
         failpoint::pass("snapshot.before")?;

@@ -154,7 +154,7 @@ pub struct FileEntry {
     pub max_event_time: Option<i64>,
 }
 
-/// A file of state that counts: the first of a table is whole, the others are changes.
+/// A file of state that counts: what changed in a table, older files first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StateFile {
     /// The table (`dedup/keys`).
@@ -165,6 +165,12 @@ pub struct StateFile {
     pub epoch: u64,
     /// How many bytes it has.
     pub bytes: u64,
+    /// How many rows it has; 0 in entries of a version that did not say.
+    #[serde(default)]
+    pub rows: u64,
+    /// The highest moment in it, in microseconds since the Unix epoch, where its rows expire.
+    #[serde(default)]
+    pub newest: Option<i64>,
 }
 
 /// What a log entry is.
@@ -289,6 +295,9 @@ pub struct Commit {
     pub change: Option<Change>,
     /// When it was committed, in microseconds since the Unix epoch.
     pub committed_at: i64,
+    /// What an entry that is no epoch was asked for, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// Lines left unread.
     #[serde(default)]
     pub unread: Vec<Unread>,

@@ -8,6 +8,7 @@ pub mod audit;
 mod carry;
 pub mod change;
 mod commit;
+pub mod entries;
 mod epoch;
 mod gather;
 pub mod inspect;
@@ -19,6 +20,8 @@ mod operators;
 pub mod partitions;
 pub mod run;
 mod runner;
+#[cfg(test)]
+mod simulation;
 pub mod spec;
 pub mod state;
 mod stop;

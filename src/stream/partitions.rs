@@ -1,5 +1,4 @@
-//! How far each partition of the source was read, as a table of the state: whole now and then, and in between those that
-//! moved.
+//! How far each partition of the source was read, as a table of the state: of each epoch those that moved.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use super::state;
 use super::store::Store;
 use crate::error::{Error, Result};
 use crate::sources::PartitionState;
-use crate::state::{StateParts, table, typed};
+use crate::state::{Change, latest, typed};
 
 /// The table of the state.
 pub const TABLE: &str = "source/partitions";
@@ -33,9 +32,8 @@ impl Partitions {
             partitions.take(&commit.partitions);
             return Ok(partitions);
         }
-        let files: Vec<_> = commit.state.iter().filter(|f| f.table == TABLE).cloned().collect();
-        for parts in state::read(store, &files)? {
-            partitions.load(&parts)?;
+        for file in commit.state.iter().filter(|f| f.table == TABLE) {
+            partitions.load(&state::read(store, file)?)?;
         }
         Ok(partitions)
     }
@@ -56,8 +54,7 @@ impl Partitions {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] when the table is not what it should be.
-    pub fn load(&mut self, parts: &StateParts) -> Result<()> {
-        let Some(rows) = table(parts, TABLE) else { return Ok(()) };
+    pub fn load(&mut self, rows: &RecordBatch) -> Result<()> {
         let topics: &StringArray = typed(TABLE, rows, "topic")?;
         let numbers: &Int32Array = typed(TABLE, rows, "partition")?;
         let positions: &Int64Array = typed(TABLE, rows, "position")?;
@@ -91,7 +88,7 @@ pub fn are_saved(commit: &Commit) -> bool {
 ///
 /// # Errors
 /// [`Error::Data`] when Arrow cannot hold them.
-pub fn to_table(states: &[PartitionState]) -> Result<(String, RecordBatch)> {
+pub fn change(states: &[PartitionState], replaces: bool) -> Result<Change> {
     let mut more = vec![];
     for state in states {
         let value = serde_json::to_value(state).map_err(|e| Error::Internal(e.to_string()))?;
@@ -118,7 +115,15 @@ pub fn to_table(states: &[PartitionState]) -> Result<(String, RecordBatch)> {
             Arc::new(StringArray::from(more)),
         ],
     )?;
-    Ok((TABLE.to_owned(), rows))
+    Ok(Change { table: TABLE.to_owned(), rows, replaces })
+}
+
+/// Saved partitions put together, older ones first: of each the last.
+///
+/// # Errors
+/// [`Error::Checkpoint`] when the table is not what it should be.
+pub fn combine(saved: &[RecordBatch]) -> Result<RecordBatch> {
+    latest(TABLE, saved, ["topic", "partition"].into_iter(), None, |_| true)
 }
 
 #[cfg(test)]
@@ -134,10 +139,13 @@ mod tests {
     #[test]
     fn what_moved_is_added_to_the_whole() {
         let mut partitions = Partitions::default();
-        let whole = to_table(&[state("a", 0, 1), state("b", 0, 2), state("b", 1, 3)]).unwrap();
-        let moved = to_table(&[state("b", 0, 9)]).unwrap();
-        partitions.load(&vec![whole]).unwrap();
-        partitions.load(&vec![moved]).unwrap();
+        let whole = change(&[state("b", 1, 3), state("b", 0, 2), state("a", 0, 1)], true).unwrap().rows;
+        let moved = change(&[state("b", 0, 9)], false).unwrap().rows;
+        let mut combined = Partitions::default();
+        combined.load(&combine(&[whole.clone(), moved.clone()]).unwrap()).unwrap();
+        partitions.load(&whole).unwrap();
+        partitions.load(&moved).unwrap();
+        assert_eq!(combined.all(), partitions.all());
         assert_eq!(partitions.all(), [state("a", 0, 1), state("b", 0, 9), state("b", 1, 3)]);
     }
 }

@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::lake::{Durability, Lake, LakeOptions};
 use crate::sources::files::{Files, FilesSettings};
 use crate::sources::{Range, Source, Unread, Watch};
+use crate::spill::disk::Disk;
 
 /// How a run goes.
 #[derive(Debug, Clone, Default)]
@@ -87,11 +88,21 @@ pub enum Event {
         watermark: Option<i64>,
         /// Seconds spent reading and judging, putting files, putting state, and in all.
         seconds: [f64; 4],
+        /// What state takes.
+        #[serde(flatten)]
+        state: StateSize,
     },
     /// How far the source is ahead, after a commit and now and then between them.
     Lag {
         /// The partitions that know their end; none of a source of files.
         partitions: Vec<PartitionLag>,
+    },
+    /// Requests were sent again since the commit before.
+    Retry {
+        /// `store`.
+        r#where: &'static str,
+        /// How many.
+        count: u64,
     },
     /// Another run had put a plan or a commit of this number before.
     Conflict {
@@ -143,6 +154,25 @@ pub enum Event {
     },
 }
 
+/// What the state of a pipeline takes, after a commit.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct StateSize {
+    /// Files of state that count.
+    pub state_files: usize,
+    /// Their bytes.
+    pub state_bytes: u64,
+    /// Bytes of state that this epoch wrote.
+    pub state_written_bytes: u64,
+    /// Bytes of memory that state takes.
+    pub memory_bytes: u64,
+    /// Bytes of memory that it may take before it is spilled.
+    pub memory_budget_bytes: u64,
+    /// Bytes on local disk, beyond the budget.
+    pub spilled_bytes: u64,
+    /// Files spilled since the run began.
+    pub spills: u64,
+}
+
 /// What a run did.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
@@ -186,7 +216,8 @@ pub fn open_lake(spec: &PipelineSpec, create: bool) -> Result<Lake> {
         DurabilitySpec::Disk => Durability::Disk,
         DurabilitySpec::Process => Durability::Process,
     };
-    Lake::open(&spec.lake, &LakeOptions { durability, create, ..LakeOptions::default() })
+    let (storage, secrets) = (spec.storage.clone(), spec.storage_secrets.clone());
+    Lake::open(&spec.lake, &LakeOptions { durability, create, storage, secrets })
 }
 
 /// Reads a pipeline's contract under the settings that shape rows.
@@ -229,6 +260,7 @@ pub fn run(
             "the contract hashes personal properties; give the secret to do it with",
         ));
     }
+    Disk::from_env().sweep();
     let watching = Watching(observer);
     let mut source = open_source(spec, options, &watching)?;
     let mut runner = Runner::new(&lake, clock.as_ref(), spec, shape, contract, secret, observer)?;

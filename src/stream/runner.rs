@@ -1,5 +1,6 @@
 //! The epoch loop: term → plan → run → state → commit, again and again.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -28,6 +29,8 @@ use crate::failpoint;
 use crate::hash::HashKey;
 use crate::lake::layout;
 use crate::sources::{PartitionState, Range, Source, Unread};
+use crate::spill::Budget;
+use crate::spill::disk::Disk;
 
 /// How long the loop waits before it looks for more, in microseconds.
 pub(super) const POLL: i64 = 100_000;
@@ -47,7 +50,13 @@ pub(super) struct Runner<'a> {
     pub(super) secret: Option<&'a [u8]>,
     pub(super) spec: &'a PipelineSpec,
     pub(super) run: RunCounts,
-    /// After so many epochs the changes of state are merged into one whole state.
+    /// How much memory state may take, and where the rest goes.
+    pub(super) budget: Budget,
+    /// Whether it was said that state takes more.
+    pub(super) told_over_memory: bool,
+    /// Requests that were sent again, as told to whoever watches.
+    pub(super) retries: u64,
+    /// So many files of state of like size are put together.
     pub(super) merge_every: usize,
     pub(super) lag: lag::Told,
     /// Sinks that write epochs into databases.
@@ -62,6 +71,8 @@ pub(super) struct Runner<'a> {
     pub(super) swept_at: Option<i64>,
     /// Whether the epoch that was to be made void is.
     pub(super) voided: bool,
+    /// When the source was last looked at, by our clock: what is known of its partitions is as old as that.
+    pub(super) looked_at: AtomicI64,
 }
 
 /// What the next epoch starts from.
@@ -113,6 +124,9 @@ impl<'a> Runner<'a> {
             secret,
             spec,
             run: RunCounts::default(),
+            budget: Budget { bytes: spec.state_memory(), spill: Arc::new(Disk::from_env()) },
+            told_over_memory: false,
+            retries: 0,
             merge_every: state::MERGE_EVERY,
             lag: lag::Told::default(),
             sinks: vec![],
@@ -121,6 +135,7 @@ impl<'a> Runner<'a> {
             stopped: false,
             swept_at: None,
             voided: false,
+            looked_at: AtomicI64::new(i64::MIN),
         })
     }
 
@@ -171,7 +186,7 @@ impl<'a> Runner<'a> {
         // An epoch 0 that was made void has settled nothing.
         let fresh = commit.as_ref().is_none_or(|c| c.kind == Kind::Void) && planned.is_none() && partitions.is_empty();
         let begin = if fresh { source.begin()? } else { vec![] };
-        source.refresh()?;
+        self.refresh(source)?;
         self.observer.event(&Event::Started { term: self.term.number, epoch: at.next, recovering: planned.is_some() });
         if let Some(commit) = &commit {
             self.sweep_if_due(commit)?;
@@ -250,16 +265,22 @@ impl<'a> Runner<'a> {
 
     /// The operators with the state of the last commit, which goes over to this contract and these settings.
     fn take_up(&self, shape: &Shape, contract: &Contract, digest: &str, at: &mut Position) -> Result<Operators> {
-        let mut parts = state::read(self.journal.store(), &at.state)?;
+        let store = self.journal.store();
+        let mut files = at.state.clone();
         if let Some(then) = at.origin.as_ref().filter(|o| o.contract != digest || o.shape != *shape) {
             let before = self.journal.contract(&then.contract);
             let before = before.and_then(|text| contract_of(&text, &self.spec.contract_path, &then.shape)).ok();
             at.change = Change::between(then, before.as_ref(), digest, contract, shape)?;
-            parts = carry(then, before.as_ref(), shape, contract, parts)?;
+            let load = |operators: Operators, files: &[StateFile]| {
+                let mut operators = operators.within(self.budget.clone());
+                state::load(store, &mut operators, files)?;
+                Ok(operators)
+            };
+            files = carry(then, before.as_ref(), shape, contract, &files, load)?;
             at.whole = true;
         }
-        let mut operators = Operators::new(shape, &contract.schema())?;
-        parts.into_iter().try_for_each(|epoch| operators.load(epoch))?;
+        let mut operators = Operators::new(shape, &contract.schema())?.within(self.budget.clone());
+        state::load(store, &mut operators, &files)?;
         Ok(operators)
     }
 
@@ -292,6 +313,14 @@ impl<'a> Runner<'a> {
         Ok(pinned.map_err(|e| with_way_out(e, plan))?.with_secret(self.secret))
     }
 
+    /// Looks for what is new, and keeps when that was.
+    pub(super) fn refresh(&self, source: &mut dyn Source) -> Result<()> {
+        let now = self.clock.now();
+        source.refresh()?;
+        self.looked_at.store(now, Ordering::Relaxed);
+        Ok(())
+    }
+
     pub(super) fn rules(&self, shape: &Shape) -> JudgeRules {
         JudgeRules { max_future_skew: Some(shape.watermark.max_future_skew_us) }
     }
@@ -306,6 +335,8 @@ impl<'a> Runner<'a> {
         let shape = self.shape.clone();
         let contract = self.contract.clone();
         let mut told: Vec<Unread> = vec![];
+        // What is held does not change while nothing is read.
+        let mut next_release: Option<Option<i64>> = None;
         loop {
             if self.done(options) {
                 return Ok(Some(at));
@@ -313,7 +344,7 @@ impl<'a> Runner<'a> {
             let began = Instant::now();
             let mut epoch = Epoch::new(at.next, &contract, &shape, &operators)?;
             if !options.until_caught_up {
-                source.refresh()?;
+                self.refresh(source)?;
             }
             let gathered = self.gather(source, &contract, &mut operators, &mut epoch, options)?;
             let unread = source.unread();
@@ -326,8 +357,11 @@ impl<'a> Runner<'a> {
             let bounded = bounded(self.spec, options) || options.drain;
             let flush = bounded && gathered.caught_up && flushable(&operators);
             let quiet = self.quiet(source, &operators);
-            let moves_on =
-                quiet.watermark.is_some_and(|to| operators.pending() > 0 && operators.watermark.current() < Some(to));
+            // Only where something comes out: else an idle pipeline would commit for ever.
+            let moves_on = gathered.ticks.is_empty()
+                && quiet.watermark.is_some_and(|to| {
+                    next_release.get_or_insert_with(|| operators.next_release()).is_some_and(|release| release <= to)
+                });
             let gaps = source.gaps();
             if gathered.ticks.is_empty() && gaps.is_empty() && (gathered.stopped || !flush && !moves_on) {
                 if gathered.stopped || options.until_caught_up {
@@ -368,6 +402,7 @@ impl<'a> Runner<'a> {
             if !self.commit(&plan, outcome, &mut operators, &mut at, began)? {
                 return Ok(None);
             }
+            next_release = None;
             self.tell_committed(source, &plan);
             if stopped || caught_up && options.until_caught_up {
                 self.stopped = stopped;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::transform::TransformSpec;
 use crate::error::{Error, Result};
 use crate::lake::layout::check_name;
+use crate::lake::{StorageSecrets, StorageSpec};
 
 /// A pipeline, with durations in microseconds and sizes in bytes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -30,6 +31,12 @@ pub struct PipelineSpec {
     pub shard: Option<Shard>,
     /// The lake's folder or URL.
     pub lake: String,
+    /// How the lake's bucket is reached.
+    #[serde(default)]
+    pub storage: StorageSpec,
+    /// Who asks for the lake's bucket: never part of what is written or shown.
+    #[serde(skip)]
+    pub storage_secrets: StorageSecrets,
     /// Which of `bronze` and `silver` are written.
     #[serde(default = "both_layers")]
     pub layers: Vec<Layer>,
@@ -51,7 +58,7 @@ pub struct PipelineSpec {
     /// What a commit survives.
     #[serde(default)]
     pub durability: DurabilitySpec,
-    /// Memory that state may take, in bytes.
+    /// Memory that the run may take, in bytes: half of it for state, which is spilled beyond that.
     #[serde(default)]
     pub memory_bytes: Option<u64>,
     /// What makes runs repeatable in tests: a fixed clock and key. Never set in production.
@@ -67,6 +74,9 @@ pub struct PipelineSpec {
     #[serde(default)]
     pub assert_formats: Option<bool>,
 }
+
+/// Bytes of memory unless the pipeline says otherwise.
+const MEMORY: u64 = 1 << 30;
 
 fn both_layers() -> Vec<Layer> {
     vec![Layer::Bronze, Layer::Silver]
@@ -311,6 +321,7 @@ impl PipelineSpec {
 
     fn check(&self) -> Result<()> {
         check_name("name", &self.name)?;
+        self.storage.check()?;
         for windows in &self.windows {
             check_name("windows.name", &windows.name)?;
         }
@@ -332,6 +343,11 @@ impl PipelineSpec {
             return Err(Error::settings("epoch", "max_events and max_bytes must be above 0"));
         }
         Ok(())
+    }
+
+    /// How many bytes of memory state may take: half of `memory`, for an epoch's own events and files need the other.
+    pub fn state_memory(&self) -> usize {
+        usize::try_from(self.memory_bytes.unwrap_or(MEMORY) / 2).unwrap_or(usize::MAX)
     }
 
     /// What rows follow from, beside the contract.

@@ -1,69 +1,199 @@
-//! The state of the operators as files: a whole one, and what changed in each epoch after it, as Arrow IPC.
+//! The state of the operators as files: what changed in each epoch, as Arrow IPC.
+//!
+//! Each table is a log of files, older ones first. An epoch adds what changed in it; a file in which nothing counts any
+//! more (the watermark has passed it) is no longer named; small files are put together, a few at a time, so that there
+//! are never many. No file is written because the whole has grown: the cost of an epoch follows the epoch, however large
+//! the state is. Which files are put together follows from the commit before alone, so an epoch that is run again writes
+//! the same.
+
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use rayon::prelude::*;
 
 use super::log::StateFile;
+use super::operators::Operators;
+use super::partitions::{TABLE, combine};
 use super::store::Store;
 use crate::error::{Error, Result};
-use crate::state::{StateParts, from_ipc};
+use crate::state::{Change, from_ipc, to_ipc};
 
-/// After so many epochs the changes are merged into one whole state.
-pub const MERGE_EVERY: usize = 32;
-/// Changes smaller than this are never worth a merge before `MERGE_EVERY`, in bytes.
-const SMALL: u64 = 4 << 20;
+/// So many files of like size are put together.
+pub const MERGE_EVERY: usize = 8;
+/// Files below this are of like size, in bytes.
+const SMALL: u64 = 1 << 10;
+/// A file of this size is left as it is until it drops out, in bytes.
+const LARGE: u64 = 2 << 20;
 
-/// Whether the next epoch should write its state whole: there is none yet, or the changes outgrew it, or they lie in more
-/// than `merge_every` epochs.
-pub fn merge_is_due(files: &[StateFile], merge_every: usize) -> bool {
-    let Some(base) = files.first().map(|f| f.epoch) else { return true };
-    let mut epochs: Vec<u64> = files.iter().map(|f| f.epoch).collect();
-    epochs.dedup();
-    let size = |whole: bool| files.iter().filter(|f| (f.epoch == base) == whole).map(|f| f.bytes).sum::<u64>();
-    epochs.len() > merge_every || size(false) > size(true).max(SMALL)
+/// What an epoch does to the files of state.
+pub struct Next {
+    /// The files that count, older ones first. Those that the epoch writes have a name already.
+    pub files: Vec<StateFile>,
+    /// What it writes.
+    pub objects: Vec<(String, Bytes)>,
 }
 
-/// Reads the state that counts: the tables that each epoch wrote, in the order of the epochs.
+/// Whether a commit was written by a version that kept state as one whole and changes to it.
+pub fn is_old(files: &[StateFile]) -> bool {
+    files.iter().any(|f| f.rows == 0)
+}
+
+/// The state after an epoch: what stays of the state before, what is put together, and what changed. `name` gives the
+/// object of a table in this epoch.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] naming the object that is missing or damaged.
-pub fn read(store: &dyn Store, files: &[StateFile]) -> Result<Vec<StateParts>> {
-    let mut all: Vec<StateParts> = vec![];
-    let mut epoch = None;
-    for file in files {
-        let bytes = store.get(&file.path)?.ok_or_else(|| {
-            Error::checkpoint(&file.path, "missing, though the newest commit names it; bring it back from a backup")
-        })?;
-        if bytes.len() as u64 != file.bytes {
-            return Err(Error::checkpoint(
-                &file.path,
-                format!("damaged: has {} bytes, and had {} when it was written", bytes.len(), file.bytes),
-            ));
-        }
-        let rows = from_ipc(&file.path, &bytes)?;
-        if epoch != Some(file.epoch) {
-            epoch = Some(file.epoch);
-            all.push(vec![]);
-        }
-        if let Some(parts) = all.last_mut() {
-            parts.push((file.table.clone(), rows));
+/// [`Error::Checkpoint`] naming the object that is missing or damaged; [`Error::Data`] when Arrow cannot hold the rows.
+pub fn next(
+    store: &dyn Store,
+    operators: &mut Operators,
+    epoch: u64,
+    before: &[StateFile],
+    changes: Vec<Change>,
+    merge_every: usize,
+    name: impl Fn(&str) -> String + Sync,
+) -> Result<Next> {
+    let replaced: Vec<&str> = changes.iter().filter(|c| c.replaces).map(|c| c.table.as_str()).collect();
+    let mut files: Vec<StateFile> = before
+        .iter()
+        .filter(|f| !replaced.contains(&f.table.as_str()) && (f.table == TABLE || operators.counts(&f.table, f.newest)))
+        .cloned()
+        .collect();
+    let mut objects = Vec::new();
+    let mut tables: Vec<String> = Vec::new();
+    for file in &files {
+        if !tables.contains(&file.table) {
+            tables.push(file.table.clone());
         }
     }
-    Ok(all)
+    for table in tables {
+        let places: Vec<usize> = (0..files.len()).filter(|i| files[*i].table == table).collect();
+        let sizes: Vec<u64> = places.iter().map(|i| files[*i].bytes).collect();
+        let Some(range) = to_combine(&sizes, merge_every) else { continue };
+        let places = &places[range];
+        let saved: Vec<RecordBatch> = places.iter().map(|i| read(store, &files[*i])).collect::<Result<_>>()?;
+        let rows = if table == TABLE { combine(&saved)? } else { operators.combine(&table, &saved)? };
+        drop(saved);
+        let newest = operators.newest(&table, &rows)?;
+        let (file, object) = file(epoch, &table, name(&format!("{table}-merged")), &rows, newest)?;
+        let (first, rest) = (places[0], &places[1..]);
+        rest.iter().rev().for_each(|place| drop(files.remove(*place)));
+        if file.rows > 0 {
+            files[first] = file;
+            objects.push(object);
+        } else {
+            files.remove(first);
+        }
+    }
+    let mut named: Vec<(String, &Change)> = Vec::new();
+    for change in changes.iter().filter(|c| c.rows.num_rows() > 0) {
+        let table = match named.iter().filter(|(_, before)| before.table == change.table).count() {
+            0 => change.table.clone(),
+            n => format!("{}-{n}", change.table),
+        };
+        named.push((name(&table), change));
+    }
+    let newest = named.iter().map(|(_, c)| operators.newest(&c.table, &c.rows)).collect::<Result<Vec<_>>>()?;
+    let encoded: Vec<(StateFile, (String, Bytes))> = named
+        .into_par_iter()
+        .zip(newest)
+        .map(|((path, change), newest)| file(epoch, &change.table, path, &change.rows, newest))
+        .collect::<Result<_>>()?;
+    for (file, object) in encoded {
+        files.push(file);
+        objects.push(object);
+    }
+    Ok(Next { files, objects })
+}
+
+fn file(
+    epoch: u64,
+    table: &str,
+    path: String,
+    rows: &RecordBatch,
+    newest: Option<i64>,
+) -> Result<(StateFile, (String, Bytes))> {
+    let bytes = Bytes::from(to_ipc(rows)?);
+    let file = StateFile {
+        table: table.to_owned(),
+        path: path.clone(),
+        epoch,
+        bytes: bytes.len() as u64,
+        rows: rows.num_rows() as u64,
+        newest,
+    };
+    Ok((file, (path, bytes)))
+}
+
+/// Which files of a table are to be put together, given their sizes, older ones first: the newest, as soon as there are
+/// `merge_every` of one magnitude among them and none of a larger one.
+fn to_combine(sizes: &[u64], merge_every: usize) -> Option<std::ops::Range<usize>> {
+    // A power of eight is a magnitude: what is put together of eight belongs to the next.
+    let magnitude = |size: u64| (size / SMALL).checked_ilog(8).map_or(0, |n| n + 1);
+    let newest = sizes.iter().rev().take_while(|size| **size < LARGE).map(|size| magnitude(*size));
+    let newest: Vec<u32> = newest.collect();
+    (0..=magnitude(LARGE)).find_map(|of| {
+        let run = newest.iter().take_while(|m| **m <= of).count();
+        let alike = newest[..run].iter().filter(|m| **m == of).count();
+        (alike >= merge_every.max(2)).then_some(sizes.len() - run..sizes.len())
+    })
+}
+
+/// Reads one file of state.
+///
+/// # Errors
+/// [`Error::Checkpoint`] naming the object when it is missing or damaged.
+pub fn read(store: &dyn Store, file: &StateFile) -> Result<RecordBatch> {
+    let bytes = store.get(&file.path)?.ok_or_else(|| {
+        Error::checkpoint(&file.path, "missing, though the newest commit names it; bring it back from a backup")
+    })?;
+    if bytes.len() as u64 != file.bytes {
+        return Err(Error::checkpoint(
+            &file.path,
+            format!("damaged: has {} bytes, and had {} when it was written", bytes.len(), file.bytes),
+        ));
+    }
+    from_ipc(&file.path, &bytes)
+}
+
+/// Loads files into operators; what does not fit into memory is spilled on the way.
+///
+/// # Errors
+/// [`Error::Checkpoint`] naming the object that is missing or damaged, or a table that does not fit the pipeline;
+/// [`Error::Spill`] when there is no room.
+pub fn load(store: &dyn Store, operators: &mut Operators, files: &[StateFile]) -> Result<()> {
+    let mut order: Vec<&StateFile> = files.iter().filter(|f| operators.counts(&f.table, None)).collect();
+    if !is_old(files) {
+        // What the watermark has passed is not taken in at all when the watermark is known before.
+        order.sort_by_key(|f| !f.table.ends_with("/meta"));
+    }
+    for file in order {
+        operators.load(&file.table, read(store, file)?)?;
+        operators.keep_within()?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn file(epoch: u64, bytes: u64) -> StateFile {
-        StateFile { table: "t/a".into(), path: format!("{epoch}"), epoch, bytes }
-    }
-
     #[test]
-    fn changes_are_merged_when_they_outgrow_the_whole() {
-        assert!(merge_is_due(&[], MERGE_EVERY));
-        assert!(!merge_is_due(&[file(0, 10), file(1, SMALL)], MERGE_EVERY));
-        assert!(merge_is_due(&[file(0, 10), file(1, SMALL + 1)], MERGE_EVERY));
-        let long: Vec<_> = (0..=MERGE_EVERY as u64).map(|e| file(e, 1)).collect();
-        assert!(merge_is_due(&long, MERGE_EVERY));
-        assert!(!merge_is_due(&long[1..], MERGE_EVERY));
+    fn few_files_whatever_their_sizes() {
+        for bytes in [100, 1_000, 20_000, 100_000, 1_000_000, 3_000_000] {
+            let mut sizes: Vec<u64> = vec![];
+            let mut written = 0;
+            for _ in 0..1_000 {
+                if let Some(range) = to_combine(&sizes, MERGE_EVERY) {
+                    let sum: u64 = sizes.drain(range).sum();
+                    assert!(sum < 10 * LARGE, "never much at once");
+                    sizes.push(sum);
+                    written += sum;
+                }
+                sizes.push(bytes);
+            }
+            let large = sizes.iter().filter(|size| **size >= LARGE).count();
+            assert!(sizes.len() - large < 6 * MERGE_EVERY, "{sizes:?}");
+            assert!(written <= 5 * 1_000 * bytes, "each byte is written a few times");
+            assert_eq!(sizes.iter().sum::<u64>(), 1_000 * bytes);
+        }
     }
 }

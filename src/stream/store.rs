@@ -13,10 +13,29 @@ pub trait Store: Send + Sync {
     fn put_many(&self, objects: Vec<(String, Bytes)>) -> Result<()>;
     /// Reads an object.
     fn get(&self, path: &str) -> Result<Option<Bytes>>;
+    /// Reads a stretch of an object; less than that when it ends before.
+    fn get_range(&self, path: &str, range: std::ops::Range<u64>) -> Result<Option<Bytes>> {
+        let whole = self.get(path)?;
+        Ok(whole.map(|bytes| {
+            let end = bytes.len() as u64;
+            bytes.slice(range.start.min(end) as usize..range.end.min(end) as usize)
+        }))
+    }
     /// The objects below a prefix, sorted by path, after one path where that is given.
     fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<ObjectMeta>>;
     /// Removes an object; one that is not there is no error.
     fn delete(&self, path: &str) -> Result<()>;
+    /// Moves an object to the trash, where readers still find it; one that is not there is no error.
+    fn trash(&self, path: &str) -> Result<()> {
+        if let Some(bytes) = self.get(path)? {
+            self.put_many(vec![(crate::lake::layout::trash(path), bytes)])?;
+        }
+        self.delete(path)
+    }
+    /// How many requests were sent again since it was opened.
+    fn retries(&self) -> u64 {
+        0
+    }
 }
 
 impl Store for Lake {
@@ -32,12 +51,24 @@ impl Store for Lake {
         Lake::get(self, path)
     }
 
+    fn get_range(&self, path: &str, range: std::ops::Range<u64>) -> Result<Option<Bytes>> {
+        Lake::get_range(self, path, range)
+    }
+
+    fn trash(&self, path: &str) -> Result<()> {
+        Lake::trash(self, path)
+    }
+
     fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<ObjectMeta>> {
         Lake::list(self, prefix, after)
     }
 
     fn delete(&self, path: &str) -> Result<()> {
         Lake::delete(self, path)
+    }
+
+    fn retries(&self) -> u64 {
+        self.stats().retries
     }
 }
 

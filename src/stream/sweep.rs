@@ -43,20 +43,16 @@ pub fn sweep(journal: &Journal<'_>, term: &Term, commit: &Commit, now: i64) -> R
     let old = |modified: i64| modified < now - YOUNG;
     let mut swept = Swept::default();
 
-    // State is merged into a whole now and then; what came before it counts no more. Those who read the commit before
-    // that one have ten minutes.
-    let base = commit.state.first().map_or(commit.number, |f| f.epoch);
-    let settled = base == commit.number && !old(commit.committed_at)
-        || base < commit.number && !old(journal.commit(base)?.committed_at);
-    let unnamed = |path: &str| !commit.state.iter().any(|f| f.path == path);
-    let outdated = |path: &str| match layout::number(path) {
-        Some(epoch) if epoch < base => !settled,
-        // Of an epoch that several runs tried, the state of one counts.
-        Some(epoch) => epoch <= commit.number,
-        None => false,
+    // A file that drops out of the state never comes back. Those who read an older commit have ten minutes: what counted
+    // that long ago stays, and so does what is younger.
+    let then = as_of(journal, commit, now - YOUNG);
+    let named = |path: &str| {
+        commit.state.iter().chain(then.iter().flat_map(|commit| &commit.state)).any(|file| file.path == path)
     };
+    // Of an epoch that several runs tried, the state of one counts.
+    let settled = |path: &str| layout::number(path).is_some_and(|epoch| epoch <= commit.number);
     let state = store.list(&format!("{control}state/"), None)?;
-    for object in state.into_iter().filter(|o| old(o.modified_us) && unnamed(&o.path) && outdated(&o.path)) {
+    for object in state.into_iter().filter(|o| old(o.modified_us) && !named(&o.path) && settled(&o.path)) {
         journal.check_term(term)?;
         store.delete(&object.path)?;
         swept.state += 1;
@@ -77,4 +73,30 @@ pub fn sweep(journal: &Journal<'_>, term: &Term, commit: &Commit, now: i64) -> R
     }
     failpoint::pass("sweep.after")?;
     Ok(swept)
+}
+
+/// The commit that was the newest at a moment; none when there was none yet. Commits are searched by halves, for there may
+/// be thousands in ten minutes.
+fn as_of(journal: &Journal<'_>, newest: &Commit, moment: i64) -> Option<Commit> {
+    if newest.committed_at <= moment {
+        return Some(newest.clone());
+    }
+    // It lies from `low` on and before `after`. A commit that is not there any more is older than those that are.
+    let (mut found, mut low, mut after, mut step) = (None, None::<u64>, newest.number, 1);
+    loop {
+        let number = match low {
+            None if after == 0 => break,
+            None => after.saturating_sub(step),
+            Some(low) if low + 1 >= after => break,
+            Some(low) => low.midpoint(after),
+        };
+        match journal.commit(number).ok() {
+            Some(commit) if commit.committed_at > moment => (after, step) = (number, step * 2),
+            older => {
+                low = Some(number);
+                found = older.or(found);
+            }
+        }
+    }
+    found
 }

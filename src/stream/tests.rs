@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
 use bytes::Bytes;
 
@@ -17,8 +17,11 @@ use crate::sources::Range;
 
 /// A store in memory. It can lose the reply of a put: the put is done, and the caller told that it was there before.
 #[derive(Default)]
-struct Memory {
+pub(super) struct Memory {
     objects: Mutex<BTreeMap<String, Bytes>>,
+    /// When each was put, by the store's own clock.
+    put_at: Mutex<BTreeMap<String, i64>>,
+    pub(super) now: AtomicI64,
     lose_replies: AtomicU32,
 }
 
@@ -29,12 +32,15 @@ impl Store for Memory {
             return Ok(Put::Exists);
         }
         objects.insert(path.to_owned(), bytes);
+        self.put_at.lock().unwrap().insert(path.to_owned(), self.now.load(Ordering::SeqCst));
         let lost = self.lose_replies.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
         // A client that retries after a lost reply meets its own object.
         Ok(if lost { Put::Exists } else { Put::Created })
     }
 
     fn put_many(&self, objects: Vec<(String, Bytes)>) -> Result<()> {
+        let now = self.now.load(Ordering::SeqCst);
+        self.put_at.lock().unwrap().extend(objects.iter().map(|(path, _)| (path.clone(), now)));
         self.objects.lock().unwrap().extend(objects);
         Ok(())
     }
@@ -47,7 +53,13 @@ impl Store for Memory {
         let objects = self.objects.lock().unwrap();
         let below =
             objects.iter().filter(|(path, _)| path.starts_with(prefix) && after.is_none_or(|a| path.as_str() > a));
-        Ok(below.map(|(path, b)| ObjectMeta { path: path.clone(), size: b.len() as u64, modified_us: 0 }).collect())
+        let put_at = self.put_at.lock().unwrap();
+        let meta = |(path, bytes): (&String, &Bytes)| ObjectMeta {
+            path: path.clone(),
+            size: bytes.len() as u64,
+            modified_us: put_at.get(path).copied().unwrap_or_default(),
+        };
+        Ok(below.map(meta).collect())
     }
 
     fn delete(&self, path: &str) -> Result<()> {
@@ -56,7 +68,7 @@ impl Store for Memory {
     }
 }
 
-const CLOCK: FixedClock = FixedClock(1_000);
+pub(super) const CLOCK: FixedClock = FixedClock(1_000);
 
 fn shape() -> Shape {
     Shape {
@@ -97,7 +109,7 @@ fn plan(number: u64, term: &super::log::Term) -> Plan {
     }
 }
 
-fn commit(number: u64, term: &super::log::Term) -> Commit {
+pub(super) fn commit(number: u64, term: &super::log::Term) -> Commit {
     let file = FileEntry {
         path: format!("silver/events/{number}"),
         layer: "silver/events".into(),
@@ -113,7 +125,7 @@ fn commit(number: u64, term: &super::log::Term) -> Commit {
         term: term.number,
         term_id: term.id.clone(),
         counts: Counts::default(),
-        ledger: Ledger { counts: Counts::default(), epochs: number + 1 },
+        ledger: Ledger { epochs: number + 1, ..Ledger::default() },
         watermark: None,
         files: vec![file],
         removed: vec![],
@@ -123,6 +135,7 @@ fn commit(number: u64, term: &super::log::Term) -> Commit {
         origin: None,
         change: None,
         committed_at: 0,
+        note: None,
         unread: vec![],
     }
 }

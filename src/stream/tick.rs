@@ -74,7 +74,7 @@ impl Runner<'_> {
                 let glance = rest.min(GLANCE);
                 self.clock.wait(glance);
                 waited += glance;
-                source.refresh()?;
+                self.refresh(source)?;
                 continue;
             };
             again |= chunk.finished || chunk.range.from == chunk.range.to;

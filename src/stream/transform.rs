@@ -18,6 +18,7 @@ use super::spec::Shape;
 use crate::columns::moment;
 use crate::contract::Contract;
 use crate::error::{Error, Result};
+use crate::packed;
 
 /// The columns that follow from the contract's roles.
 const ROLES: [&str; 5] = ["event_type", "event_time", "idempotency_key", "entity", "schema_version"];
@@ -32,6 +33,17 @@ pub trait Transform: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// [`Error::Data`] saying what went wrong in the function, without naming it or the tick.
     fn apply(&self, rows: &RecordBatch) -> Result<RecordBatch>;
+}
+
+/// Calls a transform over valid rows; what it gives has the columns `declared`.
+///
+/// # Errors
+/// [`Error::Data`] saying what it gave that it should not.
+pub(super) fn transformed(transform: &dyn Transform, rows: &RecordBatch, declared: &SchemaRef) -> Result<RecordBatch> {
+    if rows.num_rows() == 0 {
+        return Ok(RecordBatch::new_empty(declared.clone()));
+    }
+    transform.apply(rows).and_then(|made| check(rows, &made, declared))
 }
 
 /// `transform`: which function, and the columns that it makes.
@@ -133,6 +145,10 @@ impl Runner<'_> {
 impl Call<'_> {
     /// Calls the function over the valid rows of one tick, all pieces at once; a tick without valid rows is none.
     pub(super) fn apply(&self, number: usize, tick: &Tick, judged: &mut [Judgment]) -> Result<()> {
+        for judgment in judged.iter_mut() {
+            let plain = packed::plain_rows(judgment.valid())?;
+            judgment.set_valid(plain);
+        }
         let Some(first) = judged.first() else { return Ok(()) };
         let schema = first.valid().schema();
         let whole = concat_batches(&schema, judged.iter().map(Judgment::valid))?;
@@ -152,7 +168,7 @@ impl Call<'_> {
             Error::Data(reason) => Error::Data(format!("{}: {reason}", place())),
             other => other,
         };
-        let made = self.transform.apply(&whole).and_then(|rows| check(&whole, &rows, &self.rows)).map_err(within)?;
+        let made = transformed(self.transform, &whole, &self.rows).map_err(within)?;
         let mut from = 0;
         for judgment in judged {
             let rows = judgment.valid().num_rows();

@@ -77,6 +77,7 @@ impl Runner<'_> {
             origin: base.map(|c| self.journal.origin(c)).transpose()?.flatten(),
             change: None,
             committed_at: self.clock.now(),
+            note: None,
             unread: base.map(|c| c.unread.clone()).unwrap_or_default(),
         };
         failpoint::pass("void.before")?;

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::state::{from_ipc, to_ipc};
+use crate::state::{Saved, from_ipc, to_ipc};
 
 /// Everything that can happen to a watermark.
 #[derive(Debug, Clone)]
@@ -13,7 +13,7 @@ enum Step {
     Advance,
     AdvanceTo(i64),
     SaveAndLoad,
-    Delta,
+    Delta(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -26,7 +26,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Advance),
         1 => (-50i64..60).prop_map(Step::AdvanceTo),
         1 => Just(Step::SaveAndLoad),
-        1 => Just(Step::Delta),
+        1 => any::<bool>().prop_map(Step::Delta),
     ]
 }
 
@@ -67,7 +67,7 @@ proptest! {
     fn is_the_minimum_of_what_holds_it_and_never_goes_back(steps in prop::collection::vec(step(), 0..60), lateness in 0i64..20) {
         let mut watermark = Watermark::new(lateness);
         let mut model = Model::default();
-        let mut log: Vec<StateParts> = Vec::new();
+        let mut log = Saved::default();
         for step in steps {
             let before = watermark.current();
             match step {
@@ -97,14 +97,14 @@ proptest! {
                     watermark.advance_to(at);
                     model.current = Some(model.current.map_or(at, |c| c.max(at)));
                 }
-                Step::Delta => log.push(through_ipc(&watermark.delta().unwrap())),
+                Step::Delta(few) => log.add(&mut watermark, few),
                 Step::SaveAndLoad => {
                     // From the whole, or from the deltas so far.
                     let mut loaded = Watermark::new(lateness);
                     loaded.load(&through_ipc(&watermark.snapshot().unwrap())).unwrap();
-                    log.push(through_ipc(&watermark.delta().unwrap()));
+                    log.add(&mut watermark, false);
                     let mut replayed = Watermark::new(lateness);
-                    log.iter().for_each(|parts| replayed.load(parts).unwrap());
+                    log.load(&mut replayed);
                     prop_assert_eq!(replayed.snapshot().unwrap(), watermark.snapshot().unwrap());
                     prop_assert_eq!(loaded.snapshot().unwrap(), watermark.snapshot().unwrap());
                     watermark = loaded;
@@ -147,8 +147,8 @@ fn extreme_times_do_not_overflow() {
 fn a_delta_holds_what_changed() {
     let mut watermark = Watermark::new(0);
     (0..100).for_each(|p| watermark.observe("t", p, 1));
-    assert_eq!(watermark.delta().unwrap()[0].1.num_rows(), 100);
+    assert_eq!(watermark.delta().unwrap()[0].rows.num_rows(), 100);
     watermark.observe("t", 7, 2);
     watermark.observe("t", 8, 0);
-    assert_eq!(watermark.delta().unwrap()[0].1.num_rows(), 1);
+    assert_eq!(watermark.delta().unwrap()[0].rows.num_rows(), 1);
 }

@@ -33,6 +33,22 @@ pub(super) enum Input {
 }
 
 impl Accumulators {
+    /// Bytes allocated.
+    pub fn memory(&self) -> usize {
+        match self {
+            Self::Count(all) => all.capacity() * size_of::<i64>(),
+            Self::Whole(all) => all.capacity() * size_of::<(WideSum, i64)>(),
+            Self::Float(all) => all.capacity() * size_of::<(FloatSum, i64)>(),
+            Self::Number { best, .. } => best.capacity() * size_of::<Option<i128>>(),
+            Self::Real { best, .. } => best.capacity() * size_of::<Option<f64>>(),
+            Self::Text { best, .. } => {
+                let texts: usize = best.iter().flatten().map(|text| text.len()).sum();
+                best.capacity() * size_of::<Option<Box<str>>>() + texts
+            }
+            Self::Distinct(all) => all.iter().map(Distinct::memory).sum(),
+        }
+    }
+
     /// Room for so many groups, the new ones empty.
     pub fn grow(&mut self, groups: usize) -> Result<()> {
         match self {

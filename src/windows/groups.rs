@@ -56,6 +56,18 @@ impl Groups {
         self.ends.len()
     }
 
+    /// Bytes allocated.
+    pub fn memory(&self) -> usize {
+        let columns: usize = self.columns.iter().map(Accumulators::memory).sum();
+        let numbers = self.unsaved.capacity() + self.unshown.capacity();
+        self.table.allocation_size()
+            + self.bytes.capacity()
+            + self.ends.capacity() * size_of::<usize>()
+            + self.flags.capacity()
+            + numbers * size_of::<u32>()
+            + columns
+    }
+
     pub fn key(&self, n: u32) -> &[u8] {
         key_of(&self.bytes, &self.ends, n)
     }

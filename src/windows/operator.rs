@@ -78,6 +78,11 @@ impl Windows {
         })
     }
 
+    /// The memory that open windows take, in bytes.
+    pub fn memory(&self) -> usize {
+        self.panes.values().map(Groups::memory).sum()
+    }
+
     /// The columns of windows: `window_start`, `window_end`, those grouped by, the aggregates.
     pub fn schema(&self) -> SchemaRef {
         self.output.clone()
@@ -141,6 +146,13 @@ impl Windows {
         let rows = self.windows(&last, None)?;
         over.iter().for_each(|pane| drop(self.panes.remove(pane)));
         Ok(rows)
+    }
+
+    /// The lowest watermark at which a window comes out; none when none is open.
+    pub fn next_release(&self) -> Option<i64> {
+        // Later panes have later windows only.
+        let ends = self.panes.keys().next().into_iter().flat_map(|pane| self.spec.windows_of(*pane));
+        ends.map(|window| self.spec.end_of(window)).find(|end| self.watermark.is_none_or(|w| *end > w))
     }
 
     /// All windows that have not come out yet: the end of bounded input. An event that comes after it begins its window

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema};
 
+use super::WindowSpec;
 use super::groups::{Groups, Row};
 use super::operator::Windows;
 use crate::columns::{moment_field, moments, one_moment};
 use crate::error::Result;
-use crate::state::{self, StateParts, Stateful, column, typed};
+use crate::state::{self, Change, StateParts, Stateful, column, typed};
 use crate::watermark::moment_of;
 
 const PANE: &str = "__pane";
@@ -48,8 +49,13 @@ impl Windows {
     }
 }
 
+/// Whether every window that a pane is part of has ended.
+fn is_over(spec: &WindowSpec, pane: i64, watermark: i64) -> bool {
+    spec.windows_of(pane).next_back().is_none_or(|last| spec.end_of(last) <= watermark)
+}
+
 impl Stateful for Windows {
-    fn delta(&mut self) -> Result<StateParts> {
+    fn delta(&mut self) -> Result<Vec<Change>> {
         let mut changed = Vec::new();
         for (start, groups) in &mut self.panes {
             changed.extend(groups.take_unsaved().into_iter().map(|n| (*start, n)));
@@ -59,8 +65,9 @@ impl Stateful for Windows {
             .filter_map(|(start, index)| Some(Row { start, groups: self.panes.get(&start)?, index }))
             .collect();
         let parts = self.tables(rows, self.flushed)?;
-        self.flushed = false;
-        Ok(parts)
+        let flushed = std::mem::take(&mut self.flushed);
+        let meta = self.meta_table();
+        Ok(parts.into_iter().map(|(table, rows)| Change { replaces: flushed || table == meta, table, rows }).collect())
     }
 
     fn snapshot(&self) -> Result<StateParts> {
@@ -103,10 +110,24 @@ impl Stateful for Windows {
             && let Some(watermark) = moment_of(&meta_table, meta, "watermark")?
         {
             self.watermark = Some(watermark);
+        }
+        if let Some(watermark) = self.watermark {
             let spec = &self.spec;
-            self.panes
-                .retain(|pane, _| spec.windows_of(*pane).next_back().is_some_and(|last| spec.end_of(last) > watermark));
+            self.panes.retain(|pane, _| !is_over(spec, *pane, watermark));
         }
         Ok(())
+    }
+
+    fn newest(&self, table: &str, rows: &RecordBatch) -> Result<Option<i64>> {
+        if table == self.panes_table() { state::highest(table, rows, PANE) } else { Ok(None) }
+    }
+
+    fn expired(&self, _: &str, newest: i64) -> bool {
+        self.watermark.is_some_and(|watermark| is_over(&self.spec, newest, watermark))
+    }
+
+    fn combine(&self, table: &str, saved: &[RecordBatch]) -> Result<RecordBatch> {
+        let key = std::iter::once(PANE).chain(self.spec.by.iter().map(String::as_str));
+        state::latest(table, saved, key, Some(PANE), |pane| !self.expired(table, pane))
     }
 }

@@ -45,6 +45,11 @@ impl Distinct {
         Ok(())
     }
 
+    /// Bytes that it takes.
+    pub fn memory(&self) -> usize {
+        size_of::<Self>() + self.0.estimated_size()
+    }
+
     pub fn estimate(&self) -> i64 {
         self.0.composite_estimate().round() as i64
     }

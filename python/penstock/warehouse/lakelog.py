@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock import _core
 from penstock.errors import LakeError
+from penstock.storage import is_bucket, secrets_of, storage_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -66,7 +67,6 @@ def read_log(spec: Mapping[str, Any], since: int, layer: str) -> list[Entry]:
     Raises:
         LakeError: There is no lake.
     """
-    _root(spec)
     entries = [
         Entry(
             number=entry["number"],
@@ -74,7 +74,7 @@ def read_log(spec: Mapping[str, Any], since: int, layer: str) -> list[Entry]:
             added=tuple(_file(file) for file in entry.get("files", ()) if file["layer"] == layer),
             removed=tuple(file["path"] for file in entry.get("removed", ()) if file["layer"] == layer),
         )
-        for entry in json.loads(_core.lake_log(json.dumps(spec), since))
+        for entry in json.loads(_core.lake_log(json.dumps(spec), since, storage_secrets=secrets_of(spec)))
         if entry["number"] > since
     ]
     return sorted(entries, key=lambda entry: entry.number)
@@ -97,8 +97,8 @@ def live_files(spec: Mapping[str, Any], layer: str) -> list[LakeFile]:
     Raises:
         LakeError: There is no lake, or the pipeline has not written to it yet.
     """
-    _root(spec)
-    found = json.loads(_core.read_lake(str(spec["lake"]), layer, pipeline=str(spec["name"])))
+    reached = storage_of(spec).for_engine()
+    found = json.loads(_core.read_lake(str(spec["lake"]), layer, pipeline=str(spec["name"]), **reached))
     return [_file(file) for file in found]
 
 
@@ -112,25 +112,28 @@ def _file(told: Mapping[str, Any]) -> LakeFile:
     )
 
 
-def _root(spec: Mapping[str, Any]) -> Path:
-    place = str(spec["lake"])
-    if "://" in place and not place.startswith("file://"):
-        raise LakeError(f"lake {place}: loading from an object store is not supported yet; copy the lake to a disk")
-    return Path(place.removeprefix("file://")).absolute()
-
-
 def absolute(spec: Mapping[str, Any], files: Iterable[LakeFile]) -> list[tuple[str, int]]:
-    """Where to read the files, each with its number.
+    """Where DuckDB has to read the files, each with its number.
 
     Raises:
-        LakeError: The lake is not on this machine's disk, or a file is missing.
+        LakeError: A file is missing.
     """
-    root = _root(spec)
-    placed = [(str(root / file.path), file.number) for file in files]
-    for path, _ in placed:
-        if not Path(path).exists():
+    files = list(files)
+    lake = str(spec["lake"])
+    if is_bucket(lake):
+        from penstock.filesystem import opened
+
+        bucket = opened(lake, storage_of(spec))
+        there = {path for layer in sorted({file.layer for file in files}) for path, _ in bucket.objects.list(layer)}
+        placed = [(bucket.path(file.path), file.number) for file in files]
+    else:
+        root = Path(lake.removeprefix("file://")).absolute()
+        there = {file.path for file in files if (root / file.path).exists()}
+        placed = [(str(root / file.path), file.number) for file in files]
+    for file in files:
+        if file.path not in there:
             raise LakeError(
-                f"lake {path}: the log names this file, and it is not there. If a backfill or compaction ran just now, "
-                "run this again; else run `penstock audit`"
+                f"lake {lake}: the log names {file.path}, and it is not there. If a backfill or compaction ran just "
+                "now, run this again; else run `penstock audit`"
             )
     return placed

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
-use arrow::datatypes::{Field, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{Field, SchemaRef, UInt16Type};
 use bytes::Bytes;
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::column::writer::ColumnCloseResult;
@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use super::ParquetSettings;
 use super::text::{self, TextColumn};
 use crate::error::{Error, Result};
+use crate::packed::is_packed;
 
 /// From so many values on, the columns of a batch are encoded on all cores.
 const PARALLEL: usize = 32 << 10;
@@ -107,7 +108,7 @@ impl Encoder {
         let mut from = 0;
         while from < batch.num_rows() {
             let rows = (batch.num_rows() - from).min(self.max_rows - self.group_rows);
-            self.encode(&batch.slice(from, rows))?;
+            self.encode(&[batch.slice(from, rows)])?;
             from += rows;
             if self.group_rows >= self.max_rows || self.group_bytes() >= self.max_bytes {
                 self.close_group()?;
@@ -116,7 +117,34 @@ impl Encoder {
         Ok(())
     }
 
-    fn encode(&mut self, batch: &RecordBatch) -> Result<()> {
+    /// Encodes batches one after the other, with the same bytes as [`Encoder::write`]; but where no row group can end among
+    /// them, each column takes them all in one go, and the cores meet once and not once a batch.
+    ///
+    /// # Errors
+    /// As [`Encoder::write`].
+    pub fn write_all(&mut self, mut batches: &[RecordBatch]) -> Result<()> {
+        while let [first, rest @ ..] = batches {
+            let (mut rows, mut bytes, mut fit) = (self.group_rows, self.group_bytes() + MARGIN, 0);
+            for batch in batches {
+                rows += batch.num_rows();
+                bytes += at_most(batch)?;
+                if rows >= self.max_rows || bytes >= self.max_bytes || batch.num_columns() != self.columns.len() {
+                    break;
+                }
+                fit += 1;
+            }
+            if fit < 2 {
+                self.write(first)?;
+                batches = rest;
+            } else {
+                self.encode(&batches[..fit])?;
+                batches = &batches[fit..];
+            }
+        }
+        Ok(())
+    }
+
+    fn encode(&mut self, batches: &[RecordBatch]) -> Result<()> {
         if self.group_rows == 0 {
             let mut writers = self.factory.create_column_writers(self.groups)?.into_iter();
             for (field, column) in self.schema.fields().iter().zip(&mut self.columns) {
@@ -128,15 +156,18 @@ impl Encoder {
             }
         }
         let fields = self.schema.fields();
-        let write = |((field, array), column): ((&Arc<Field>, &ArrayRef), &mut Column)| column.write(field, array);
-        if batch.num_rows() * fields.len() >= PARALLEL {
-            let columns = fields.par_iter().zip(batch.columns()).zip(&mut self.columns);
+        let write = |((at, field), column): ((usize, &Arc<Field>), &mut Column)| {
+            batches.iter().try_for_each(|batch| column.write(field, batch.column(at)))
+        };
+        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        if rows * fields.len() >= PARALLEL {
+            let columns = fields.par_iter().enumerate().zip(&mut self.columns);
             columns.with_max_len(1).try_for_each(write)?;
         } else {
-            fields.iter().zip(batch.columns()).zip(&mut self.columns).try_for_each(write)?;
+            fields.iter().enumerate().zip(&mut self.columns).try_for_each(write)?;
         }
-        self.group_rows += batch.num_rows();
-        self.rows += batch.num_rows();
+        self.group_rows += rows;
+        self.rows += rows;
         Ok(())
     }
 
@@ -205,6 +236,25 @@ impl Column {
         }
     }
 }
+
+/// The most that a row group grows by with these rows, before any compression.
+pub(super) fn at_most(batch: &RecordBatch) -> Result<usize> {
+    let rows = batch.num_rows();
+    let column = |column: &ArrayRef| -> Result<usize> {
+        if is_packed(column.data_type()) {
+            let values = column.as_dictionary::<UInt16Type>().values().as_string::<i32>();
+            let longest = values.offsets().lengths().max().unwrap_or(0);
+            return Ok(rows * (longest + EACH));
+        }
+        Ok(2 * column.to_data().get_slice_memory_size()? + rows * EACH)
+    };
+    batch.columns().iter().map(column).sum()
+}
+
+/// What a value takes beside itself, at most.
+const EACH: usize = 16;
+/// What the pages of a row group take beside their values, at most.
+const MARGIN: usize = 4 << 20;
 
 /// How many Parquet columns an Arrow column becomes.
 fn leaves(field: &Field) -> usize {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::{ParquetSettings, PartitionedWriter};
 use crate::error::{Error, Result};
 use crate::lake::layout::{self, Partition};
-use crate::lake::{Durability, Lake, LakeOptions, Put};
+use crate::lake::{Durability, Lake, LakeOptions, Put, StorageSecrets, StorageSpec};
 
 /// Encoded bytes that are held at most before the largest file is closed.
 const ROOM: usize = 256 << 20;
@@ -37,6 +37,10 @@ pub struct ExportOptions {
     pub existing: Existing,
     /// When a file counts as written.
     pub durability: Durability,
+    /// How a bucket is reached.
+    pub storage: StorageSpec,
+    /// Who asks for it.
+    pub secrets: StorageSecrets,
     /// How files are encoded.
     pub settings: ParquetSettings,
 }
@@ -48,6 +52,8 @@ impl Default for ExportOptions {
             name: "part".to_owned(),
             existing: Existing::Refuse,
             durability: Durability::Disk,
+            storage: StorageSpec::default(),
+            secrets: StorageSecrets::default(),
             settings: ParquetSettings::default(),
         }
     }
@@ -112,7 +118,8 @@ impl Export {
         }
         let rest = Arc::new(schema.project(&in_file)?);
         let rest = Arc::new(Schema::new(rest.fields().clone()));
-        let lake = Lake::open(folder, &LakeOptions { durability: options.durability, ..LakeOptions::default() })?;
+        let ExportOptions { durability, storage, secrets, .. } = options.clone();
+        let lake = Lake::open(folder, &LakeOptions { durability, create: true, storage, secrets })?;
         let writer = PartitionedWriter::new(&rest, &options.settings);
         Ok(Self { lake, options, in_path, in_file, writer, parts: HashMap::new(), written: BTreeMap::new() })
     }
@@ -124,7 +131,7 @@ impl Export {
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         let rest = batch.project(&self.in_file)?;
         if self.in_path.is_empty() {
-            self.writer.write(&Partition::none(), &rest)?;
+            self.writer.write_soon(&Partition::none(), &rest)?;
         } else {
             let (groups, partitions) = self.group(batch)?;
             self.writer.write_grouped(&rest, &groups, &partitions)?;
@@ -178,7 +185,9 @@ impl Export {
     }
 
     fn put_new(&self, path: &str, bytes: Bytes) -> Result<()> {
-        match self.lake.put_if_absent(path, bytes)? {
+        // In a bucket, a put-if-absent over the very same bytes would count as done.
+        let there = self.lake.local_path(path).is_none() && self.lake.head(path)?.is_some();
+        match if there { Put::Exists } else { self.lake.put_if_absent(path, bytes)? } {
             Put::Created => Ok(()),
             Put::Exists => {
                 let reason = "is there already; write to another folder, under another name, or replace what is there";

@@ -1,5 +1,7 @@
 //! The distinct values of a text column, numbered in the order that they first came.
 
+use crate::hash::quick;
+
 /// A dictionary, as its page will hold it, and the way from a value to its number.
 pub(super) struct Interner {
     /// Every value after its length, as Parquet's PLAIN has it.
@@ -57,7 +59,7 @@ impl Interner {
         if self.spans.len() * 2 >= self.slots.len() {
             self.grow();
         }
-        let hash = hash(value, self.seed);
+        let hash = quick(value, self.seed);
         let tag = (hash >> 32) as u32;
         let mask = self.slots.len() - 1;
         let mut at = tag as usize & mask;
@@ -93,47 +95,6 @@ impl Interner {
             self.slots[at] = (tag, id);
         }
     }
-}
-
-/// Multiply and fold, sixteen bytes at a time (the construction of wyhash).
-#[inline]
-fn hash(value: &[u8], seed: u64) -> u64 {
-    const A: u64 = 0x9e37_79b9_7f4a_7c15;
-    const B: u64 = 0xd1b5_4a32_d192_ed03;
-    let fold = |a: u64, b: u64| {
-        let product = u128::from(a) * u128::from(b);
-        product as u64 ^ (product >> 64) as u64
-    };
-    let mut state = seed ^ value.len() as u64;
-    let (a, b) = match value {
-        [] => (0, 0),
-        [first, ..] if value.len() < 4 => {
-            let middle = value[value.len() / 2];
-            (u64::from(*first) << 8 | u64::from(middle), u64::from(value[value.len() - 1]))
-        }
-        _ if value.len() < 8 => (word4(value), word4(&value[value.len() - 4..])),
-        _ if value.len() <= 16 => (word8(value), word8(&value[value.len() - 8..])),
-        _ => {
-            let mut rest = value;
-            while rest.len() > 16 {
-                state = fold(word8(rest) ^ A ^ state, word8(&rest[8..]) ^ B);
-                rest = &rest[16..];
-            }
-            let end = &value[value.len() - 16..];
-            (word8(end), word8(&end[8..]))
-        }
-    };
-    fold(fold(a ^ A ^ state, b ^ B), A ^ state)
-}
-
-#[inline]
-fn word8(bytes: &[u8]) -> u64 {
-    bytes.first_chunk().map_or(0, |b| u64::from_le_bytes(*b))
-}
-
-#[inline]
-fn word4(bytes: &[u8]) -> u64 {
-    bytes.first_chunk().map_or(0, |b| u64::from(u32::from_le_bytes(*b)))
 }
 
 #[cfg(test)]
@@ -172,7 +133,7 @@ mod tests {
     fn hashes_spread() {
         for width in [1, 3, 5, 8, 12, 16, 17, 33] {
             let count = 250usize.min(10usize.pow(width.min(3) as u32)) as u64;
-            let hashes = (0..count).map(|i| hash(format!("{i:0width$}").as_bytes(), 1) >> 32);
+            let hashes = (0..count).map(|i| quick(format!("{i:0width$}").as_bytes(), 1) >> 32);
             let distinct: std::collections::HashSet<_> = hashes.map(|h| h & 0xffff).collect();
             assert!(distinct.len() as u64 > count * 9 / 10, "{width}");
         }

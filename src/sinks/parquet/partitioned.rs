@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
 use bytes::Bytes;
 use rayon::prelude::*;
 
+use super::encoder::at_most;
 use super::{Encoder, ParquetSettings};
 use crate::error::{Error, Result};
 use crate::lake::layout::Partition;
@@ -18,6 +19,8 @@ use crate::time::DAY;
 const PATIENCE: usize = 16 << 10;
 /// So many rows wait at most, in all partitions together.
 const WAITING: usize = 256 << 10;
+/// So many rows are encoded in one go where many come at once.
+const TOGETHER: usize = 64 << 10;
 /// What an encoder takes for each column before it holds anything, about.
 const OVERHEAD: usize = 4 << 10;
 
@@ -46,6 +49,10 @@ pub struct PartitionedWriter {
     partitions: BTreeMap<Partition, Slot>,
     /// Rows that wait for being encoded.
     waiting: usize,
+    /// Whether some need not wait any longer.
+    touched: bool,
+    /// Rows that came since some were last encoded.
+    soon: usize,
 }
 
 /// What one partition has.
@@ -70,7 +77,21 @@ impl PartitionedWriter {
     pub fn new(schema: &SchemaRef, settings: &ParquetSettings) -> Self {
         let time = schema.index_of(&settings.time_column).ok();
         let time = time.filter(|&i| *schema.field(i).data_type() == timestamp());
-        Self { schema: Arc::clone(schema), settings: settings.clone(), time, partitions: BTreeMap::new(), waiting: 0 }
+        Self {
+            schema: Arc::clone(schema),
+            settings: settings.clone(),
+            time,
+            partitions: BTreeMap::new(),
+            waiting: 0,
+            touched: false,
+            soon: 0,
+        }
+    }
+
+    /// The writer with all that was written, and a new one in its place.
+    pub fn take(&mut self) -> Self {
+        let fresh = Self::new(&self.schema, &self.settings);
+        std::mem::replace(self, fresh)
     }
 
     /// Whether nothing was written.
@@ -88,23 +109,48 @@ impl PartitionedWriter {
     /// # Errors
     /// [`Error::Data`] when they cannot be encoded.
     pub fn write(&mut self, partition: &Partition, batch: &RecordBatch) -> Result<()> {
+        self.hold(partition, batch);
+        self.encode_held()
+    }
+
+    /// The same, but not necessarily now: many small batches are encoded in one go.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when they cannot be encoded.
+    pub fn write_soon(&mut self, partition: &Partition, batch: &RecordBatch) -> Result<()> {
+        self.hold(partition, batch);
+        self.soon += batch.num_rows();
+        if self.soon >= TOGETHER { self.encode_held() } else { Ok(()) }
+    }
+
+    /// Takes rows that are to be encoded.
+    fn hold(&mut self, partition: &Partition, batch: &RecordBatch) {
         if batch.num_rows() == 0 {
-            return Ok(());
+            return;
         }
         if !self.partitions.contains_key(partition) {
             self.partitions.insert(partition.clone(), Slot::default());
         }
-        let Some(slot) = self.partitions.get_mut(partition) else { return Ok(()) };
+        let Some(slot) = self.partitions.get_mut(partition) else { return };
         slot.rows += batch.num_rows();
         slot.waiting.push(batch.clone());
         self.waiting += batch.num_rows();
-        if slot.rows >= PATIENCE || slot.encoder.is_some() {
-            self.waiting -= slot.encode(&self.schema, self.time, &self.settings)?;
+        self.touched |= slot.is_due();
+    }
+
+    /// Encodes what need not wait.
+    fn encode_held(&mut self) -> Result<()> {
+        let (schema, time, settings) = (&self.schema, self.time, &self.settings);
+        self.soon = 0;
+        if std::mem::take(&mut self.touched) {
+            let mut due: Vec<_> = self.partitions.values_mut().filter(|slot| slot.is_due()).collect();
+            let encoded = due.par_iter_mut().with_max_len(1).map(|slot| slot.encode(schema, time, settings));
+            self.waiting -= encoded.sum::<Result<usize>>()?;
         }
         while self.waiting > WAITING {
             // So many partitions that none has much: the one with most has to go first.
             let Some(slot) = self.partitions.values_mut().max_by_key(|slot| slot.rows) else { break };
-            self.waiting -= slot.encode(&self.schema, self.time, &self.settings)?;
+            self.waiting -= slot.encode(schema, time, settings)?;
         }
         Ok(())
     }
@@ -117,16 +163,22 @@ impl PartitionedWriter {
         if groups.len() != batch.num_rows() {
             return Err(Error::Internal(format!("{} groups for {} rows", groups.len(), batch.num_rows())));
         }
+        self.hold_grouped(batch, groups, partitions)?;
+        self.encode_held()
+    }
+
+    fn hold_grouped(&mut self, batch: &RecordBatch, groups: &[u32], partitions: &[Partition]) -> Result<()> {
         let Some(first) = groups.first() else { return Ok(()) };
         if groups.iter().all(|g| g == first) {
-            return self.write(&partitions[*first as usize], batch);
+            self.hold(&partitions[*first as usize], batch);
+            return Ok(());
         }
         let mut rows: Vec<Vec<u32>> = vec![Vec::new(); partitions.len()];
         for (row, group) in groups.iter().enumerate() {
             rows[*group as usize].push(row as u32);
         }
         for (rows, partition) in rows.into_iter().zip(partitions).filter(|(rows, _)| !rows.is_empty()) {
-            self.write(partition, &select(batch, rows)?)?;
+            self.hold(partition, &select(batch, rows)?);
         }
         Ok(())
     }
@@ -136,6 +188,31 @@ impl PartitionedWriter {
     /// # Errors
     /// [`Error::Data`] when there is no such column without nulls, or the rows cannot be encoded.
     pub fn write_by_date(&mut self, batch: &RecordBatch, column: &str) -> Result<()> {
+        self.hold_by_date(batch, column)?;
+        self.encode_held()
+    }
+
+    /// Adds many batches so: the same bytes, but each column takes several batches in one go.
+    ///
+    /// # Errors
+    /// As [`PartitionedWriter::write_by_date`].
+    pub fn write_all_by_date(
+        &mut self,
+        batches: impl IntoIterator<Item = Result<RecordBatch>>,
+        column: &str,
+    ) -> Result<()> {
+        for batch in batches {
+            let batch = batch?;
+            self.soon += batch.num_rows();
+            self.hold_by_date(&batch, column)?;
+            if self.soon >= TOGETHER {
+                self.encode_held()?;
+            }
+        }
+        self.encode_held()
+    }
+
+    fn hold_by_date(&mut self, batch: &RecordBatch, column: &str) -> Result<()> {
         let times = batch.column_by_name(column).filter(|c| *c.data_type() == timestamp() && c.null_count() == 0);
         let Some(times) = times.map(|c| c.as_primitive::<TimestampMicrosecondType>()) else {
             return Err(Error::Internal(format!("no column {column} of times to partition by")));
@@ -143,7 +220,8 @@ impl PartitionedWriter {
         let (Some(first), Some(last)) = (min(times), max(times)) else { return Ok(()) };
         let (first, last) = (first.div_euclid(DAY), last.div_euclid(DAY));
         if first == last {
-            return self.write(&Partition::day(first), batch);
+            self.hold(&Partition::day(first), batch);
+            return Ok(());
         }
         let days: Vec<i64> = times.values().iter().map(|t| t.div_euclid(DAY)).collect();
         let mut distinct = days.clone();
@@ -151,7 +229,7 @@ impl PartitionedWriter {
         distinct.dedup();
         let partitions: Vec<_> = distinct.iter().map(|day| Partition::day(*day)).collect();
         let groups: Vec<u32> = days.iter().map(|day| distinct.partition_point(|d| d < day) as u32).collect();
-        self.write_grouped(batch, &groups, &partitions)
+        self.hold_grouped(batch, &groups, &partitions)
     }
 
     /// Closes every file.
@@ -169,6 +247,19 @@ impl PartitionedWriter {
     pub fn take_full(&mut self) -> Vec<(Partition, Bytes, u64)> {
         let slots = self.partitions.iter_mut();
         slots.flat_map(|(p, slot)| slot.full.drain(..).map(|(bytes, rows, _)| (p.clone(), bytes, rows))).collect()
+    }
+
+    /// The same with the times in them; `name` gives a path to each.
+    pub fn take_files(&mut self, name: &mut dyn FnMut(&Partition) -> String) -> Vec<DataFile> {
+        let mut files = vec![];
+        for (partition, slot) in &mut self.partitions {
+            for (bytes, rows, times) in slot.full.drain(..) {
+                let path = name(partition);
+                let partition = partition.clone();
+                files.push(DataFile { path, partition, bytes, rows, min_time: times.min, max_time: times.max });
+            }
+        }
+        files
     }
 
     /// Closes the file that has grown largest, to make room.
@@ -210,7 +301,19 @@ impl PartitionedWriter {
 impl Slot {
     /// Encodes the rows that wait; how many they were.
     fn encode(&mut self, schema: &SchemaRef, time: Option<usize>, settings: &ParquetSettings) -> Result<usize> {
-        for batch in std::mem::take(&mut self.waiting) {
+        let waiting = std::mem::take(&mut self.waiting);
+        if let (Some(encoder), 2..) = (&mut self.encoder, waiting.len()) {
+            let bytes = waiting.iter().map(at_most).sum::<Result<usize>>()?;
+            if encoder.rows() + self.rows < settings.file_rows && encoder.bytes() + 2 * bytes < settings.file_bytes {
+                encoder.write_all(&waiting)?;
+                for column in waiting.iter().filter_map(|batch| Some(batch.column(time?))) {
+                    let times = column.as_primitive::<TimestampMicrosecondType>();
+                    self.times = self.times.with(min(times), max(times));
+                }
+                return Ok(std::mem::take(&mut self.rows));
+            }
+        }
+        for batch in waiting {
             let mut from = 0;
             while from < batch.num_rows() {
                 let encoder = match &mut self.encoder {
@@ -245,6 +348,11 @@ impl Slot {
             self.full.push((encoder.finish()?, rows, std::mem::take(&mut self.times)));
         }
         Ok(())
+    }
+
+    /// Whether what waits is to be encoded now.
+    fn is_due(&self) -> bool {
+        !self.waiting.is_empty() && (self.rows >= PATIENCE || self.encoder.is_some())
     }
 
     fn bytes(&self) -> usize {

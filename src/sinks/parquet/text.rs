@@ -7,8 +7,9 @@
 
 use std::cell::RefCell;
 
-use arrow::array::{Array, ArrayAccessor, AsArray, BooleanBufferBuilder};
-use arrow::datatypes::DataType;
+use arrow::array::{Array, ArrayAccessor, AsArray, BooleanBufferBuilder, DictionaryArray};
+use arrow::buffer::NullBuffer;
+use arrow::datatypes::{DataType, UInt16Type};
 use bytes::Bytes;
 use parquet::basic::{Compression, Encoding, PageType, Type, ZstdLevel};
 use parquet::column::page::{CompressedPage, Page, PageWriter};
@@ -24,6 +25,7 @@ use zstd::zstd_safe::CParameter;
 use super::interner::Interner;
 use super::levels;
 use crate::error::{Error, Result};
+use crate::packed::is_packed;
 
 /// At level 1 the compressor's table is this (a power of two): half of zstd's own choice fits the innermost cache, is 7 %
 /// faster, and makes events no larger.
@@ -87,6 +89,9 @@ pub(super) struct TextColumn {
     scratch: Vec<u8>,
     chunk: Chunk,
 }
+
+/// A value that has no number yet.
+const UNKNOWN: u32 = u32::MAX;
 
 /// Where a value begins and ends.
 type Span = (usize, usize);
@@ -155,7 +160,52 @@ impl TextColumn {
             DataType::Binary => self.write_values(array, array.as_binary::<i32>()),
             DataType::LargeBinary => self.write_values(array, array.as_binary::<i64>()),
             DataType::BinaryView => self.write_values(array, array.as_binary_view()),
+            kind if is_packed(kind) => self.write_packed(array.as_dictionary()),
             other => Err(Error::Data(format!("column '{}' came as {other}", self.column.name()))),
+        }
+    }
+
+    /// The same as for plain text, value for value; but each distinct value is looked up once.
+    fn write_packed(&mut self, array: &DictionaryArray<UInt16Type>) -> Result<()> {
+        let nulls = array.nulls().filter(|n| n.null_count() > 0);
+        let (numbers, values) = (array.keys().values(), array.values().as_string::<i32>());
+        // Where the dictionary of the row group has each value; those that no row has get no number.
+        let mut known: Vec<u32> = vec![UNKNOWN; values.len()];
+        let mut row = 0;
+        while row < array.len() {
+            let begun = row;
+            let stop = row + (self.options.page_rows - self.valid.len()).min(array.len() - row);
+            if self.by_number {
+                while row < stop && self.interner.page().len() <= self.options.dictionary_bytes {
+                    if nulls.is_none_or(|n| n.is_valid(row)) {
+                        let value = usize::from(numbers[row]);
+                        if known[value] == UNKNOWN {
+                            known[value] = self.interner.intern(values.value(value).as_bytes());
+                        }
+                        self.numbers.push(known[value]);
+                    }
+                    row += 1;
+                }
+            } else {
+                while row < stop && self.plain.len() - ROOM < self.options.page_bytes {
+                    if nulls.is_none_or(|n| n.is_valid(row)) {
+                        self.push_plain(values.value(usize::from(numbers[row])).as_bytes());
+                    }
+                    row += 1;
+                }
+            }
+            self.append_valid(nulls, begun, row);
+            if row < stop || self.valid.len() == self.options.page_rows {
+                self.end_page()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn append_valid(&mut self, nulls: Option<&NullBuffer>, from: usize, to: usize) {
+        match nulls {
+            None => self.valid.append_n(to - from, true),
+            Some(nulls) => self.valid.append_buffer(&nulls.inner().slice(from, to - from)),
         }
     }
 
@@ -182,10 +232,7 @@ impl TextColumn {
                     row += 1;
                 }
             }
-            match nulls {
-                None => self.valid.append_n(row - begun, true),
-                Some(nulls) => self.valid.append_buffer(&nulls.inner().slice(begun, row - begun)),
-            }
+            self.append_valid(nulls, begun, row);
             if row < stop || self.valid.len() == self.options.page_rows {
                 self.end_page()?;
             }

@@ -1,0 +1,243 @@
+"""How a bucket is reached: `storage` of a pipeline file, an Airflow connection, and what the environment adds.
+
+Each setting is taken from the first that has it: the pipeline file (with `${ENV}` in it), an Airflow connection that
+was handed over, the environment (`AWS_ENDPOINT_URL_S3`, `AWS_REGION`, …; read by the engine). Keys are one thing:
+access key, secret and token always come from one place together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.parse
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import model_validator as checks
+
+from penstock.errors import SettingsError
+from penstock.nearest import did_you_mean
+from penstock.units import parse_duration
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+SECRETS = ("access_key_id", "secret_access_key", "session_token")
+"""What never stands in a specification, a plan, a log or a message."""
+
+_LONGEST = 60_000_000
+
+
+def _bounded(value: int) -> int:
+    if not 0 < value <= _LONGEST:
+        raise ValueError("it must be more than nothing, and 60s at most")
+    return value
+
+
+def _address(value: str) -> str:
+    if not value.startswith(("https://", "http://")):
+        raise ValueError("it must begin with https:// (or http://, with allow_http: true)")
+    if "@" in value.split("/")[2]:
+        raise ValueError("it must not hold a user or password; give access_key_id and secret_access_key")
+    return value
+
+
+class Storage(BaseModel):
+    """`storage`: how the bucket of an `s3://` lake is reached.
+
+    Attributes:
+        endpoint: The server's address; that of AWS unless given.
+        region: The bucket's region.
+        access_key_id: The name of the key. Take it from the environment, as all three.
+        secret_access_key: The key.
+        session_token: What temporary keys need besides.
+        path_style: Whether the bucket stands in the path (the default) or before the host.
+        allow_http: Whether an endpoint with `http://` is taken.
+        ca_file: A file with certificates (PEM) to trust beside those of the system.
+        anonymous: Requests are not signed: for buckets that everybody may read.
+        server_side_encryption: `AES256` or `aws:kms`.
+        kms_key_id: The key of `aws:kms`.
+        timeout: How long a request may take with all its retries; 60 s at most.
+    """
+
+    # Values stay out of pydantic's own messages: they may be secrets.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    endpoint: Annotated[str, AfterValidator(_address)] | None = None
+    region: str | None = Field(default=None, min_length=1)
+    access_key_id: SecretStr | None = Field(default=None, min_length=1)
+    secret_access_key: SecretStr | None = Field(default=None, min_length=1)
+    session_token: SecretStr | None = Field(default=None, min_length=1)
+    path_style: bool | None = None
+    allow_http: bool | None = None
+    ca_file: str | None = None
+    anonymous: bool | None = None
+    server_side_encryption: Literal["AES256", "aws:kms"] | None = None
+    kms_key_id: str | None = None
+    timeout: Annotated[int, BeforeValidator(parse_duration), AfterValidator(_bounded)] | None = None
+
+    @checks(mode="after")
+    def _whole(self) -> Self:
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise ValueError("access_key_id and secret_access_key belong together: give both, or none")
+        if self.session_token is not None and self.access_key_id is None:
+            raise ValueError("session_token belongs to an access_key_id and a secret_access_key: give all three")
+        if self.kms_key_id is not None and self.server_side_encryption != "aws:kms":
+            raise ValueError("kms_key_id needs server_side_encryption: aws:kms")
+        return self
+
+    @classmethod
+    def of(cls, settings: Storage | Mapping[str, Any] | None) -> Storage:
+        """Settings as an argument has them: this class, a mapping, or none.
+
+        Raises:
+            SettingsError: One is not known, or wrong.
+        """
+        if isinstance(settings, Storage):
+            return settings
+        try:
+            return cls.model_validate(dict(settings or {}))
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False)[0]
+            name = ".".join(map(str, ("storage", *found["loc"])))
+            reason = str(found["msg"]).removeprefix("Value error, ")
+            if found["type"] == "extra_forbidden":
+                reason = f"there is no such setting; {did_you_mean(str(found['loc'][-1]), list(cls.model_fields))}"
+            raise SettingsError(f"{name}: {reason}", name=name) from None
+
+    @classmethod
+    def from_airflow(cls, connection: Mapping[str, Any] | str | object) -> Storage:
+        """The settings that an Airflow connection of type `aws` holds.
+
+        Args:
+            connection: The connection as Airflow hands it out, as a mapping (`login`, `password`, `extra`), as JSON,
+                or as a URI (`aws://KEY:SECRET@/?region_name=…`).
+
+        Raises:
+            SettingsError: It is no such connection, or it asks for what cannot be done here (`role_arn`).
+        """
+        return cls.of(_from_airflow(_connection(connection)))
+
+    def over(self, other: Storage) -> Storage:
+        """These settings, and those of `other` where there are none here; keys are taken as one."""
+        whole = self.access_key_id is not None or bool(self.anonymous)
+        missing = [name for name in type(self).model_fields if getattr(self, name) is None]
+        taken = [name for name in missing if not (whole and name in SECRETS)]
+        return self.model_copy(update={name: getattr(other, name) for name in taken})
+
+    def spec(self) -> dict[str, Any]:
+        """What the engine is told; nothing in it is secret."""
+        told = self.model_dump(exclude_none=True, exclude={*SECRETS, "timeout"})
+        return told if self.timeout is None else told | {"timeout_us": self.timeout}
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """What goes to the engine beside it."""
+        given = {name: getattr(self, name) for name in SECRETS}
+        return {name: secret.get_secret_value() for name, secret in given.items() if secret is not None}
+
+    def for_engine(self) -> dict[str, Any]:
+        """The keywords of the engine's functions that open a lake."""
+        return {"storage": json.dumps(self.spec()), "storage_secrets": self.secrets}
+
+
+class Spec(dict[str, Any]):
+    """A specification for the engine; what is secret travels beside it, in none of its keys and not in its `repr`."""
+
+    storage_secrets: dict[str, str]
+
+    def __init__(self, settings: Mapping[str, Any], storage_secrets: Mapping[str, str] | None = None) -> None:
+        super().__init__(settings)
+        self.storage_secrets = dict(storage_secrets or {})
+
+
+def secrets_of(spec: Mapping[str, Any]) -> dict[str, str]:
+    """The secrets that travel with a specification."""
+    return dict(getattr(spec, "storage_secrets", {}))
+
+
+def storage_of(spec: Mapping[str, Any]) -> Storage:
+    """How the lake of a specification is reached, keys and all."""
+    told = dict(spec.get("storage") or {})
+    if "timeout_us" in told:
+        told["timeout"] = f"{told.pop('timeout_us')}us"
+    return Storage.of(told | secrets_of(spec))
+
+
+def is_bucket(lake: str | os.PathLike[str]) -> bool:
+    """Whether a lake is a bucket, and no folder."""
+    return "://" in os.fspath(lake) and not os.fspath(lake).startswith("file://")
+
+
+# --- Airflow ----------------------------------------------------------------------------------------------------------
+
+
+def _connection(connection: Mapping[str, Any] | str | object) -> dict[str, Any]:
+    """Type, login, password and extra of a connection in any of its forms."""
+    if isinstance(connection, str):
+        text = connection.strip()
+        if text.startswith("{"):
+            try:
+                connection = json.loads(text)
+            except ValueError:
+                raise SettingsError("Airflow connection: it is not JSON, and no URI (aws://…)") from None
+        else:
+            return _of_uri(text)
+    if isinstance(connection, Mapping):
+        found = dict(connection)
+    else:
+        names = ("conn_type", "login", "password", "host", "extra", "extra_dejson")
+        found = {name: getattr(connection, name, None) for name in names}
+    extra = found.get("extra_dejson") or found.get("extra") or {}
+    if isinstance(extra, str):
+        try:
+            extra = json.loads(extra)
+        except ValueError:
+            raise SettingsError("Airflow connection: its extra is not JSON") from None
+    return {**found, "extra": dict(extra)}
+
+
+def _of_uri(uri: str) -> dict[str, Any]:
+    parts = urllib.parse.urlsplit(uri)
+    if not parts.scheme:
+        raise SettingsError("Airflow connection: write it as JSON or as a URI (aws://KEY:SECRET@/?region_name=…)")
+    extra: dict[str, Any] = dict(urllib.parse.parse_qsl(parts.query))
+    if "__extra__" in extra:
+        extra |= json.loads(extra.pop("__extra__"))
+    login, password = (urllib.parse.unquote(part) if part else None for part in (parts.username, parts.password))
+    return {"conn_type": parts.scheme, "login": login, "password": password, "extra": extra}
+
+
+def _from_airflow(connection: Mapping[str, Any]) -> dict[str, Any]:
+    kind = connection.get("conn_type")
+    if kind not in (None, "", "aws", "s3"):
+        raise SettingsError(f"Airflow connection: its type is {kind!r}; a lake on S3 needs one of type 'aws'")
+    extra = connection["extra"]
+    role = extra.get("role_arn")
+    if role:
+        raise SettingsError(
+            "Airflow connection: role_arn is not supported; let the machine have the role, or put temporary keys "
+            "(aws_access_key_id, aws_secret_access_key, aws_session_token) into the connection"
+        )
+    config = extra.get("config_kwargs") or {}
+    config = json.loads(config) if isinstance(config, str) else config
+    style = (config.get("s3") or {}).get("addressing_style")
+    service = (
+        ((extra.get("service_config") or {}).get("s3") or {}) if isinstance(extra.get("service_config"), dict) else {}
+    )
+    endpoint = service.get("endpoint_url") or extra.get("endpoint_url") or extra.get("host")
+    verify = extra.get("verify")
+    found = {
+        "access_key_id": connection.get("login") or extra.get("aws_access_key_id"),
+        "secret_access_key": connection.get("password") or extra.get("aws_secret_access_key"),
+        "session_token": extra.get("aws_session_token"),
+        "region": extra.get("region_name") or config.get("region_name"),
+        "endpoint": endpoint,
+        # Whoever writes http:// into a connection means it.
+        "allow_http": True if str(endpoint or "").startswith("http://") else None,
+        "path_style": {"path": True, "virtual": False}.get(style) if style else None,
+        "anonymous": True if config.get("signature_version") == "unsigned" else None,
+        "ca_file": verify if isinstance(verify, str) and verify.lower() not in ("true", "false") else None,
+    }
+    return {name: value for name, value in found.items() if value not in (None, "")}

@@ -1,0 +1,382 @@
+//! A column of text while it is built: packed (each distinct value once, a number for each row) as long as its values
+//! repeat, plain from where they do not.
+//!
+//! A packed column knows which of its values have passed which checks, so that what a schema says of a string is asked
+//! once for each distinct value of a piece.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+
+use arrow::array::{ArrayRef, DictionaryArray, StringArray, UInt16Array};
+use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::datatypes::UInt16Type;
+
+use crate::error::{Error, Result};
+use crate::hash::{quick, quick_short};
+
+/// So many distinct values are taken before it is asked whether they repeat.
+const GLANCE: usize = 256;
+/// Numbers have 16 bits; 0 is for nulls.
+const MOST: usize = u16::MAX as usize;
+/// A column that came out plain is tried again after so many pieces.
+const AGAIN: u8 = 100;
+
+/// Text that is being built.
+#[derive(Debug)]
+pub struct TextBuilder {
+    /// Where each value ends, after a 0: that of each row, or of each distinct one.
+    offsets: Vec<i32>,
+    bytes: Vec<u8>,
+    packed: Option<Box<Packed>>,
+    /// Whether it was packed at first, and its values did not repeat.
+    gave_up: bool,
+}
+
+#[derive(Debug)]
+struct Packed {
+    /// Of each row.
+    numbers: Vec<u16>,
+    /// Of each number; the first one stands for null.
+    entries: Vec<Entry>,
+    /// Open addressing: a number, or 0 where there is none.
+    slots: Vec<u16>,
+    seed: u64,
+    last: u16,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    /// The first 16 bytes.
+    head: u128,
+    /// The checks that it has passed, one bit each.
+    passed: u64,
+    length: u32,
+    tag: u32,
+}
+
+/// A value that was looked up.
+#[derive(Debug, Clone, Copy)]
+pub struct Probe {
+    head: u128,
+    hash: u64,
+    /// Its number, or 0.
+    number: u16,
+}
+
+/// What earlier pieces of a contract were like, so that the next one is begun alike. It changes no result.
+#[derive(Debug, Default)]
+pub struct Habit {
+    /// In how many pieces packing is tried again.
+    plain: AtomicU8,
+    /// Bytes of text in 1,024 rows.
+    bytes: AtomicUsize,
+}
+
+impl Default for TextBuilder {
+    fn default() -> Self {
+        Self { offsets: vec![0], bytes: Vec::new(), packed: None, gave_up: false }
+    }
+}
+
+impl TextBuilder {
+    /// A column of about so many rows that is packed while that pays.
+    pub fn packed(rows: usize, seed: u64, habit: &Habit) -> Self {
+        let waits = habit.plain.load(Ordering::Relaxed);
+        if waits > 0 {
+            habit.plain.store(waits - 1, Ordering::Relaxed);
+            let expected = habit.bytes.load(Ordering::Relaxed) * rows / 1024;
+            let mut offsets = Vec::with_capacity(rows + 1);
+            offsets.push(0);
+            return Self { offsets, bytes: Vec::with_capacity(expected), packed: None, gave_up: false };
+        }
+        let null = Entry { head: 0, passed: 0, length: u32::MAX, tag: 0 };
+        let packed =
+            Packed { numbers: Vec::with_capacity(rows), entries: vec![null], slots: vec![0; 64], seed, last: 0 };
+        Self { offsets: vec![0, 0], bytes: Vec::new(), packed: Some(Box::new(packed)), gave_up: false }
+    }
+
+    /// Appends nulls, or takes rows back, so that there are `rows` of them.
+    pub fn fill(&mut self, rows: usize) {
+        match &mut self.packed {
+            Some(packed) => packed.numbers.resize(rows, 0),
+            None => {
+                let last = self.offsets.last().copied().unwrap_or(0);
+                self.offsets.resize(rows + 1, last);
+            }
+        }
+    }
+
+    /// Takes back everything from `row` on.
+    pub fn truncate(&mut self, row: usize) {
+        match &mut self.packed {
+            // A value that nobody has any more does no harm.
+            Some(packed) => packed.numbers.truncate(row),
+            None => {
+                self.offsets.truncate(row + 1);
+                self.bytes.truncate(self.offsets.last().map_or(0, |end| *end as usize));
+            }
+        }
+    }
+
+    /// Looks a value up; none when the column is plain.
+    #[inline]
+    pub fn probe(&self, value: &[u8]) -> Option<Probe> {
+        let packed = self.packed.as_deref()?;
+        let head = head_of(value);
+        let last = &packed.entries[usize::from(packed.last)];
+        let length = value.len() as u32;
+        if last.head == head && last.length == length && (length <= 16 || self.tail(packed.last) == &value[16..]) {
+            return Some(Probe { head, hash: u64::from(last.tag), number: packed.last });
+        }
+        let hash = if length <= 16 { quick_short(head, length, packed.seed) } else { quick(value, packed.seed) };
+        let mask = packed.slots.len() - 1;
+        let mut at = hash as usize & mask;
+        loop {
+            let number = packed.slots[at];
+            let entry = &packed.entries[usize::from(number)];
+            if number == 0 {
+                return Some(Probe { head, hash, number: 0 });
+            }
+            if entry.head == head && entry.length == length && (length <= 16 || self.tail(number) == &value[16..]) {
+                return Some(Probe { head, hash, number });
+            }
+            at = (at + 1) & mask;
+        }
+    }
+
+    /// What a value longer than that has beyond its first 16 bytes.
+    #[inline]
+    fn tail(&self, number: u16) -> &[u8] {
+        let number = usize::from(number);
+        &self.bytes[self.offsets[number] as usize + 16..self.offsets[number + 1] as usize]
+    }
+
+    /// Whether a value that was looked up has passed a check.
+    #[inline]
+    pub fn has_passed(&self, probe: &Probe, check: u64) -> bool {
+        self.packed.as_deref().is_some_and(|p| p.entries[usize::from(probe.number)].passed & check != 0)
+    }
+
+    /// Appends a value that was looked up just now, and has passed a check.
+    #[inline]
+    pub fn push_probed(&mut self, probe: Probe, check: u64, value: &[u8]) {
+        let Some(packed) = self.packed.as_deref_mut() else { return self.push(value) };
+        if probe.number == 0 {
+            return self.push_new(probe, check, value);
+        }
+        packed.entries[usize::from(probe.number)].passed |= check;
+        packed.last = probe.number;
+        packed.numbers.push(probe.number);
+    }
+
+    /// Appends a value.
+    #[inline]
+    pub fn push(&mut self, value: &[u8]) {
+        match self.probe(value) {
+            Some(probe) => self.push_probed(probe, 0, value),
+            None => {
+                self.bytes.extend_from_slice(value);
+                // Whoever calls keeps what goes in below 2 GiB; `finish` checks it.
+                self.offsets.push(self.bytes.len() as i32);
+            }
+        }
+    }
+
+    /// Appends a value that `write` appends to what it is given; when it fails the row has to be taken back.
+    #[inline]
+    pub fn push_with<E>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
+        if self.packed.is_some() {
+            let mut value = Vec::new();
+            write(&mut value)?;
+            self.push(&value);
+        } else {
+            write(&mut self.bytes)?;
+            self.offsets.push(self.bytes.len() as i32);
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn push_new(&mut self, probe: Probe, check: u64, value: &[u8]) {
+        let Some(packed) = self.packed.as_deref_mut() else { return };
+        let distinct = packed.entries.len();
+        if distinct >= MOST || distinct > GLANCE && distinct * 2 > packed.numbers.len() {
+            self.unpack();
+            return self.push(value);
+        }
+        packed.entries.push(Entry {
+            head: probe.head,
+            passed: check,
+            length: value.len() as u32,
+            tag: probe.hash as u32,
+        });
+        self.bytes.extend_from_slice(value);
+        self.offsets.push(self.bytes.len() as i32);
+        packed.last = distinct as u16;
+        packed.numbers.push(distinct as u16);
+        if (distinct + 1) * 2 > packed.slots.len() {
+            packed.slots = vec![0; packed.slots.len() * 2];
+            for number in 1..=distinct {
+                packed.put(number as u16);
+            }
+        } else {
+            packed.put(distinct as u16);
+        }
+    }
+
+    /// From now on a value for each row.
+    fn unpack(&mut self) {
+        let Some(packed) = self.packed.take() else { return };
+        self.gave_up = true;
+        let (ends, values) = (std::mem::take(&mut self.offsets), std::mem::take(&mut self.bytes));
+        self.offsets = Vec::with_capacity(packed.numbers.capacity() + 1);
+        self.offsets.push(0);
+        for number in packed.numbers {
+            let number = usize::from(number);
+            self.bytes.extend_from_slice(&values[ends[number] as usize..ends[number + 1] as usize]);
+            self.offsets.push(self.bytes.len() as i32);
+        }
+    }
+
+    /// The finished column; `habit` is told what it was like.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when its text comes to more than 2 GiB.
+    pub fn finish(mut self, nulls: Option<NullBuffer>, habit: Option<&Habit>) -> Result<ArrayRef> {
+        let length = self.bytes.len();
+        if length > i32::MAX as usize {
+            let reason = "a column of one piece comes to more than 2 GiB; hand in fewer events at once";
+            return Err(Error::Data(reason.into()));
+        }
+        let plain_rows = if self.packed.is_none() { self.offsets.len() - 1 } else { 0 };
+        if let (Some(habit), 1..) = (habit, plain_rows) {
+            let each = (length + length / 16) * 1024 / plain_rows;
+            habit.bytes.store(each.clamp(1024, 1 << 20), Ordering::Relaxed);
+            if self.gave_up {
+                habit.plain.store(AGAIN, Ordering::Relaxed);
+            }
+        }
+        // What is held for long is not to hold room for more.
+        self.bytes.shrink_to_fit();
+        let offsets = OffsetBuffer::new(ScalarBuffer::from(self.offsets));
+        let Some(packed) = self.packed else {
+            return Ok(Arc::new(StringArray::try_new(offsets, self.bytes.into(), nulls)?));
+        };
+        let values = StringArray::try_new(offsets, self.bytes.into(), None)?;
+        let numbers = UInt16Array::try_new(packed.numbers.into(), nulls)?;
+        Ok(Arc::new(DictionaryArray::<UInt16Type>::try_new(numbers, Arc::new(values))?))
+    }
+}
+
+impl Packed {
+    fn put(&mut self, number: u16) {
+        let mask = self.slots.len() - 1;
+        let mut at = self.entries[usize::from(number)].tag as usize & mask;
+        while self.slots[at] != 0 {
+            at = (at + 1) & mask;
+        }
+        self.slots[at] = number;
+    }
+}
+
+/// The first 16 bytes, with zeros after a shorter value.
+#[inline(always)]
+fn head_of(value: &[u8]) -> u128 {
+    let n = value.len();
+    let eight = |at: usize| value[at..].first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
+    let four = |at: usize| value[at..].first_chunk().map_or(0, |b| u32::from_le_bytes(*b));
+    match n {
+        16.. => u128::from(eight(0)) | u128::from(eight(8)) << 64,
+        8 => u128::from(eight(0)),
+        9..16 => u128::from(eight(0)) | u128::from(eight(n - 8) >> (8 * (16 - n))) << 64,
+        4 => u128::from(four(0)),
+        5..8 => u128::from(u64::from(four(0)) | u64::from(four(n - 4) >> (8 * (8 - n))) << 32),
+        _ => value.iter().rev().fold(0, |head, b| head << 8 | u128::from(*b)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Array, cast::AsArray};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packed::Text;
+
+    proptest! {
+        #[test]
+        fn is_what_was_put_in(
+            steps in prop::collection::vec((0u8..12, "[ab]{0,3}|[ab]{4,9}|[ab]{15,18}|a{16}[ab]{0,20}"), 0..300),
+            many in any::<bool>(),
+        ) {
+            let habit = Habit::default();
+            let mut column = TextBuilder::packed(10, 7, &habit);
+            let mut model: Vec<Option<String>> = Vec::new();
+            for (n, (step, value)) in steps.iter().enumerate() {
+                match step {
+                    0 => {
+                        model.push(None);
+                        column.fill(model.len());
+                    }
+                    1 => {
+                        model.truncate(n / 2);
+                        column.truncate(n / 2);
+                    }
+                    2 if many => for i in 0..GLANCE {
+                        column.push(format!("{n} {i}").as_bytes());
+                        model.push(Some(format!("{n} {i}")));
+                    },
+                    3 => {
+                        column.push_with(|out| { out.extend_from_slice(value.as_bytes()); Ok::<_, ()>(()) }).unwrap();
+                        model.push(Some(value.clone()));
+                    }
+                    _ => {
+                        match column.probe(value.as_bytes()) {
+                            Some(probe) => {
+                                let check = 1 << (step % 2);
+                                column.push_probed(probe, check, value.as_bytes());
+                                if let Some(again) = column.probe(value.as_bytes()) {
+                                    prop_assert!(column.has_passed(&again, check));
+                                }
+                            }
+                            None => column.push(value.as_bytes()),
+                        }
+                        model.push(Some(value.clone()));
+                    }
+                }
+            }
+            let nulls: NullBuffer = model.iter().map(Option::is_some).collect();
+            let array = column.finish(Some(nulls), Some(&habit)).unwrap();
+            prop_assert_eq!(array.len(), model.len());
+            let text = Text::of(&array).unwrap();
+            for (row, value) in model.iter().enumerate() {
+                prop_assert_eq!(text.get(row), value.as_deref());
+            }
+        }
+
+        #[test]
+        fn heads_are_the_first_bytes(value in prop::collection::vec(any::<u8>(), 0..20)) {
+            let mut first = [0; 16];
+            for (to, from) in first.iter_mut().zip(&value) {
+                *to = *from;
+            }
+            prop_assert_eq!(head_of(&value), u128::from_le_bytes(first));
+        }
+    }
+
+    #[test]
+    fn what_does_not_repeat_is_plain_and_stays_so_for_a_while() {
+        let habit = Habit::default();
+        for piece in 0..=usize::from(AGAIN) + 1 {
+            let mut column = TextBuilder::packed(1000, 7, &habit);
+            assert_eq!(column.packed.is_some(), piece % (usize::from(AGAIN) + 1) == 0, "{piece}");
+            (0..1000).for_each(|i| column.push(format!("value {i}").as_bytes()));
+            let array = column.finish(None, Some(&habit)).unwrap();
+            assert_eq!(array.as_string::<i32>().value(999), "value 999");
+        }
+        let mut column = TextBuilder::packed(100_000, 7, &Habit::default());
+        (0..200_000).for_each(|i| column.push((i % 65_600).to_string().as_bytes()));
+        let array = column.finish(None, None).unwrap();
+        assert_eq!((array.len(), array.as_string::<i32>().value(65_601)), (200_000, "1"));
+    }
+}

@@ -1,0 +1,337 @@
+//! A schedule: what a seed makes happen to a pipeline, and whether it came out right.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::handle::{Handle, INJECTED, Rates, Sabotage};
+use super::reader::Reader;
+use super::source::SimSource;
+use super::tally::Tally;
+use super::topic::{BEGIN, Topic};
+use super::world::World;
+use crate::contract::Contract;
+use crate::error::{Error, Result};
+use crate::lake::{StorageSecrets, StorageSpec, layout};
+use crate::stream::journal::Journal;
+use crate::stream::log::{Commit, Kind, parse, render};
+use crate::stream::run::{Report, RunOptions};
+use crate::stream::runner::Runner;
+use crate::stream::spec::{
+    DeduplicateSpec, DurabilitySpec, EpochSpec, FilesSpec, FixedSpec, Layer, PipelineSpec, Secrets, SessionsSpec,
+    SourceSpec, WatermarkSpec, WindowsSpec,
+};
+use crate::time::{HOUR, SECOND};
+
+const PIPELINE: &str = "simulation";
+
+/// What a seed sets.
+struct Setting {
+    seed: u64,
+    topic: Topic,
+    spec: PipelineSpec,
+    /// Whether no event can be late: then the rows do not depend on where epochs are cut.
+    on_time: bool,
+    writers: usize,
+    switches: u32,
+    rates: Rates,
+    /// The most that a clock is off.
+    skew: i64,
+    burst: u64,
+    gathers: bool,
+    /// After so many steps the disturbed time is over.
+    steps: u64,
+    snapshot_every: u64,
+    merge_every: usize,
+    caught_up: bool,
+}
+
+fn spec(random: &mut ChaCha8Rng, topic: &Topic, on_time: bool) -> PipelineSpec {
+    let lateness_us = if on_time { topic.lateness() } else { random.random_range(0..5) * SECOND };
+    let idle_timeout_us = random.random_range(0..20) * SECOND;
+    let windows = WindowsSpec {
+        name: "clicks".into(),
+        size_us: 10 * SECOND,
+        slide_us: None,
+        by: vec!["entity".into()],
+        from: vec![],
+        aggregates: vec![("clicks".into(), "count()".into())],
+    };
+    PipelineSpec {
+        name: PIPELINE.into(),
+        contract_text: String::new(),
+        contract_path: "simulation.yaml".into(),
+        source: SourceSpec::Files(FilesSpec { paths: vec![], bounded: false, base_dir: None }),
+        source_secrets: Secrets::default(),
+        keyed_by: None,
+        shard: None,
+        lake: "nowhere".into(),
+        storage: StorageSpec::default(),
+        storage_secrets: StorageSecrets::default(),
+        layers: vec![Layer::Bronze, Layer::Silver],
+        watermark: WatermarkSpec { lateness_us, idle_timeout_us, max_future_skew_us: HOUR },
+        deduplicate: DeduplicateSpec { horizon_us: 6 * HOUR },
+        sessions: random
+            .random_bool(0.8)
+            .then(|| SessionsSpec { gap_us: random.random_range(1..15) * SECOND, max_duration_us: None }),
+        windows: if random.random_bool(0.2) { vec![windows] } else { vec![] },
+        epoch: EpochSpec {
+            max_events: random.random_range(4..30),
+            max_bytes: 1 << 20,
+            max_wait_us: random.random_range(1..20) * SECOND / 10,
+            tick_us: random.random_range(0..5) * SECOND / 20,
+        },
+        durability: DurabilitySpec::Process,
+        memory_bytes: None,
+        fixed: Some(FixedSpec { clock_us: 0, key: "000102030405060708090a0b0c0d0e0f".into() }),
+        max_event_bytes: None,
+        max_event_depth: None,
+        assert_formats: None,
+        transform: None,
+    }
+}
+
+impl Setting {
+    fn new(seed: u64) -> Self {
+        let mut random = ChaCha8Rng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let topic = Topic::new(seed);
+        let on_time = random.random_bool(0.7);
+        let mut rate = |of: f64, most: u32| if random.random_bool(of) { random.random_range(0..most) } else { 0 };
+        let rates = Rates {
+            before: rate(0.4, 150),
+            after: rate(0.5, 300),
+            lost: rate(0.6, 1_500),
+            partial: rate(0.4, 500),
+            slow: rate(0.5, 400),
+            slow_reply: rate(0.5, 300),
+            crash: rate(0.7, 250),
+        };
+        let spec = spec(&mut random, &topic, on_time);
+        Self {
+            seed,
+            spec,
+            on_time,
+            writers: [1, 1, 1, 2, 2, 2, 3][random.random_range(0..7)],
+            switches: [20, 100, 300, 600][random.random_range(0..4)],
+            rates,
+            skew: 2 * SECOND,
+            burst: random.random_range(2..12),
+            gathers: random.random_bool(0.7),
+            steps: random.random_range(80..350),
+            snapshot_every: random.random_range(2..5),
+            merge_every: random.random_range(1..6),
+            caught_up: random.random_bool(0.5),
+            topic,
+        }
+    }
+
+    fn run(&self, handle: &Handle<'_>, contract: &Contract, options: &RunOptions) -> Result<Report> {
+        let mut source = SimSource::new(handle, &self.topic, self.burst, self.gathers);
+        let shape = self.spec.shape();
+        let mut runner = Runner::new(handle, handle, &self.spec, shape, contract.clone(), None, handle)?;
+        runner.journal.snapshot_every = self.snapshot_every;
+        runner.merge_every = self.merge_every;
+        runner.run(&mut source, options)
+    }
+
+    /// A run that nothing happens to, as the first actor; all that was appended by now is drained.
+    fn calm(&self, world: &World, contract: &Contract, options: &RunOptions) -> Result<Report> {
+        let handle = Handle::new(world, 0, u64::MAX, self.seed, Rates::default(), 0, u64::MAX);
+        self.run(&handle, contract, options)
+    }
+
+    /// Drains the topic to its end, and lets time pass until nothing is held any more.
+    fn drain(&self, world: &World, contract: &Contract) -> Result<(), String> {
+        let options = RunOptions { until_caught_up: true, ..RunOptions::default() };
+        for wait in [0, 2 * HOUR] {
+            world.look(|w| w.move_to(self.topic.long_after() + wait));
+            let report = self.calm(world, contract, &options).map_err(|e| format!("it does not drain: {e}"))?;
+            if !report.balanced {
+                return Err("the ledger does not balance in the end".into());
+            }
+        }
+        world.look(|w| match &w.broken {
+            Some(law) => Err(law.clone()),
+            None => w.reader.settled(),
+        })
+    }
+}
+
+/// One writer: run after run, as a scheduler starts them, until the disturbed time is over.
+fn write(setting: &Setting, world: &World, contract: &Contract, actor: usize, sabotage: Option<Sabotage>) {
+    let mut random = ChaCha8Rng::seed_from_u64(setting.seed ^ (0xac70_0000 + actor as u64));
+    if actor > 0 {
+        world.sleep(actor, random.random_range(0..20) * SECOND);
+    }
+    for attempt in 0.. {
+        if world.enter(actor).steps() > setting.steps || world.enter(actor).broken.is_some() {
+            break;
+        }
+        let skew = random.random_range(-setting.skew..=setting.skew);
+        let run = (actor as u64) << 32 | attempt;
+        let handle = Handle::new(world, actor, run, setting.seed, setting.rates, skew, setting.steps).with(sabotage);
+        let options = RunOptions {
+            until_caught_up: setting.caught_up,
+            max_epochs: random.random_bool(0.3).then(|| random.random_range(1..5)),
+            void: random.random_bool(0.1).then(|| world.enter(actor).outstanding()).flatten(),
+            ..RunOptions::default()
+        };
+        world.enter(actor).tally.runs += 1;
+        let ended = catch_unwind(AssertUnwindSafe(|| setting.run(&handle, contract, &options)));
+        let mut inner = world.enter(actor);
+        match ended {
+            Ok(Ok(report)) => {
+                inner.tally.finished += 1;
+                inner.tally.stopped += u64::from(report.stopped);
+                if !report.balanced {
+                    inner.breaks(|| "a report does not balance".into());
+                }
+            }
+            Ok(Err(_)) if handle.is_dead() => {}
+            Ok(Err(Error::Superseded { .. })) => inner.tally.superseded += 1,
+            Ok(Err(Error::Interrupted)) => inner.tally.interrupted += 1,
+            Ok(Err(e)) if e.to_string().contains(INJECTED) => {}
+            // Another run finished the epoch, or gave it up, before this one came to it.
+            Ok(Err(Error::Settings { name, .. })) if name == "void" && setting.writers > 1 => {}
+            Ok(Err(e)) => inner.breaks(|| format!("a run ended with: {e}")),
+            Err(_) => inner.breaks(|| "a run panicked".into()),
+        }
+        drop(inner);
+        world.sleep(actor, random.random_range(0..100) * SECOND / 10);
+    }
+    world.leave(actor);
+}
+
+/// Plays a seed. What happened, or which law was broken.
+pub fn play(seed: u64, contract: &Contract, sabotage: Option<Sabotage>) -> Result<Tally, String> {
+    let setting = Setting::new(seed);
+    let reader = Reader::new(&setting.topic, setting.on_time);
+    let world = World::new(seed, BEGIN, setting.writers, setting.switches, reader);
+    if setting.writers == 1 {
+        write(&setting, &world, contract, 0, sabotage);
+    } else {
+        std::thread::scope(|scope| {
+            for actor in 0..setting.writers {
+                let (setting, world) = (&setting, &world);
+                scope.spawn(move || write(setting, world, contract, actor, sabotage));
+            }
+        });
+    }
+    world.look(|w| w.broken.clone()).map_or(Ok(()), Err)?;
+    world.look(|w| w.hand_to(0));
+    setting.drain(&world, contract)?;
+
+    let mut tally = world.look(|w| {
+        let mut tally = w.tally.clone();
+        if let Some(last) = &w.reader.last {
+            let counts = &last.ledger.counts;
+            tally.duplicates += counts.duplicate as u64;
+            tally.late += counts.late as u64;
+            tally.rejected += counts.rejected as u64;
+            tally.silver += counts.silver as u64;
+        }
+        tally.merges += w.reader.merges;
+        tally
+    });
+    tally.schedules += 1;
+    if setting.on_time {
+        same_rows(&setting, &world, contract)?;
+        tally.compared_rows += 1;
+    }
+    if seed.is_multiple_of(if setting.on_time { 6 } else { 2 }) {
+        same_bytes(&setting, &world, contract)?;
+        tally.compared_bytes += 1;
+    }
+    Ok(tally)
+}
+
+/// Where no event can be late, an undisturbed run over the same topic, in one epoch, gives the same rows.
+fn same_rows(setting: &Setting, world: &World, contract: &Contract) -> Result<(), String> {
+    let other = World::new(0, BEGIN, 1, 0, Reader::new(&setting.topic, true));
+    let whole = EpochSpec { max_events: 1_000, ..setting.spec.epoch.clone() };
+    let calm = Setting {
+        spec: PipelineSpec { epoch: whole, ..setting.spec.clone() },
+        topic: Topic::new(setting.seed),
+        ..*setting
+    };
+    calm.drain(&other, contract)?;
+    let ours = world.look(|w| w.reader.clone());
+    let theirs = other.look(|w| w.reader.clone());
+    // Where a duplicate came in another partition, either of the two may have been the first.
+    let rows = |r: &Reader| r.silver_rows();
+    differ("Silver", &rows(&ours), &rows(&theirs))?;
+    differ("sessions", &ours.sessions, &theirs.sessions)?;
+    differ("dead letters", &ours.dead, &theirs.dead)
+}
+
+/// The plans that stand in the log, run one after another in a world where nothing happens, give the same bytes, the
+/// same ledger and the same state.
+fn same_bytes(setting: &Setting, world: &World, contract: &Contract) -> Result<(), String> {
+    let other = World::new(
+        0,
+        setting.topic.long_after() + 2 * HOUR,
+        1,
+        0,
+        Reader::new(&setting.topic, setting.on_time).of_the_log(),
+    );
+    let epochs = layout::control(PIPELINE) + "epochs/";
+    let below = |folder: &str, end: &str| -> Vec<(String, Bytes)> {
+        world.look(|w| {
+            let found = w.objects().filter(|(p, _)| p.starts_with(folder) && p.ends_with(end));
+            found.map(|(p, b)| (p.clone(), b.clone())).collect()
+        })
+    };
+    let plans = below(&epochs, ".plan");
+    let contracts = below(&(layout::control(PIPELINE) + "contracts/"), "");
+    other.look(|w| contracts.into_iter().for_each(|(path, text)| w.put(&path, text)));
+    for (path, plan) in plans {
+        other.look(|w| w.put_if_absent(&path, plan));
+        let commit = path.replace(".plan", ".commit");
+        let commit = world.look(|w| w.get(&commit).cloned()).map(|bytes| (commit, bytes));
+        if let Some((path, bytes)) = commit {
+            let mut commit: Commit = parse(&path, &bytes).map_err(|e| e.to_string())?;
+            if commit.kind == Kind::Void {
+                // It changes nothing: the state is that of the commit before, as it stands there.
+                let last = other.look(|w| w.reader.last.as_ref().map(|c| c.state.clone()));
+                commit.state = last.unwrap_or_default();
+                let bytes = render(&commit).map_err(|e| e.to_string())?;
+                other.look(|w| w.put_if_absent(&path, bytes));
+                continue;
+            }
+        }
+        let options = RunOptions { until_caught_up: true, max_epochs: Some(1), ..RunOptions::default() };
+        setting.calm(&other, contract, &options).map_err(|e| format!("{path} cannot be run again: {e}"))?;
+    }
+    let (ours, theirs) = (world.look(|w| w.reader.clone()), other.look(|w| w.reader.clone()));
+    differ("the files that count", ours.files(), theirs.files())?;
+    let files = |w: &World| {
+        w.look(|w| w.reader.files().keys().map(|p| (p.clone(), w.get(p).cloned())).collect::<BTreeMap<_, _>>())
+    };
+    differ("the bytes of the files", &files(world), &files(&other))?;
+    let (Some(a), Some(b)) = (&ours.last, &theirs.last) else { return Ok(()) };
+    differ("the ledger", &a.ledger, &b.ledger)?;
+    differ("the watermark", &a.watermark, &b.watermark)?;
+    differ("the partitions", &a.partitions, &b.partitions)?;
+    let state = |w: &World, files: &[crate::stream::log::StateFile]| {
+        w.look(|w| files.iter().map(|f| (f.table.clone(), f.epoch, w.get(&f.path).cloned())).collect::<Vec<_>>())
+    };
+    differ("the state", &state(world, &a.state), &state(&other, &b.state))?;
+    // What a start finds by way of the newest snapshot is what all commits together say.
+    let handle = Handle::new(world, 0, u64::MAX, 0, Rates::default(), 0, u64::MAX);
+    let live = Journal::new(&handle, PIPELINE).live().map_err(|e| e.to_string())?;
+    differ("what a reader of the log sees", &live.map(|l| l.files), &Some(ours.files().clone()))
+}
+
+fn differ<T: PartialEq + std::fmt::Debug>(what: &str, ours: &T, theirs: &T) -> Result<(), String> {
+    if ours == theirs {
+        return Ok(());
+    }
+    // The first line of the two that differs, and what comes after it.
+    let (ours, theirs) = (format!("{ours:#?}"), format!("{theirs:#?}"));
+    let same = ours.lines().zip(theirs.lines()).take_while(|(a, b)| a == b).count();
+    let rest = |t: &str| t.lines().skip(same.saturating_sub(1)).take(6).collect::<Vec<_>>().join("\n");
+    Err(format!("{what} differ from those of an undisturbed run:\n{}\n  undisturbed:\n{}", rest(&ours), rest(&theirs)))
+}
