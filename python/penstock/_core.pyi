@@ -198,11 +198,13 @@ def run_pipeline(
     *,
     until_caught_up: bool,
     max_epochs: int | None = None,
+    accept_gap: bool = False,
     void: int | None = None,
     drain: bool = False,
     transform: Callable[[Table], ArrowLike] | None = None,
     on_event: Callable[[str], object] | None = None,
     secret: bytes | None = None,
+    source_secrets: dict[str, str] | None = None,
     storage_secrets: dict[str, str] | None = None,
 ) -> str: ...
 def audit(spec_json: str, *, storage_secrets: dict[str, str] | None = None) -> str: ...

@@ -31,6 +31,7 @@ class Counts:
         bronze: Rows of Bronze.
         dead_letters: Rows of dead letters.
         sessions: Closed sessions.
+        lost: Events that were gone from the source before they were read, their loss accepted; no part of `consumed`.
         epochs: Commits.
     """
 
@@ -44,6 +45,7 @@ class Counts:
     bronze: int = 0
     dead_letters: int = 0
     sessions: int = 0
+    lost: int = 0
     epochs: int = 0
 
     @classmethod
@@ -108,6 +110,8 @@ class Ledger(Counts):
                     (f"  {code}", count, self.run.rejected_by_code.get(code, 0))
                     for code, count in self.rejected_by_code.items()
                 ]
+        if self.lost:
+            rows.append(("lost before they were read", self.lost, self.run.lost))
         return rows
 
     def _repr_html_(self) -> str:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from penstock.storage import Spec
-    from penstock.transform import Transform
 
 
 @dataclass(frozen=True)
@@ -118,6 +117,7 @@ class Pipeline:
         *,
         until_caught_up: bool = True,
         max_epochs: int | None = None,
+        accept_gap: bool = False,
         void: int | None = None,
         drain: bool = False,
         progress: bool | None = None,
@@ -132,6 +132,8 @@ class Pipeline:
         Args:
             until_caught_up: End when everything that was there is committed; else go on for ever.
             max_epochs: End after so many commits.
+            accept_gap: Go on behind events that are gone from the source for ever (Kafka's retention), and count them
+                as lost in the ledger; else that is an error.
             void: First give up this epoch, which was planned and cannot be run any more: it is committed as void, its
                 files are removed, and its ranges are read again in the next. No event is lost or doubled.
             drain: Take the end of what is there now as the end of the input, whatever the source: all that is held is
@@ -160,37 +162,28 @@ class Pipeline:
         if transform is not None:
             spec["transform"]["code"] = transform.code
         try:
-            found = json.loads(self._run(spec, transform, until_caught_up, max_epochs, void, drain, progress, on_event))
+            with Progress(self.name, progress, also=on_event) as shown:
+                found = json.loads(
+                    _core.run_pipeline(
+                        json.dumps(spec),
+                        until_caught_up=until_caught_up,
+                        max_epochs=max_epochs,
+                        accept_gap=accept_gap,
+                        void=void,
+                        drain=drain,
+                        transform=transform,
+                        on_event=shown.callback,
+                        secret=self.file.secret,
+                        source_secrets=self.file.source_secrets,
+                        storage_secrets=self.file.storage.secrets,
+                    )
+                )
         except KeyboardInterrupt as error:
             raise Stopped("interrupted; the epoch in hand was given up, and the next run reads it again") from error
         if found["stopped"]:
             said = "interrupted; the epoch in hand was finished, and the next run goes on from there"
             raise Stopped(said, finished=True, ledger=Ledger.of(found))
         return Ledger.of(found)
-
-    def _run(
-        self,
-        spec: dict[str, Any],
-        transform: Transform | None,
-        until_caught_up: bool,
-        max_epochs: int | None,
-        void: int | None,
-        drain: bool,
-        progress: bool | None,
-        on_event: Callable[[dict[str, Any]], object] | None,
-    ) -> str:
-        with Progress(self.name, progress, also=on_event) as shown:
-            return _core.run_pipeline(
-                json.dumps(spec),
-                until_caught_up=until_caught_up,
-                max_epochs=max_epochs,
-                void=void,
-                drain=drain,
-                transform=transform,
-                on_event=shown.callback,
-                secret=self.file.secret,
-                storage_secrets=self.file.storage.secrets,
-            )
 
     def audit(self) -> Audit:
         """Count the ledger again from the files, the log and the state, and the warehouse where one was loaded.

@@ -11,6 +11,8 @@ environment is never shown.
 | `name` | text |
 | `contract_text`, `contract_path` | the contract as it stands in its file, and that file (its schemas lie beside it) |
 | `source.files` | `paths`, `bounded`, `base_dir` (where relative paths begin) |
+| `source.kafka` | `topics`, `group`, `brokers`, `start`, `missing_topics`, `give_up_us`, `settings` |
+| `keyed_by` | `entity` or null |
 | `lake` | an absolute folder, or a URL |
 | `storage` | what is set of `endpoint`, `region`, `path_style`, `allow_http`, `ca_file`, `timeout_us`, … |
 | `layers` | a list of `bronze`, `silver` |
@@ -25,7 +27,8 @@ environment is never shown.
 | `max_event_bytes`, `max_event_depth`, `assert_formats` | limits of the contract |
 | `warehouse` | `{"duckdb": absolute path}` or null; read by loads, not by the engine |
 
-Secrets are not part of it: `PipelineFile.secret` goes to the engine beside it, and so do the keys of `storage`.
+Secrets are not part of it: `PipelineFile.secret` and `PipelineFile.source_secrets` go to the engine beside it, and so
+do the keys of `storage`.
 """
 
 from __future__ import annotations
@@ -49,6 +52,7 @@ from pydantic import (
 
 from penstock import _yaml
 from penstock.errors import ContractError, SettingsError
+from penstock.kafka import KafkaSource  # noqa: TC001  pydantic reads the annotation
 from penstock.nearest import did_you_mean, nearest
 from penstock.resources import ready_made, ready_made_folder
 from penstock.storage import Spec, Storage
@@ -102,21 +106,6 @@ class FilesSource(_Model):
 
     paths: list[str] = Field(min_length=1)
     bounded: bool = True
-
-
-class KafkaSource(BaseModel):
-    """`source.kafka`: topics, and librdkafka's own settings by their names."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
-
-    topics: list[str] = Field(min_length=1)
-    group: str
-    brokers: str
-
-    def __repr__(self) -> str:
-        return f"KafkaSource(topics={self.topics!r}, group={self.group!r})"
-
-    __str__ = __repr__
 
 
 class Source(_Model):
@@ -273,6 +262,12 @@ class PipelineFile:
         return pii.secret.get_secret_value().encode() if pii else None
 
     @property
+    def source_secrets(self) -> dict[str, str]:
+        """The source's settings that are secret, by name."""
+        kafka = self.settings.source.kafka
+        return kafka.secrets if kafka else {}
+
+    @property
     def tables(self) -> Path | None:
         """The folder with the SQL files of the warehouse, if this pipeline brings one."""
         folder = self.folder / "warehouse"
@@ -315,19 +310,13 @@ class PipelineFile:
         self._refuse_what_is_not_there()
         text, path = self.contract()
         own = self.settings
-        assert own.source.files is not None
         storage = self.storage
         settings = {
             "name": own.name,
             "contract_text": text,
             "contract_path": str(path.absolute()),
-            "source": {
-                "files": {
-                    "paths": own.source.files.paths,
-                    "bounded": own.source.files.bounded,
-                    "base_dir": str(self.base.absolute()),
-                }
-            },
+            "source": self._source(),
+            "keyed_by": own.source.keyed_by,
             "lake": self._place(own.lake),
             "storage": storage.spec(),
             "layers": list(own.layers),
@@ -376,15 +365,24 @@ class PipelineFile:
         }
         return Spec(settings, storage.secrets)
 
+    def _source(self) -> dict[str, Any]:
+        source = self.settings.source
+        if source.kafka is not None:
+            return {"kafka": source.kafka.spec()}
+        assert source.files is not None
+        return {
+            "files": {
+                "paths": source.files.paths,
+                "bounded": source.files.bounded,
+                "base_dir": str(self.base.absolute()),
+            }
+        }
+
     def _place(self, place: str) -> str:
         return place if "://" in place else str((self.base / place).absolute())
 
     def _refuse_what_is_not_there(self) -> None:
         own = self.settings
-        if own.source.files is None:
-            raise SettingsError(
-                f"{self.path}: source.kafka: this version reads files; name source.files", name="source.kafka"
-            )
         if own.warehouse and own.warehouse.postgres:
             raise SettingsError(
                 f"{self.path}: warehouse.postgres: this version loads into DuckDB; name warehouse.duckdb",

@@ -436,7 +436,15 @@ impl Exact<'_> {
 }
 
 fn malformed(text: &[u8], at: usize, what: &str) -> Box<Refusal> {
-    let mut refusal = Refusal::of(Code::MalformedJson, &format!("byte {at}: {what}"));
+    let message = match text {
+        // JSON never begins so; Confluent's serialisers do.
+        [0, a, b, c, d, _, ..] => format!(
+            "byte 0: is in Confluent's wire format (magic byte 0, schema {} of a schema registry), not plain JSON",
+            u32::from_be_bytes([*a, *b, *c, *d])
+        ),
+        _ => format!("byte {at}: {what}"),
+    };
+    let mut refusal = Refusal::of(Code::MalformedJson, &message);
     let start: String = String::from_utf8_lossy(&text[..text.len().min(804)]).chars().take(200).collect();
     refusal.found[0].value = Some(start);
     refusal

@@ -56,7 +56,7 @@ fn spec(py: Python<'_>, text: &str, secrets: Option<Secrets>) -> PyResult<Pipeli
 #[pyfunction]
 #[pyo3(signature = (
     spec_json, *, until_caught_up, max_epochs=None, accept_gap=false, void=None, drain=false, transform=None,
-    secret=None, storage_secrets=None, on_event=None
+    secret=None, source_secrets=None, storage_secrets=None, on_event=None
 ))]
 #[allow(clippy::too_many_arguments)] // each a keyword in Python
 pub fn run_pipeline(
@@ -69,10 +69,12 @@ pub fn run_pipeline(
     drain: bool,
     transform: Option<Py<PyAny>>,
     secret: Option<Vec<u8>>,
+    source_secrets: Option<Secrets>,
     storage_secrets: Option<Secrets>,
     on_event: Option<Py<PyAny>>,
 ) -> PyResult<String> {
-    let spec = spec(py, spec_json, storage_secrets)?;
+    let mut spec = spec(py, spec_json, storage_secrets)?;
+    spec.source_secrets = stream::spec::Secrets(source_secrets.unwrap_or_default().into_iter().collect());
     let transform = transform.map(|t| Arc::new(Function(t)) as Arc<dyn Transform>);
     let options = RunOptions { until_caught_up, max_epochs, accept_gap, void, drain, transform };
     enter(py, OnInterrupt::Wait, move |stop| {

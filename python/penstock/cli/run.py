@@ -34,6 +34,13 @@ def run(
         bool, typer.Option("--until-caught-up", help="End when all that is there is committed; else run for ever.")
     ] = False,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="End after so many commits.")] = None,
+    accept_gap: Annotated[
+        bool,
+        typer.Option(
+            "--accept-gap",
+            help="Go on behind events that are gone for ever (Kafka's retention), and count them as lost.",
+        ),
+    ] = False,
     void: Annotated[
         int | None,
         typer.Option(
@@ -73,6 +80,7 @@ def run(
             ledger = flow.run(
                 until_caught_up=until_caught_up or drain,
                 max_epochs=max_epochs,
+                accept_gap=accept_gap,
                 void=void,
                 drain=drain,
                 progress=False,

@@ -27,6 +27,41 @@ impl Kafka<'_> {
     /// Looks for topics, partitions and their offsets; what was not read yet has to be still there.
     pub(super) fn look(&mut self) -> Result<()> {
         self.discover()?;
+        self.look_at_offsets()
+    }
+
+    /// Looks for new topics and partitions while it goes on reading: a cluster that does not answer is asked later.
+    pub(super) fn look_by_the_way(&mut self) -> Result<()> {
+        let asked = match self.looking.take() {
+            Some(asked) => asked,
+            None => native::ask_topics(&self.questions.client, &self.settings.topics, self.questions.give_up()),
+        };
+        self.questions.listen();
+        match asked.topics(Duration::ZERO) {
+            None => {
+                self.looking = Some(asked);
+                return Ok(());
+            }
+            Some(Err(failure)) if trouble::passing(failure.code) => {}
+            Some(Err(failure)) => {
+                return Err(trouble::of_question(&self.settings.brokers, "what its topics are", &failure));
+            }
+            Some(Ok(found)) => {
+                self.questions.context().answered();
+                let known = self.entries.len();
+                for topic in found.iter().filter(|t| t.failure.as_ref().is_none_or(|f| !trouble::passing(f.code))) {
+                    self.take_topic(topic)?;
+                }
+                if self.entries.len() > known {
+                    self.look_at_offsets()?;
+                }
+            }
+        }
+        self.looked = Some(Instant::now());
+        Ok(())
+    }
+
+    fn look_at_offsets(&mut self) -> Result<()> {
         let reading = |key: &Key| self.reader.as_ref().is_some_and(|r| r.position(key).is_some());
         let fresh: Vec<Key> =
             self.entries.iter().filter(|(k, e)| !e.dropped && !reading(k)).map(|(k, _)| k.clone()).collect();
@@ -198,9 +233,6 @@ impl Kafka<'_> {
             match asked.topics(super::client::SLICE) {
                 None => {
                     self.questions.listen();
-                    if self.questions.watch().should_stop() {
-                        return Err(Error::Interrupted);
-                    }
                 }
                 Some(Err(_)) => return Ok(()),
                 Some(Ok(found)) => {

@@ -57,6 +57,7 @@ pub struct Kafka<'a> {
     again: Option<Reader<'a>>,
     /// When the cluster was last asked what topics and partitions there are.
     looked: Option<Instant>,
+    looking: Option<Asked>,
     /// Since when nothing comes though more is there.
     waiting: Option<Instant>,
     /// What was said once and need not be said again.
@@ -100,6 +101,7 @@ impl<'a> Kafka<'a> {
             reader: None,
             again: None,
             looked: None,
+            looking: None,
             waiting: None,
             told: BTreeSet::new(),
             group_allowed: false,
@@ -205,6 +207,13 @@ impl<'a> Kafka<'a> {
         self.settings.own.get("sasl.username").map(String::as_str)
     }
 
+    /// Nothing of a partition, which says: ask again.
+    fn again_later(&self, key: &Key) -> Chunk {
+        let position = self.entries.get(key).map_or(0, |e| e.position);
+        let range = Range { topic: key.0.to_string(), partition: key.1, from: position, to: position };
+        Chunk { range, bytes: 0, pieces: vec![], finished: false }
+    }
+
     /// Nothing came: whether to go on waiting.
     fn nothing(&mut self, some: &Key) -> Result<Option<Chunk>> {
         let since = *self.waiting.get_or_insert_with(Instant::now);
@@ -212,21 +221,29 @@ impl<'a> Kafka<'a> {
         if self.settings.until_caught_up {
             reader.connection.patience(since)?;
         } else {
-            reader.connection.listen();
-            reader.connection.refusal()?;
-            if let Some(reason) = reader.connection.down()
-                && self.told.insert("brokers_unreachable".into())
-            {
-                let place = format!("kafka {}", self.settings.brokers);
-                self.questions.watch().warn("brokers_unreachable", &place, &format!("{reason}; trying again"));
-            }
+            self.hear()?;
             if since.elapsed() >= STALLED {
                 return Ok(None);
             }
         }
-        let position = self.entries.get(some).map_or(0, |e| e.position);
-        let range = Range { topic: some.0.to_string(), partition: some.1, from: position, to: position };
-        Ok(Some(Chunk { range, bytes: 0, pieces: vec![], finished: false }))
+        Ok(Some(self.again_later(some)))
+    }
+
+    /// Hears what the reading client has to say: a cluster that is away is a warning, a refusal an error.
+    fn hear(&mut self) -> Result<()> {
+        let Some(reader) = &self.reader else { return Ok(()) };
+        reader.connection.listen();
+        if reader.connection.watch().should_stop() {
+            return Ok(());
+        }
+        reader.connection.refusal()?;
+        if let Some(reason) = reader.connection.down()
+            && self.told.insert("brokers_unreachable".into())
+        {
+            let place = format!("kafka {}", self.settings.brokers);
+            self.questions.watch().warn("brokers_unreachable", &place, &format!("{reason}; trying again"));
+        }
+        Ok(())
     }
 
     fn state(&self, key: &Key, entry: &Entry) -> PartitionState {
@@ -308,12 +325,16 @@ impl Source for Kafka<'_> {
                 let place = format!("{} {}", state.topic, state.partition);
                 return Err(Error::checkpoint(place, "its state is no state of a partition of Kafka"));
             }
-            let key = (state.topic.as_str().into(), state.partition);
-            let entry = self.entries.entry(key).or_default();
+            let key: Key = (state.topic.as_str().into(), state.partition);
+            let entry = self.entries.entry(key.clone()).or_default();
             entry.position = state.position;
             entry.newest = state.kafka.as_ref().and_then(|k| k.newest);
             entry.known.clone_from(&state.kafka);
             entry.dropped = !self.settings.topics.contains(&state.topic);
+            if entry.dropped != state.finished {
+                // A topic that is not named any more holds no watermark back; one that is named again does.
+                self.changed.insert(key);
+            }
         }
         let as_read = |(key, entry): (&Key, &Entry)| {
             let read = self.reader.as_ref().and_then(|r| r.position(key));
@@ -333,11 +354,15 @@ impl Source for Kafka<'_> {
     }
 
     fn refresh(&mut self) -> Result<()> {
-        if self.looked.is_none_or(|at| at.elapsed() >= self.settings.look_every()) {
-            self.look()?;
+        match self.looked {
+            None => self.look()?,
+            Some(at) if self.looking.is_some() || at.elapsed() >= self.settings.look_every() => {
+                self.look_by_the_way()?
+            }
+            Some(_) => {}
         }
+        self.hear()?;
         if let Some(reader) = &self.reader {
-            reader.connection.listen();
             for (key, entry) in &mut self.entries {
                 entry.end = entry.end.max(reader.end(key));
             }
@@ -350,6 +375,10 @@ impl Source for Kafka<'_> {
         loop {
             let order = self.order(times);
             let Some(lowest) = order.first().cloned() else { return Ok(None) };
+            if self.questions.watch().should_stop() {
+                // What was read so far may still be committed.
+                return Ok(Some(self.again_later(&lowest)));
+            }
             self.assign(&order)?;
             let Some(reader) = &mut self.reader else { return Ok(None) };
             let ready = order.iter().find(|k| reader.ready(k)).cloned();
@@ -474,7 +503,7 @@ impl Source for Kafka<'_> {
         }
         let asked = native::ask_commit(&reader.connection.client, &list);
         let since = Instant::now();
-        while since.elapsed() < COMMIT_WAIT && !reader.connection.watch().should_stop() {
+        while since.elapsed() < COMMIT_WAIT {
             if let Some(answer) = asked.commit(client::SLICE) {
                 self.committed = states.to_vec();
                 return answer.map_err(refused);

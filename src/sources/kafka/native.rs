@@ -302,22 +302,17 @@ pub(super) fn ask_offsets(
     Asked { answer }
 }
 
-/// Asks for what a group has committed: the broker answers only who may use it.
+/// Asks what a group is: the broker answers only who may use it. (What the group has committed would tell as well, but
+/// librdkafka 2.12 crashes when its coordinator is only just being found: it retries a request that it was not given.)
 pub(super) fn ask_group(client: &Arc<Client>, group: &str, wait: Duration) -> Option<Asked> {
     let answer = Queue::new(client);
-    let options = Options::new(client, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS, wait);
+    let options = Options::new(client, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS, wait);
     let group = CString::new(group).ok()?;
-    // SAFETY: as above; no partitions means all of them.
+    let mut groups = [group.as_ptr()];
+    // SAFETY: all that is pointed to lives for the call; librdkafka copies it.
     unsafe {
-        let mut question = sys::rd_kafka_ListConsumerGroupOffsets_new(group.as_ptr(), ptr::null());
-        sys::rd_kafka_ListConsumerGroupOffsets(
-            client.client().native_ptr(),
-            &raw mut question,
-            1,
-            options.0,
-            answer.queue,
-        );
-        sys::rd_kafka_ListConsumerGroupOffsets_destroy(question);
+        let rk = client.client().native_ptr();
+        sys::rd_kafka_DescribeConsumerGroups(rk, groups.as_mut_ptr(), groups.len(), options.0, answer.queue);
     }
     Some(Asked { answer })
 }
@@ -405,14 +400,14 @@ impl Asked {
         }
         // SAFETY: everything lives as long as the event, and is copied.
         unsafe {
-            let result = sys::rd_kafka_event_ListConsumerGroupOffsets_result(event.0);
+            let result = sys::rd_kafka_event_DescribeConsumerGroups_result(event.0);
             if result.is_null() {
                 return None;
             }
             let mut count = 0;
-            let groups = sys::rd_kafka_ListConsumerGroupOffsets_result_groups(result, &raw mut count);
+            let groups = sys::rd_kafka_DescribeConsumerGroups_result_groups(result, &raw mut count);
             for i in 0..count {
-                if let Some(failure) = Failure::borrow(sys::rd_kafka_group_result_error(*groups.add(i))) {
+                if let Some(failure) = Failure::borrow(sys::rd_kafka_ConsumerGroupDescription_error(*groups.add(i))) {
                     return Some(Err(failure));
                 }
             }
