@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::world::World;
 use crate::error::{Error, Result};
 use crate::lake::{ObjectMeta, Put, layout};
+use crate::stream::log::{Commit, Kind, parse};
 use crate::stream::run::{Event, Observer};
 use crate::stream::store::{Clock, Store};
 use crate::time::SECOND;
@@ -80,6 +81,9 @@ enum Fault {
     CrashAfter,
     CrashInFlight(i64),
 }
+
+/// The put of an entry's commit.
+const FINISHES: &str = "finish the entry";
 
 /// How injected errors begin.
 pub const INJECTED: &str = "injected";
@@ -192,7 +196,7 @@ impl<'a> Handle<'a> {
             return Err(Error::Internal(law.clone()));
         }
         let ours = self.term.load(Ordering::SeqCst);
-        if writes && ours > 0 && ours < inner.newest_term {
+        if writes && what != FINISHES && ours > 0 && ours < inner.newest_term {
             // One put may be under way when the newer term is taken: the look for it came just before. No more.
             if self.after_newer.fetch_add(1, Ordering::SeqCst) > 0 {
                 inner.breaks(|| format!("term {ours} went on to {what} {path} after a newer term was taken"));
@@ -280,17 +284,23 @@ impl<'a> Handle<'a> {
     }
 }
 
-/// A path without what is random in it: the id of a term.
+/// A path without what is random in it: the ids of terms and entries.
 fn anonymous(path: &str) -> String {
-    match path.split_once("/state/") {
-        Some((folder, name)) if name.len() > 44 => format!("{folder}/state/{}{}", &name[..11], &name[43..]),
-        _ => path.to_owned(),
+    let mut name = String::with_capacity(path.len());
+    for part in path.split_inclusive(['-', '/', '.']) {
+        let id = part.trim_end_matches(['-', '/', '.']);
+        let random = id.len() >= 16 && id.bytes().all(|b| b.is_ascii_hexdigit());
+        name.push_str(if random { "*" } else { part });
     }
+    name
 }
 
 impl Store for Handle<'_> {
     fn put_if_absent(&self, path: &str, bytes: Bytes) -> Result<Put> {
-        let fault = self.begin("put if absent", path, true)?;
+        // Whoever meets an entry that is planned puts its commit, whatever the terms.
+        let entry = || parse::<Commit>(path, &bytes).is_ok_and(|c| !matches!(c.kind, Kind::Run | Kind::Void));
+        let what = if path.ends_with(".commit") && entry() { FINISHES } else { "put if absent" };
+        let fault = self.begin(what, path, true)?;
         let mut inner = self.world.enter(self.actor);
         if let Fault::CrashInFlight(after) = fault {
             inner.tally.crashed_in_flight += 1;
@@ -328,8 +338,8 @@ impl Store for Handle<'_> {
     fn put_many(&self, objects: Vec<(String, Bytes)>) -> Result<()> {
         let name = objects.first().map(|(path, _)| path.clone()).unwrap_or_default();
         let fault = self.begin("put", &name, true)?;
-        let mut inner = self.world.enter(self.actor);
         let some = self.draw("some", &name);
+        let mut inner = self.world.enter(self.actor);
         let mut skipped = false;
         for (i, (path, bytes)) in objects.into_iter().enumerate() {
             if self.withholds(&path) {
@@ -403,6 +413,7 @@ impl Observer for Handle<'_> {
         inner.tell(|| format!("writer {}: {event:?}", self.actor));
         match event {
             Event::Started { recovering: true, .. } => inner.tally.rerun += 1,
+            Event::Changed { .. } => inner.tally.contract_changes += 1,
             Event::Voided { .. } => inner.tally.voided += 1,
             Event::Swept { .. } => inner.tally.swept += 1,
             _ => {}

@@ -18,13 +18,23 @@ use crate::stream::log::{Commit, FileEntry, Kind, parse};
 /// What of a Silver row is compared: what the pipeline made of it, and where it came from.
 const SILVER: &[&str] =
     &["event_time", "entity", "session_id", "session_start", "session_seq", "_topic", "_partition", "_offset"];
-
-/// What is read of Bronze and of dead letters.
+/// What is read of Bronze, of dead letters and of their settlement.
 const BRONZE: &[&str] = &["partition", "offset"];
 const DEAD: &[&str] = &["partition", "offset", "code"];
+const SETTLED: &[&str] = &["partition", "offset", "became"];
 
 /// Partition and offset.
 pub type Position = (i32, i64);
+
+/// A data file that counts, and what was read in it: each position with a text.
+#[derive(Clone)]
+struct File {
+    entry: FileEntry,
+    rows: Arc<Vec<(Position, String)>>,
+}
+
+/// Rows by position, with what is said of each.
+type Rows = BTreeMap<Position, String>;
 
 /// What a reader has seen so far.
 #[derive(Clone)]
@@ -37,19 +47,19 @@ pub struct Reader {
     next: u64,
     /// How far each partition was read.
     reached: BTreeMap<i32, i64>,
-    files: BTreeMap<String, FileEntry>,
-    bronze: BTreeSet<Position>,
-    /// Silver: each position, and its row as text.
-    pub silver: BTreeMap<Position, String>,
+    files: BTreeMap<String, File>,
+    bronze: Rows,
+    silver: Rows,
+    /// Dead letters, with their first problem.
+    pub dead: Rows,
+    /// Dead letters that found another place.
+    settled: Rows,
     /// Sessions, as text.
     pub sessions: BTreeSet<String>,
-    keys: BTreeSet<u32>,
-    /// Dead letters, with their first problem.
-    pub dead: BTreeMap<Position, String>,
-    /// Read, and neither in Silver nor a dead letter: pending or a duplicate.
-    open: BTreeSet<Position>,
     /// How often state was written whole, when there was some before.
     pub merges: u64,
+    /// Entries that are no epochs.
+    pub entries: u64,
     /// The last commit.
     pub last: Option<Commit>,
 }
@@ -94,6 +104,34 @@ fn texts(rows: &RecordBatch) -> Vec<String> {
         .collect()
 }
 
+/// What stands in a file: positions and a text each; sessions have a text alone.
+fn content(layer: &str, bytes: Bytes) -> Result<Vec<(Position, String)>, String> {
+    let names = match layer {
+        "bronze/events" => BRONZE,
+        "silver/events" => SILVER,
+        "dead_letters" => DEAD,
+        "settled" => SETTLED,
+        "silver/sessions" => &[],
+        layer if layer.starts_with("gold/") => &["window_start"],
+        other => return Err(format!("{other} is no layer that the reader knows")),
+    };
+    let mut found = vec![];
+    for rows in rows(bytes, names)? {
+        let text = |name: &str| rows[name].as_string::<i32>().iter().map(|t| t.unwrap_or("∅").to_owned()).collect();
+        let nothing = || vec![String::new(); rows.num_rows()];
+        let (at, texts): (Vec<Position>, Vec<String>) = match layer {
+            "bronze/events" => (positions(&rows, "partition", "offset"), nothing()),
+            "silver/events" => (positions(&rows, "_partition", "_offset"), texts(&rows)),
+            "dead_letters" => (positions(&rows, "partition", "offset"), text("code")),
+            "settled" => (positions(&rows, "partition", "offset"), text("became")),
+            "silver/sessions" => (vec![(0, 0); rows.num_rows()], texts(&rows)),
+            _ => (vec![(0, 0); rows.num_rows()], nothing()),
+        };
+        found.extend(at.into_iter().zip(texts));
+    }
+    Ok(found)
+}
+
 impl Reader {
     /// A reader of a topic's lake.
     pub fn new(topic: &Topic, on_time: bool) -> Self {
@@ -104,13 +142,13 @@ impl Reader {
             next: 0,
             reached: BTreeMap::new(),
             files: BTreeMap::new(),
-            bronze: BTreeSet::new(),
-            silver: BTreeMap::new(),
+            bronze: Rows::new(),
+            silver: Rows::new(),
+            dead: Rows::new(),
+            settled: Rows::new(),
             sessions: BTreeSet::new(),
-            keys: BTreeSet::new(),
-            dead: BTreeMap::new(),
-            open: BTreeSet::new(),
             merges: 0,
+            entries: 0,
             last: None,
         }
     }
@@ -131,36 +169,31 @@ impl Reader {
         if commit.kind == Kind::Void && (!commit.files.is_empty() || commit.counts != Counts::default()) {
             return Err(format!("{path} is void, and counts files or events"));
         }
+        self.entries += u64::from(!matches!(commit.kind, Kind::Run | Kind::Void));
         for file in &commit.state {
             if get(&file.path).is_none_or(|b| b.len() as u64 != file.bytes) {
                 return Err(format!("{path} counts the state {}, which is not there", file.path));
             }
         }
-        for file in &commit.files {
-            let Some(bytes) = get(&file.path) else {
-                return Err(format!("{path} counts {}, which is not there", file.path));
+        for file in &commit.removed {
+            let known = self.files.remove(&file.path).ok_or_else(|| format!("{path} removes {}", file.path))?;
+            self.forget(&known);
+        }
+        for entry in &commit.files {
+            let Some(bytes) = get(&entry.path) else {
+                return Err(format!("{path} counts {}, which is not there", entry.path));
             };
-            if bytes.len() as u64 != file.bytes || self.files.insert(file.path.clone(), file.clone()).is_some() {
-                return Err(format!("{path} counts {} twice, or with another size", file.path));
+            if bytes.len() as u64 != entry.bytes {
+                return Err(format!("{path} counts {} with another size", entry.path));
             }
-            if self.log_alone {
-                continue;
+            let rows = if self.log_alone { vec![] } else { content(&entry.layer, bytes)? };
+            if !self.log_alone && rows.len() as u64 != entry.rows {
+                return Err(format!("{path}: {} has {} rows, not {}", entry.path, rows.len(), entry.rows));
             }
-            let mut found = 0;
-            let names = match file.layer.as_str() {
-                "bronze/events" => BRONZE,
-                "silver/events" => SILVER,
-                "dead_letters" => DEAD,
-                "silver/sessions" => &[],
-                _ => &["window_start"],
-            };
-            let rows = rows(bytes, names).map_err(|e| format!("{path}, {}: {e}", file.path))?;
-            for rows in rows {
-                found += rows.num_rows() as u64;
-                self.take(&file.layer, &rows).map_err(|law| format!("{path}, {}: {law}", file.path))?;
-            }
-            if found != file.rows {
-                return Err(format!("{path}: {} has {found} rows, and the entry says {}", file.path, file.rows));
+            let file = File { entry: entry.clone(), rows: Arc::new(rows) };
+            self.take(&file).map_err(|law| format!("{path}, {}: {law}", entry.path))?;
+            if self.files.insert(entry.path.clone(), file).is_some() {
+                return Err(format!("{path} counts {} twice", entry.path));
             }
         }
         let whole = commit.state.first().is_some_and(|f| f.epoch == commit.number);
@@ -172,93 +205,90 @@ impl Reader {
         Ok(())
     }
 
-    fn take(&mut self, layer: &str, rows: &RecordBatch) -> Result<(), String> {
+    fn table(&mut self, layer: &str) -> Option<&mut Rows> {
         match layer {
-            "bronze/events" => {
-                for at in positions(rows, "partition", "offset") {
-                    if !self.truth.contains_key(&at) {
-                        return Err(format!("{at:?} is no record of the topic"));
-                    }
-                    if !self.bronze.insert(at) {
-                        return Err(format!("{at:?} is in Bronze twice"));
-                    }
-                    self.open.insert(at);
-                }
+            "bronze/events" => Some(&mut self.bronze),
+            "silver/events" => Some(&mut self.silver),
+            "dead_letters" => Some(&mut self.dead),
+            "settled" => Some(&mut self.settled),
+            _ => None,
+        }
+    }
+
+    fn forget(&mut self, file: &File) {
+        for (at, text) in file.rows.iter() {
+            if let Some(table) = self.table(&file.entry.layer) {
+                table.remove(at);
+            } else {
+                self.sessions.remove(text);
             }
-            "silver/events" => {
-                for (at, text) in positions(rows, "_partition", "_offset").into_iter().zip(texts(rows)) {
-                    let Some(Is::Event { key, .. }) = self.truth.get(&at) else {
-                        return Err(format!("{at:?} is in Silver, and is no event"));
-                    };
-                    if !self.keys.insert(*key) {
-                        return Err(format!("the event k{key} is in Silver twice, now by {at:?}"));
-                    }
-                    if self.silver.insert(at, text).is_some() || !self.open.remove(&at) {
-                        return Err(format!("{at:?} came to Silver twice, or is not in Bronze"));
-                    }
+        }
+    }
+
+    fn take(&mut self, file: &File) -> Result<(), String> {
+        let layer = file.entry.layer.as_str();
+        for (at, text) in file.rows.iter() {
+            if let Some(table) = self.table(layer) {
+                if table.insert(*at, text.clone()).is_some() {
+                    return Err(format!("{at:?} is in {layer} twice"));
                 }
-            }
-            "dead_letters" => {
-                let codes = rows["code"].as_string::<i32>();
-                for (at, code) in positions(rows, "partition", "offset").into_iter().zip(codes) {
-                    let code = code.unwrap_or_default().to_owned();
-                    let is = self.truth.get(&at).ok_or_else(|| format!("{at:?} is no record of the topic"))?;
-                    if (*is == Is::Dirt) == (code == "late") || self.on_time && code == "late" {
-                        return Err(format!("{at:?} is {is:?}, and a dead letter for {code}"));
-                    }
-                    if self.dead.insert(at, code).is_some() || !self.open.remove(&at) {
-                        return Err(format!("{at:?} came to the dead letters twice, or is not in Bronze"));
-                    }
+                if !self.truth.contains_key(at) {
+                    return Err(format!("{at:?} is no record of the topic"));
                 }
+            } else if layer == "silver/sessions" && !self.sessions.insert(text.clone()) {
+                return Err(format!("the session {text} was written twice"));
             }
-            "silver/sessions" => {
-                for text in texts(rows) {
-                    if !self.sessions.insert(text.clone()) {
-                        return Err(format!("the session {text} was written twice"));
-                    }
-                }
-            }
-            layer if layer.starts_with("gold/") => {}
-            other => return Err(format!("{other} is no layer that the reader knows")),
         }
         Ok(())
     }
 
-    /// Whether what was read up to this commit is all there, and nothing more.
+    /// Whether what was read up to this commit is all there, once, and nothing more.
     fn judge(&mut self, commit: &Commit) -> Result<(), String> {
-        let reached = &mut self.reached;
         for partition in &commit.partitions {
-            let before = reached.insert(partition.partition, partition.position);
+            let before = self.reached.insert(partition.partition, partition.position);
             if before > Some(partition.position) {
                 return Err(format!("partition {} went back from {before:?}", partition.partition));
             }
         }
-        for (at, is) in self.truth.iter() {
-            let read = reached.get(&at.0).is_some_and(|to| at.1 < *to);
-            if read != self.bronze.contains(at) {
-                let says = if read { "is missing from Bronze" } else { "is in Bronze before its time" };
-                return Err(format!("{at:?} ({is:?}) {says}"));
+        let mut keys = BTreeMap::new();
+        for at in self.silver.keys() {
+            let Some(key) = self.key(at) else { return Err(format!("{at:?} is in Silver, and is no event")) };
+            if let Some(other) = keys.insert(key, at) {
+                return Err(format!("the event k{key} is in Silver twice, by {other:?} and {at:?}"));
+            }
+        }
+        for (at, code) in &self.dead {
+            let is = &self.truth[at];
+            if (*is == Is::Dirt) == (code == "late") || self.on_time && code == "late" {
+                return Err(format!("{at:?} is {is:?}, and a dead letter for {code}"));
             }
         }
         let watermark = commit.watermark.unwrap_or(i64::MIN);
-        let mut settled = vec![];
-        for at in &self.open {
-            match &self.truth[at] {
-                Is::Event { key, .. } if self.keys.contains(key) => settled.push(*at),
-                Is::Event { time, .. } if *time >= watermark => {}
+        let mut held = 0;
+        for (at, is) in self.truth.iter() {
+            let read = self.reached.get(&at.0).is_some_and(|to| at.1 < *to);
+            if read != self.bronze.contains_key(at) {
+                let says = if read { "is missing from Bronze" } else { "is in Bronze before its time" };
+                return Err(format!("{at:?} ({is:?}) {says}"));
+            }
+            let (silver, dead) = (self.silver.contains_key(at), self.is_dead(at));
+            match is {
+                _ if silver && dead => return Err(format!("{at:?} is in Silver, and a dead letter")),
+                _ if (silver || dead) && !read => return Err(format!("{at:?} ({is:?}) is there before its time")),
+                _ if silver || dead || !read => {}
+                Is::Event { key, .. } if keys.contains_key(key) => held += 1,
+                Is::Event { time, .. } if *time >= watermark => held += 1,
                 is => return Err(format!("{at:?} ({is:?}) is nowhere, though the watermark is at {watermark}")),
             }
         }
-        for at in settled {
-            self.open.remove(&at);
-        }
         let counts = &commit.ledger.counts;
-        let held = self.bronze.len() - self.silver.len() - self.dead.len();
+        let dead = self.dead.keys().filter(|at| self.is_dead(at));
         for (what, ledger, found) in [
             ("consumed", counts.consumed, self.bronze.len()),
             ("silver", counts.silver, self.silver.len()),
-            ("dead letters", counts.rejected + counts.late, self.dead.len()),
-            ("late", counts.late, self.dead.values().filter(|c| *c == "late").count()),
+            ("dead letters", counts.rejected + counts.late, dead.clone().count()),
+            ("late", counts.late, dead.filter(|at| self.dead[at] == "late").count()),
+            ("settled", counts.settled, self.settled.len()),
             ("sessions", counts.sessions, self.sessions.len()),
             ("pending and duplicate", counts.pending + counts.duplicate, held),
         ] {
@@ -272,24 +302,35 @@ impl Reader {
         Ok(())
     }
 
-    /// What must hold once all is drained: nothing is open, and every event is in Silver once or was late.
-    pub fn settled(&self) -> Result<(), String> {
-        if let Some(at) = self.open.iter().next() {
-            return Err(format!("{at:?} ({:?}) is nowhere in the end", self.truth[at]));
-        }
+    /// Whether a position is a dead letter that found no other place.
+    fn is_dead(&self, at: &Position) -> bool {
+        self.dead.contains_key(at) && !self.settled.contains_key(at)
+    }
+
+    /// What must hold once all is drained: every event is in Silver once, or was late.
+    pub fn drained(&self) -> Result<(), String> {
         if self.bronze.len() != self.truth.len() {
             return Err(format!("{} of {} records were read in the end", self.bronze.len(), self.truth.len()));
         }
-        let late: BTreeSet<u32> = self.dead.keys().filter_map(|at| self.key(at)).collect();
-        for is in self.truth.values() {
-            if let Is::Event { key, .. } = is
-                && !self.keys.contains(key)
-                && !late.contains(key)
-            {
-                return Err(format!("the event k{key} is nowhere in the end"));
-            }
+        if let Some(pending) = self.last.as_ref().map(|c| c.ledger.counts.pending).filter(|n| *n != 0) {
+            return Err(format!("{pending} events are held in the end"));
         }
-        Ok(())
+        let keys = |rows: &Rows| rows.keys().filter_map(|at| self.key(at)).collect::<BTreeSet<u32>>();
+        let (silver, late) = (keys(&self.silver), keys(&self.dead));
+        let all: BTreeSet<u32> = self.truth.keys().filter_map(|at| self.key(at)).collect();
+        match all.iter().find(|key| !silver.contains(key) && !late.contains(key)) {
+            Some(key) => Err(format!("the event k{key} is nowhere in the end")),
+            None => Ok(()),
+        }
+    }
+
+    /// What must hold once the late events were replayed: none is late any more.
+    pub fn replayed(&self) -> Result<(), String> {
+        self.drained()?;
+        match self.dead.iter().find(|(at, code)| *code == "late" && self.is_dead(at)) {
+            Some((at, _)) => Err(format!("{at:?} is late still")),
+            None => Ok(()),
+        }
     }
 
     fn key(&self, at: &Position) -> Option<u32> {
@@ -302,9 +343,9 @@ impl Reader {
     /// The rows of Silver by key, without the position where another partition has the same event.
     pub fn silver_rows(&self) -> BTreeMap<u32, String> {
         let mut partitions: BTreeMap<u32, BTreeSet<i32>> = BTreeMap::new();
-        for (at, is) in self.truth.iter() {
-            if let Is::Event { key, .. } = is {
-                partitions.entry(*key).or_default().insert(at.0);
+        for at in self.truth.keys() {
+            if let Some(key) = self.key(at) {
+                partitions.entry(key).or_default().insert(at.0);
             }
         }
         let rows = self.silver.iter().filter_map(|(at, text)| Some((self.key(at)?, text)));
@@ -316,7 +357,7 @@ impl Reader {
     }
 
     /// The files that count, by path.
-    pub fn files(&self) -> &BTreeMap<String, FileEntry> {
-        &self.files
+    pub fn files(&self) -> BTreeMap<String, FileEntry> {
+        self.files.iter().map(|(path, file)| (path.clone(), file.entry.clone())).collect()
     }
 }

@@ -6,24 +6,26 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rayon::ThreadPool;
 
 use super::handle::{Handle, INJECTED, Rates, Sabotage};
 use super::reader::Reader;
 use super::source::SimSource;
 use super::tally::Tally;
-use super::topic::{BEGIN, Topic};
+use super::topic::{BEGIN, CONTRACTS, Topic};
 use super::world::World;
 use crate::contract::Contract;
 use crate::error::{Error, Result};
-use crate::lake::{StorageSecrets, StorageSpec, layout};
+use crate::lake::layout;
+use crate::stream::entries::Work;
+use crate::stream::entries::compact::{CompactOptions, compact};
+use crate::stream::entries::judge::Means;
+use crate::stream::entries::replay::{ReplayOptions, replay};
 use crate::stream::journal::Journal;
 use crate::stream::log::{Commit, Kind, parse, render};
 use crate::stream::run::{Report, RunOptions};
 use crate::stream::runner::Runner;
-use crate::stream::spec::{
-    DeduplicateSpec, DurabilitySpec, EpochSpec, FilesSpec, FixedSpec, Layer, PipelineSpec, Secrets, SessionsSpec,
-    SourceSpec, WatermarkSpec, WindowsSpec,
-};
+use crate::stream::spec::{EpochSpec, PipelineSpec};
 use crate::time::{HOUR, SECOND};
 
 const PIPELINE: &str = "simulation";
@@ -36,6 +38,8 @@ struct Setting {
     /// Whether no event can be late: then the rows do not depend on where epochs are cut.
     on_time: bool,
     writers: usize,
+    /// Whether somebody compacts and replays meanwhile.
+    kept: bool,
     switches: u32,
     rates: Rates,
     /// The most that a clock is off.
@@ -52,46 +56,30 @@ struct Setting {
 fn spec(random: &mut ChaCha8Rng, topic: &Topic, on_time: bool) -> PipelineSpec {
     let lateness_us = if on_time { topic.lateness() } else { random.random_range(0..5) * SECOND };
     let idle_timeout_us = random.random_range(0..20) * SECOND;
-    let windows = WindowsSpec {
-        name: "clicks".into(),
-        size_us: 10 * SECOND,
-        slide_us: None,
-        by: vec!["entity".into()],
-        from: vec![],
-        aggregates: vec![("clicks".into(), "count()".into())],
-    };
-    PipelineSpec {
-        name: PIPELINE.into(),
-        contract_text: String::new(),
-        contract_path: "simulation.yaml".into(),
-        source: SourceSpec::Files(FilesSpec { paths: vec![], bounded: false, base_dir: None }),
-        source_secrets: Secrets::default(),
-        keyed_by: None,
-        shard: None,
-        lake: "nowhere".into(),
-        storage: StorageSpec::default(),
-        storage_secrets: StorageSecrets::default(),
-        layers: vec![Layer::Bronze, Layer::Silver],
-        watermark: WatermarkSpec { lateness_us, idle_timeout_us, max_future_skew_us: HOUR },
-        deduplicate: DeduplicateSpec { horizon_us: 6 * HOUR },
-        sessions: random
-            .random_bool(0.8)
-            .then(|| SessionsSpec { gap_us: random.random_range(1..15) * SECOND, max_duration_us: None }),
-        windows: if random.random_bool(0.2) { vec![windows] } else { vec![] },
-        epoch: EpochSpec {
-            max_events: random.random_range(4..30),
-            max_bytes: 1 << 20,
-            max_wait_us: random.random_range(1..20) * SECOND / 10,
-            tick_us: random.random_range(0..5) * SECOND / 20,
+    let windows = serde_json::json!({
+        "name": "clicks", "size_us": 10 * SECOND, "by": ["entity"], "aggregates": [["clicks", "count()"]],
+    });
+    let sessions = serde_json::json!({"gap_us": random.random_range(1..15) * SECOND});
+    let spec = serde_json::json!({
+        "name": PIPELINE,
+        "contract_text": CONTRACTS[0],
+        "contract_path": "simulation.yaml",
+        "source": {"files": {"paths": [], "bounded": false}},
+        "lake": "nowhere",
+        "watermark": {"lateness_us": lateness_us, "idle_timeout_us": idle_timeout_us, "max_future_skew_us": HOUR},
+        "deduplicate": {"horizon_us": 6 * HOUR},
+        "sessions": if random.random_bool(0.8) { sessions } else { serde_json::Value::Null },
+        "windows": if random.random_bool(0.2) { vec![windows] } else { vec![] },
+        "epoch": {
+            "max_events": random.random_range(4..30),
+            "max_bytes": 1 << 20,
+            "max_wait_us": random.random_range(1..20) * SECOND / 10,
+            "tick_us": random.random_range(0..5) * SECOND / 20,
         },
-        durability: DurabilitySpec::Process,
-        memory_bytes: None,
-        fixed: Some(FixedSpec { clock_us: 0, key: "000102030405060708090a0b0c0d0e0f".into() }),
-        max_event_bytes: None,
-        max_event_depth: None,
-        assert_formats: None,
-        transform: None,
-    }
+        "durability": "process",
+        "fixed": {"clock_us": 0, "key": "000102030405060708090a0b0c0d0e0f"},
+    });
+    PipelineSpec::from_json(&spec.to_string()).expect("a pipeline")
 }
 
 impl Setting {
@@ -115,6 +103,7 @@ impl Setting {
             spec,
             on_time,
             writers: [1, 1, 1, 2, 2, 2, 3][random.random_range(0..7)],
+            kept: random.random_bool(0.3),
             switches: [20, 100, 300, 600][random.random_range(0..4)],
             rates,
             skew: 2 * SECOND,
@@ -155,13 +144,13 @@ impl Setting {
         }
         world.look(|w| match &w.broken {
             Some(law) => Err(law.clone()),
-            None => w.reader.settled(),
+            None => w.reader.drained(),
         })
     }
 }
 
 /// One writer: run after run, as a scheduler starts them, until the disturbed time is over.
-fn write(setting: &Setting, world: &World, contract: &Contract, actor: usize, sabotage: Option<Sabotage>) {
+fn write(setting: &Setting, world: &World, contracts: &[Contract], actor: usize, sabotage: Option<Sabotage>) {
     let mut random = ChaCha8Rng::seed_from_u64(setting.seed ^ (0xac70_0000 + actor as u64));
     if actor > 0 {
         world.sleep(actor, random.random_range(0..20) * SECOND);
@@ -180,6 +169,8 @@ fn write(setting: &Setting, world: &World, contract: &Contract, actor: usize, sa
             ..RunOptions::default()
         };
         world.enter(actor).tally.runs += 1;
+        // Now and then somebody rolls out another version of the contract, or goes back to the one before.
+        let contract = &contracts[usize::from(random.random_bool(0.2))];
         let ended = catch_unwind(AssertUnwindSafe(|| setting.run(&handle, contract, &options)));
         let mut inner = world.enter(actor);
         match ended {
@@ -205,24 +196,74 @@ fn write(setting: &Setting, world: &World, contract: &Contract, actor: usize, sa
     world.leave(actor);
 }
 
+/// Who works on the lake beside the writers: compacts, replays, sweeps.
+fn keep(setting: &Setting, world: &World, actor: usize) {
+    let mut random = ChaCha8Rng::seed_from_u64(setting.seed ^ 0x6ee9);
+    for attempt in 0.. {
+        world.sleep(actor, random.random_range(10..150) * SECOND / 10);
+        if world.enter(actor).steps() > setting.steps || world.enter(actor).broken.is_some() {
+            break;
+        }
+        let run = (actor as u64) << 32 | attempt;
+        let handle = Handle::new(world, actor, run, setting.seed, setting.rates, 0, setting.steps);
+        let mut work = Work::new(&handle, PIPELINE, &handle, &handle);
+        work.journal.snapshot_every = setting.snapshot_every;
+        let (kind, entries) = if random.random_bool(0.6) {
+            let options = CompactOptions { min_age_us: 0, ..CompactOptions::default() };
+            ("compact", compact(&mut work, &options).map(|r| r.entries))
+        } else {
+            let codes = if random.random_bool(0.7) { vec!["late".to_owned()] } else { vec![] };
+            let options = ReplayOptions { codes, ..ReplayOptions::default() };
+            ("replay", replay(&mut work, &setting.spec, &options, &Means::default()).map(|r| r.entries))
+        };
+        let mut inner = world.enter(actor);
+        match entries {
+            Ok(entries) if kind == "compact" => inner.tally.compactions += entries.len() as u64,
+            Ok(entries) => inner.tally.replays += entries.len() as u64,
+            Err(_) if handle.is_dead() => {}
+            Err(Error::Interrupted) => {}
+            Err(e) if e.to_string().contains(INJECTED) => {}
+            // Nothing is there yet; or an epoch hangs, or others were quicker time and again.
+            Err(Error::Lake { .. }) => inner.tally.refused += 1,
+            Err(e) => inner.breaks(|| format!("{kind} ended with: {e}")),
+        }
+    }
+    world.leave(actor);
+}
+
 /// Plays a seed. What happened, or which law was broken.
-pub fn play(seed: u64, contract: &Contract, sabotage: Option<Sabotage>) -> Result<Tally, String> {
+///
+/// Each actor has a pool of one thread: what the engine does side by side is done one after the other, always alike.
+pub fn play(
+    seed: u64,
+    contracts: &[Contract],
+    sabotage: Option<Sabotage>,
+    pools: &[ThreadPool],
+) -> Result<Tally, String> {
     let setting = Setting::new(seed);
     let reader = Reader::new(&setting.topic, setting.on_time);
-    let world = World::new(seed, BEGIN, setting.writers, setting.switches, reader);
-    if setting.writers == 1 {
-        write(&setting, &world, contract, 0, sabotage);
-    } else {
-        std::thread::scope(|scope| {
-            for actor in 0..setting.writers {
-                let (setting, world) = (&setting, &world);
-                scope.spawn(move || write(setting, world, contract, actor, sabotage));
-            }
-        });
-    }
+    let actors = setting.writers + usize::from(setting.kept);
+    let world = World::new(seed, BEGIN, actors, setting.switches, reader);
+    let act = |actor: usize| match actor < setting.writers {
+        true => write(&setting, &world, contracts, actor, sabotage),
+        false => keep(&setting, &world, actor),
+    };
+    std::thread::scope(|scope| {
+        for (actor, pool) in pools.iter().enumerate().take(actors).skip(1) {
+            let act = &act;
+            scope.spawn(move || pool.install(|| act(actor)));
+        }
+        pools[0].install(|| act(0));
+    });
+    pools[0].install(|| settle(&setting, &world, contracts))
+}
+
+/// Lets a pipeline drain, and holds it against one that nothing happened to.
+fn settle(setting: &Setting, world: &World, contracts: &[Contract]) -> Result<Tally, String> {
+    let (seed, contract) = (setting.seed, &contracts[0]);
     world.look(|w| w.broken.clone()).map_or(Ok(()), Err)?;
     world.look(|w| w.hand_to(0));
-    setting.drain(&world, contract)?;
+    setting.drain(world, contract)?;
 
     let mut tally = world.look(|w| {
         let mut tally = w.tally.clone();
@@ -238,14 +279,42 @@ pub fn play(seed: u64, contract: &Contract, sabotage: Option<Sabotage>) -> Resul
     });
     tally.schedules += 1;
     if setting.on_time {
-        same_rows(&setting, &world, contract)?;
+        same_rows(setting, world, contract)?;
         tally.compared_rows += 1;
     }
-    if seed.is_multiple_of(if setting.on_time { 6 } else { 2 }) {
-        same_bytes(&setting, &world, contract)?;
+    // What an entry does follows from the moment that it was asked for, not from a plan.
+    let entries = world.look(|w| w.reader.entries);
+    if entries == 0 && seed.is_multiple_of(if setting.on_time { 6 } else { 2 }) {
+        same_bytes(setting, world, contract)?;
         tally.compared_bytes += 1;
     }
+    if seed.is_multiple_of(3) {
+        tally.replays += in_the_end(setting, world)?;
+    }
     Ok(tally)
+}
+
+/// Late events replayed into their place, and files put together, when all is quiet: nothing is late any more, nothing is
+/// there twice, and doing it again does nothing.
+fn in_the_end(setting: &Setting, world: &World) -> Result<u64, String> {
+    let handle = Handle::new(world, 0, u64::MAX, setting.seed, Rates::default(), 0, u64::MAX);
+    let mut work = Work::new(&handle, PIPELINE, &handle, &handle);
+    work.journal.snapshot_every = setting.snapshot_every;
+    let options = ReplayOptions { codes: vec!["late".to_owned()], ..ReplayOptions::default() };
+    let mut again =
+        || replay(&mut work, &setting.spec, &options, &Means::default()).map_err(|e| format!("no replay: {e}"));
+    let replays = again()?.entries.len() as u64;
+    let twice = again()?;
+    if twice.letters > 0 || !twice.entries.is_empty() {
+        return Err(format!("replayed twice: {twice:?}"));
+    }
+    let options = CompactOptions { min_age_us: 0, ..CompactOptions::default() };
+    compact(&mut work, &options).map_err(|e| format!("no compaction: {e}"))?;
+    world.look(|w| match &w.broken {
+        Some(law) => Err(law.clone()),
+        None => w.reader.replayed(),
+    })?;
+    Ok(replays)
 }
 
 /// Where no event can be late, an undisturbed run over the same topic, in one epoch, gives the same rows.
@@ -306,7 +375,7 @@ fn same_bytes(setting: &Setting, world: &World, contract: &Contract) -> Result<(
         setting.calm(&other, contract, &options).map_err(|e| format!("{path} cannot be run again: {e}"))?;
     }
     let (ours, theirs) = (world.look(|w| w.reader.clone()), other.look(|w| w.reader.clone()));
-    differ("the files that count", ours.files(), theirs.files())?;
+    differ("the files that count", &ours.files(), &theirs.files())?;
     let files = |w: &World| {
         w.look(|w| w.reader.files().keys().map(|p| (p.clone(), w.get(p).cloned())).collect::<BTreeMap<_, _>>())
     };
@@ -322,7 +391,7 @@ fn same_bytes(setting: &Setting, world: &World, contract: &Contract) -> Result<(
     // What a start finds by way of the newest snapshot is what all commits together say.
     let handle = Handle::new(world, 0, u64::MAX, 0, Rates::default(), 0, u64::MAX);
     let live = Journal::new(&handle, PIPELINE).live().map_err(|e| e.to_string())?;
-    differ("what a reader of the log sees", &live.map(|l| l.files), &Some(ours.files().clone()))
+    differ("what a reader of the log sees", &live.map(|l| l.files), &Some(ours.files()))
 }
 
 fn differ<T: PartialEq + std::fmt::Debug>(what: &str, ours: &T, theirs: &T) -> Result<(), String> {

@@ -65,6 +65,14 @@ tally! {
     stopped,
     /// Runs that were told to stop, and gave the epoch in hand up.
     interrupted,
+    /// Contracts that changed between two runs.
+    contract_changes,
+    /// Compactions committed.
+    compactions,
+    /// Replays committed.
+    replays,
+    /// Compactions and replays that could not be done.
+    refused,
     /// Epochs made void.
     voided,
     /// Objects that no longer counted, removed.

@@ -15,9 +15,9 @@ pub const TOPIC: &str = "events";
 /// When the story begins: early, so that all of it lies on one day.
 pub const BEGIN: i64 = 20_000 * DAY + 6 * HOUR;
 
-/// The contract of every seed.
-pub fn contract() -> Contract {
-    const TEXT: &str = "
+/// The contract of the seeds, and a later version of it: no record has what that adds.
+pub const CONTRACTS: [&str; 2] = [
+    "
 name: simulation
 roles: {event_type: {const: click}, event_time: {path: /event_time, unit: us}, idempotency_key: /idempotency_key, entity: /entity}
 events:
@@ -27,8 +27,24 @@ events:
       required: [idempotency_key, event_time, entity]
       additionalProperties: false
       properties: {idempotency_key: {type: string}, event_time: {type: integer}, entity: {type: string}}
-";
-    Contract::from_text(TEXT, Path::new("simulation.yaml")).expect("the contract of the simulation")
+",
+    "
+name: simulation
+roles: {event_type: {const: click}, event_time: {path: /event_time, unit: us}, idempotency_key: /idempotency_key, entity: /entity}
+events:
+  click:
+    v1:
+      type: object
+      required: [idempotency_key, event_time, entity]
+      additionalProperties: false
+      properties: {idempotency_key: {type: string}, event_time: {type: integer}, entity: {type: string}, page: {type: string}}
+",
+];
+
+/// The contracts, compiled.
+pub fn contracts() -> Vec<Contract> {
+    let compiled = |text: &&str| Contract::from_text(text, Path::new("simulation.yaml")).expect("a contract");
+    CONTRACTS.iter().map(compiled).collect()
 }
 
 /// What a record is.
