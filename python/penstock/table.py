@@ -132,7 +132,7 @@ def arrow(value: object, argument: str) -> ArrowLike:
         DataError: It does not; the message says what would.
     """
     if isinstance(value, Table):
-        return value._inner  # the engine takes its own rows as they are
+        return value._inner  # noqa: SLF001 - the engine takes its own rows as they are
     if is_arrow(value):
         return value  # type: ignore[return-value]
     kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
