@@ -11,6 +11,7 @@ use super::judge::Judge;
 use crate::dedup::Deduplicator;
 use crate::error::{Error, Result};
 use crate::lake::layout;
+use crate::packed;
 use crate::sources::lake::{StoredFile, times};
 use crate::state::{Stateful, to_ipc};
 use crate::stream::log::{Commit, FileEntry, StateFile};
@@ -92,7 +93,8 @@ pub fn rows(judge: &Judge, batch: &RecordBatch, replayed: bool) -> Result<Record
         }
         None => new_null_array(field.data_type(), batch.num_rows()),
     });
-    Ok(RecordBatch::try_new(judge.silver.clone(), columns.collect())?)
+    // Session ids come packed from sessions, and files take them so.
+    packed::batch(&judge.silver, columns.collect())
 }
 
 /// Writes keys as a file of state, so that the stream knows them when it has taken the entry in. `None` when there is
