@@ -14,6 +14,7 @@ use super::saved::{PUSH, ROW};
 use super::{Chosen, Sessionizer};
 use crate::columns::micros;
 use crate::error::Result;
+use crate::packed::{plain_rows, unpack};
 use crate::spill::Spill;
 use crate::spill::table::{Table, TableWriter};
 use crate::state::typed;
@@ -231,7 +232,7 @@ impl Sessionizer {
                     newest = newest.max(piece.times[row]);
                 });
                 let some = filter_record_batch(&piece.batch, &BooleanArray::new(mask, None))?;
-                let mut columns = some.columns().to_vec();
+                let mut columns = unpack(&self.input, &some)?.columns().to_vec();
                 columns.push(Arc::new(Int64Array::from_value(piece.number, rows.len())));
                 columns.push(Arc::new(rows));
                 let some = RecordBatch::try_new(schema.clone(), columns)?;
@@ -274,7 +275,9 @@ fn merged(
             out.extend(same.iter().cloned());
             continue;
         };
-        let all = concat_batches(first.batch.schema_ref(), same.iter().map(|piece| &piece.batch))?;
+        // What was spilled is plain, what stayed may be packed.
+        let plain = same.iter().map(|piece| plain_rows(&piece.batch)).collect::<Result<Vec<_>>>()?;
+        let all = concat_batches(plain[0].schema_ref(), &plain)?;
         let rows: Vec<i32> = same.iter().flat_map(|piece| places(piece).to_vec()).collect();
         let mut order: Vec<u32> = (0..rows.len() as u32).collect();
         order.sort_unstable_by_key(|n| rows[*n as usize]);
