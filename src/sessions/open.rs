@@ -185,7 +185,17 @@ impl OpenSessions {
 
     /// When the session that was quiet for longest had its last event.
     pub fn earliest_last(&self) -> Option<i64> {
-        self.slots.iter().filter_map(|slot| slot.running.map(|r| r.last)).min()
+        let mut earliest: Option<i64> = None;
+        for (due, slots) in &self.due {
+            // Nothing that is looked at later can have ended before.
+            if earliest.is_some_and(|last| last < due.saturating_mul(self.stretch)) {
+                break;
+            }
+            let slots = slots.iter().map(|n| &self.slots[*n as usize]).filter(|slot| slot.due == Some(*due));
+            let last = slots.filter_map(|slot| slot.running.map(|running| running.last)).min();
+            earliest = earliest.into_iter().chain(last).min();
+        }
+        earliest
     }
 
     pub fn len(&self) -> usize {
