@@ -173,6 +173,7 @@ def run_pipeline(
     *,
     until_caught_up: bool,
     max_epochs: int | None = None,
+    accept_gap: bool = False,
     void: int | None = None,
     drain: bool = False,
     transform: Callable[[Table], ArrowLike] | None = None,
