@@ -67,14 +67,10 @@ class Metrics:
         self._lost = counter("lost_offsets", "Offsets that were gone before they were read, by --accept-gap.")
         self._epochs = counter("epochs", "Epochs committed.")
         self._files = counter("files", "Data files put.")
-        self._retries = counter("retries", "Requests to source or store that were tried again.", "where")
         self._conflicts = counter("commit_conflicts", "Plans and commits that another run had put before.", "what")
         self._warnings = counter("warnings", "Things that went wrong and did not stop the run.", "code")
         self._pending = gauge("pending_events", "Events held until the watermark passes them.")
         self._lag = gauge("lag_messages", "Messages of a partition that are not yet read.", "topic", "partition")
-        self._state = gauge("state_bytes", "State of the operators as the newest commit names it.")
-        self._memory = gauge("state_memory_bytes", "State of the operators in memory.")
-        self._spilled = gauge("spilled_bytes", "State of the operators on local disk, beyond the memory budget.")
         self._committed = gauge("last_commit_timestamp_seconds", "When the newest commit was put.")
         self._mark = gauge("watermark_timestamp_seconds", "Event time up to which all events are taken to have come.")
         delay = gauge("watermark_delay_seconds", "How far the watermark is behind the clock.")
@@ -96,8 +92,6 @@ class Metrics:
             one.labels(pipeline)
         for what in ("plan", "commit"):
             self._conflicts.labels(pipeline, what)
-        for where in ("source", "store"):
-            self._retries.labels(pipeline, where)
 
     def take(self, event: dict[str, Any]) -> None:
         """Take in one event of the engine (see `Pipeline.run`, `on_event`)."""
@@ -112,8 +106,6 @@ class Metrics:
             self._take_lag(event["partitions"])
         elif kind == "conflict":
             self._conflicts.labels(self._pipeline, str(event["what"])).inc()
-        elif kind == "retry":
-            self._retries.labels(self._pipeline, str(event["where"])).inc()
         elif kind == "gap":
             self._lost.labels(self._pipeline).inc(int(event["to"]) - int(event["from"]))
         elif kind == "warning":
