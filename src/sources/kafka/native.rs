@@ -220,6 +220,8 @@ unsafe fn bytes<'a>(from: *const c_void, size: usize) -> Option<&'a [u8]> {
 /// A question that was sent to the cluster.
 pub(super) struct Asked {
     answer: Queue,
+    /// What the topics are, where it needs no waiting.
+    known: Option<Result<Vec<Topic>, Failure>>,
 }
 
 /// What a topic is.
@@ -264,9 +266,32 @@ impl Options {
     }
 }
 
+/// How the id of librdkafka's own cluster, which lives in a process, begins.
+const IN_PROCESS: &str = "mockCluster";
+
+/// What these topics are as a cluster in this process has it: it has no controller, which is who knows topics by ids.
+fn topics_in_process(client: &Client, topics: &[String], wait: Duration) -> Result<Vec<Topic>, Failure> {
+    let failed = |code: RDKafkaErrorCode| Failure { code, reason: code.to_string() };
+    let mut found = vec![];
+    for name in topics {
+        let answer = client.fetch_metadata(Some(name), wait);
+        let answer = answer.map_err(|e| failed(e.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)))?;
+        found.extend(answer.topics().iter().map(|topic| Topic {
+            name: topic.name().to_owned(),
+            id: None,
+            partitions: topic.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect(),
+            failure: topic.error().map(|code| failed(code.into())),
+        }));
+    }
+    Ok(found)
+}
+
 /// Asks what these topics are.
 pub(super) fn ask_topics(client: &Arc<Client>, topics: &[String], wait: Duration) -> Asked {
     let answer = Queue::new(client);
+    if cluster(client).is_some_and(|id| id.starts_with(IN_PROCESS)) {
+        return Asked { answer, known: Some(topics_in_process(client, topics, wait)) };
+    }
     let options = Options::new(client, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, wait);
     let names: Vec<CString> = topics.iter().filter_map(|t| CString::new(t.as_str()).ok()).collect();
     let mut pointers: Vec<*const c_char> = names.iter().map(|n| n.as_ptr()).collect();
@@ -276,7 +301,7 @@ pub(super) fn ask_topics(client: &Arc<Client>, topics: &[String], wait: Duration
         sys::rd_kafka_DescribeTopics(client.client().native_ptr(), collection, options.0, answer.queue);
         sys::rd_kafka_TopicCollection_destroy(collection);
     }
-    Asked { answer }
+    Asked { answer, known: None }
 }
 
 /// Asks for the offsets of these partitions: each carries a time in milliseconds, −1 (the end) or −2 (the earliest).
@@ -299,7 +324,7 @@ pub(super) fn ask_offsets(
         Failure::take(sys::rd_kafka_AdminOptions_set_isolation_level(options.0, level));
         sys::rd_kafka_ListOffsets(client.client().native_ptr(), partitions.ptr(), options.0, answer.queue);
     }
-    Asked { answer }
+    Asked { answer, known: None }
 }
 
 /// Asks what a group is: the broker answers only who may use it. (What the group has committed would tell as well, but
@@ -314,7 +339,7 @@ pub(super) fn ask_group(client: &Arc<Client>, group: &str, wait: Duration) -> Op
         let rk = client.client().native_ptr();
         sys::rd_kafka_DescribeConsumerGroups(rk, groups.as_mut_ptr(), groups.len(), options.0, answer.queue);
     }
-    Some(Asked { answer })
+    Some(Asked { answer, known: None })
 }
 
 /// Commits these offsets to the client's group; the answer comes by itself.
@@ -325,12 +350,15 @@ pub(super) fn ask_commit(client: &Arc<Client>, offsets: &TopicPartitionList) -> 
     unsafe {
         sys::rd_kafka_commit_queue(client.client().native_ptr(), offsets.ptr(), answer.queue, None, ptr::null_mut());
     }
-    Asked { answer }
+    Asked { answer, known: None }
 }
 
 impl Asked {
     /// What came within this time of a question for topics.
     pub(super) fn topics(&self, wait: Duration) -> Option<Result<Vec<Topic>, Failure>> {
+        if self.known.is_some() {
+            return self.known.clone();
+        }
         let event = self.answer.event(wait)?;
         if let Some(failure) = event.failure() {
             return Some(Err(failure));
