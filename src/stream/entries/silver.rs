@@ -1,6 +1,6 @@
 //! What an entry asks of Silver, and of the events that the stream still holds.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, new_null_array};
@@ -11,6 +11,7 @@ use super::judge::Judge;
 use crate::dedup::Deduplicator;
 use crate::error::{Error, Result};
 use crate::lake::layout;
+use crate::sessions::{SessionSettings, Sessionizer};
 use crate::sources::lake::{StoredFile, times};
 use crate::state::{Stateful, to_ipc};
 use crate::stream::log::{Commit, FileEntry, StateFile};
@@ -34,6 +35,21 @@ pub fn held(store: &dyn Store, last: &Commit, each: &mut dyn FnMut(RecordBatch) 
         each(arrow::compute::filter_record_batch(&rows, &held)?)?;
     }
     Ok(())
+}
+
+/// The sessions that are open by the state of a commit: entities and where their sessions began.
+///
+/// # Errors
+/// [`Error::Checkpoint`] when the state is damaged.
+pub fn open_sessions(store: &dyn Store, judge: &Judge, last: &Commit) -> Result<HashMap<Option<String>, i64>> {
+    let Some((gap, max_duration)) = judge.gap() else { return Ok(HashMap::new()) };
+    let wanted = |table: &str| table == "sessions/open" || table == "sessions/meta";
+    let files: Vec<_> = last.state.iter().filter(|f| wanted(&f.table)).cloned().collect();
+    let mut sessions = Sessionizer::new(SessionSettings { gap, max_duration }, judge.events.clone())?;
+    for parts in state::read(store, &files)? {
+        sessions.load(&parts)?;
+    }
+    Ok(sessions.open_since().map(|(entity, start)| (entity.map(str::to_owned), start)).collect())
 }
 
 /// Those of these keys that stand in Silver's files.
