@@ -95,12 +95,7 @@ pub fn retention(
 /// Removes everything that a pipeline has in its lake; gives JSON.
 #[pyfunction]
 #[pyo3(signature = (spec_json, *, dry_run, storage_secrets=None))]
-pub fn reset(
-    py: Python<'_>,
-    spec_json: &str,
-    dry_run: bool,
-    storage_secrets: Option<Secrets>,
-) -> PyResult<String> {
+pub fn reset(py: Python<'_>, spec_json: &str, dry_run: bool, storage_secrets: Option<Secrets>) -> PyResult<String> {
     let spec = spec(py, spec_json, storage_secrets)?;
     enter(py, OnInterrupt::Wait, move |stop| {
         let watcher = Watcher::new(None, stop);
