@@ -22,6 +22,8 @@ __all__ = [
     "__version__",
     "aggregate_windows",
     "audit",
+    "backfill",
+    "compact",
     "contract_diff",
     "deduplicate",
     "failpoints",
@@ -29,8 +31,12 @@ __all__ = [
     "inspect",
     "lake_log",
     "log_level",
+    "manifest",
     "produce",
     "read_lake",
+    "replay",
+    "reset",
+    "retention",
     "run_pipeline",
     "scd2_merge",
     "scd2_point",
@@ -212,6 +218,26 @@ def inspect(spec_json: str, *, epochs: int = 10, storage_secrets: dict[str, str]
 def lake_log(spec_json: str, since: int, *, storage_secrets: dict[str, str] | None = None) -> str: ...
 def log_level(level: int) -> None: ...
 def failpoints() -> list[str]: ...
+def replay(
+    spec_json: str,
+    options_json: str,
+    *,
+    transform: Callable[[Table], ArrowLike] | None = None,
+    secret: bytes | None = None,
+    storage_secrets: dict[str, str] | None = None,
+) -> str: ...
+def backfill(
+    spec_json: str,
+    options_json: str,
+    *,
+    transform: Callable[[Table], ArrowLike] | None = None,
+    secret: bytes | None = None,
+    storage_secrets: dict[str, str] | None = None,
+) -> str: ...
+def compact(spec_json: str, options_json: str, *, storage_secrets: dict[str, str] | None = None) -> str: ...
+def retention(spec_json: str, options_json: str, *, storage_secrets: dict[str, str] | None = None) -> str: ...
+def reset(spec_json: str, *, dry_run: bool, storage_secrets: dict[str, str] | None = None) -> str: ...
+def manifest(spec_json: str, layers: list[str], *, storage_secrets: dict[str, str] | None = None) -> str: ...
 def generate(
     profile: str,
     options_json: str,

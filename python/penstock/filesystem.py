@@ -10,6 +10,7 @@ from fsspec import AbstractFileSystem
 from fsspec.spec import AbstractBufferedFile
 
 from penstock import _core
+from penstock.lake import TRASH
 
 if TYPE_CHECKING:
     import duckdb
@@ -47,12 +48,18 @@ class LakeFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return str(path).partition("://")[2] or str(path)
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
-        """Size and kind of an object; raises FileNotFoundError when there is none."""
+        """Size and kind of an object; raises FileNotFoundError when there is none.
+
+        What was removed within the last hour is found in the trash.
+        """
         name = self._strip_protocol(path)
-        found = self.objects.head(name)
-        if found is None:
+        for place in (name, f"{TRASH}/{name}"):
+            found = self.objects.head(place)
+            if found is not None:
+                break
+        else:
             raise FileNotFoundError(name)
-        return {"name": name, "size": found[0], "type": "file", "mtime": found[1] / 1e6}
+        return {"name": place, "size": found[0], "type": "file", "mtime": found[1] / 1e6}
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         """The objects below a path."""
@@ -66,7 +73,7 @@ class LakeFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return dt.datetime.fromtimestamp(self.info(path)["mtime"], dt.timezone.utc)
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any) -> LakeFile:
-        return LakeFile(self, self._strip_protocol(path), mode, block_size or _BLOCK, **options)
+        return LakeFile(self, self.info(path)["name"], mode, block_size or _BLOCK, **options)
 
 
 class LakeFile(AbstractBufferedFile):  # type: ignore[misc]

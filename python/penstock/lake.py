@@ -6,7 +6,7 @@ import html
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from penstock import _core
 from penstock.errors import LakeError
@@ -15,7 +15,7 @@ from penstock.storage import Storage, is_bucket
 from penstock.table import arrow, names, needs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import duckdb
     import pandas as pd
@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
     from penstock._typing import ArrowLike
 
-LAYERS = ("bronze/events", "silver/events", "silver/sessions", "dead_letters")
+_Rows = TypeVar("_Rows")
+
+TRASH = "_penstock/trash"
+"""Where removed files lie for an hour."""
+
+LAYERS = ("bronze/events", "silver/events", "silver/sessions", "dead_letters", "settled")
 """The layers that every lake may have; windows stand under `gold/`."""
 
 
@@ -58,8 +63,11 @@ class LakeTable:
 
     @property
     def files(self) -> list[str]:
-        """The data files, as paths; those of a bucket as `s3://…`."""
-        return [_place(self.lake, file["path"]) for file in self._files]
+        """The data files, as paths; those of a bucket as `s3://…`.
+
+        One on disk that was removed since the log was read lies in the trash for an hour, and is named there.
+        """
+        return [place(self.lake, file["path"]) for file in self._files]
 
     def _readable(self, connection: duckdb.DuckDBPyConnection) -> list[str]:
         """The data files as this connection can read them: those of a bucket through the engine."""
@@ -111,16 +119,26 @@ class LakeTable:
 
     def to_pyarrow(self) -> pa.Table:
         """The rows as a `pyarrow.Table`."""
-        return needs("pyarrow", "to_pyarrow").table(self)
+        return self._whole(lambda: needs("pyarrow", "to_pyarrow").table(self))
 
     def to_polars(self) -> pl.DataFrame:
         """The rows as a `polars.DataFrame`."""
-        return needs("polars", "to_polars").DataFrame(self)
+        return self._whole(lambda: needs("polars", "to_polars").DataFrame(self))
 
     def to_pandas(self) -> pd.DataFrame:
         """The rows as a `pandas.DataFrame`."""
         needs("pandas", "to_pandas")
-        return self.to_duckdb().df()
+        return self._whole(lambda: self.to_duckdb().df())
+
+    def _whole(self, read: Callable[[], _Rows]) -> _Rows:
+        """Read everything; once more where a file was moved to the trash meanwhile."""
+        while True:
+            before = self.files
+            try:
+                return read()
+            except Exception:
+                if self.files == before:
+                    raise
 
     def __repr__(self) -> str:
         return f"penstock.LakeTable({self.lake} {self.layer}: {self.num_rows:,} rows in {len(self._files):,} files)"
@@ -142,8 +160,13 @@ class LakeTable:
         return f"{title}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _place(lake: str, path: str) -> str:
-    return f"{lake.rstrip('/')}/{path}" if is_bucket(lake) else str(Path(lake.removeprefix("file://")) / path)
+def place(lake: str, path: str) -> str:
+    """Where a data file lies: its path on disk (in the trash, when it was removed within the last hour), or its URL."""
+    if is_bucket(lake):
+        return f"{lake.rstrip('/')}/{path}"
+    root = Path(lake.removeprefix("file://"))
+    moved = root / TRASH / path
+    return str(moved if not (root / path).exists() and moved.exists() else root / path)
 
 
 def _windows(place: str, storage: Storage) -> list[str]:
@@ -167,7 +190,7 @@ def read_lake(
 
     Args:
         lake: The lake's folder, or `s3://bucket/prefix`.
-        layer: `bronze/events`, `silver/events`, `silver/sessions`, `dead_letters` or `gold/<window>`.
+        layer: `bronze/events`, `silver/events`, `silver/sessions`, `dead_letters`, `settled` or `gold/<window>`.
         pipeline: Rows of this pipeline only, where several write to one lake.
         columns: These columns only.
         storage: How the bucket is reached, as `storage` in a pipeline file; the environment counts where it is silent.

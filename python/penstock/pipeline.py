@@ -13,13 +13,21 @@ from penstock.ledger import Audit, Counts, Ledger
 from penstock.progress import Progress
 from penstock.settings import PipelineFile, Settings, load_file
 from penstock.storage import Storage
-from penstock.units import format_size, time_of
+from penstock.units import format_size, parse_duration, parse_size, time_of
 
 if TYPE_CHECKING:
     import datetime as dt
     import os
     from collections.abc import Callable, Mapping, Sequence
 
+    from penstock.entries import (
+        BackfillReport,
+        CompactReport,
+        Manifest,
+        ReplayReport,
+        ResetReport,
+        RetentionReport,
+    )
     from penstock.storage import Spec
 
 
@@ -230,6 +238,148 @@ class Pipeline:
         return Inspection(
             Counts.of(found), bool(found["balanced"]), time_of(found["watermark"]), found["planned"], found
         )
+
+    def replay(
+        self,
+        *,
+        codes: Sequence[str] = (),
+        event_types: Sequence[str] = (),
+        start: str | dt.date | None = None,
+        end: str | dt.date | None = None,
+        dry_run: bool = False,
+    ) -> ReplayReport:
+        """Judge dead letters once more by today's contract; those that are good now go to Silver, each once.
+
+        A replayed event takes the session that it falls into, else a new one; its `session_seq` is null and `replayed`
+        is true. Closed windows stay as they are. What is still bad stays; what the watermark has not passed yet waits.
+
+        Args:
+            codes: Dead letters with one of these codes; all but `late` unless given.
+            event_types: Those of these event types.
+            start: Those that came then or later: a day, or a moment.
+            end: Those that came before.
+            dry_run: Only say what would become of them.
+
+        Raises:
+            SettingsError: A code is none, or the pipeline has no Silver.
+            LakeError: The lake is not there, or an epoch is planned and not committed.
+            CheckpointError: The log, or a file that it names, is missing or damaged.
+        """
+        from penstock import entries
+
+        options = {
+            "codes": list(codes),
+            "event_types": list(event_types),
+            "from_us": entries.moment(start, "start"),
+            "to_us": entries.moment(end, "end"),
+            "dry_run": dry_run,
+        }
+        return entries.replay(self, options)
+
+    def backfill(self, start: str | dt.date, end: str | dt.date, *, dry_run: bool = False) -> BackfillReport:
+        """Make days of Silver anew from Bronze by today's contract, as one batch, swapped in by one commit.
+
+        Every session that touches the days is replaced whole. What the stream still works on (events that it holds,
+        sessions that are open) is left to it.
+
+        Args:
+            start: The first day.
+            end: The day after the last.
+            dry_run: Only say what would change.
+
+        Raises:
+            SettingsError: The days are none, or what they need has expired.
+            LakeError: The lake is not there, Bronze has not all of the days, or an epoch is planned and not committed.
+            CheckpointError: The log, or a file that it names, is missing or damaged.
+            DataError: Today's contract reads other times or entities from the events.
+        """
+        from penstock import entries
+
+        options = {"from_us": entries.day(start, "start"), "to_us": entries.day(end, "end"), "dry_run": dry_run}
+        return entries.backfill(self, options)
+
+    def compact(
+        self,
+        *,
+        layers: Sequence[str] = (),
+        min_age: str = "10m",
+        target: str = "128MiB",
+        dry_run: bool = False,
+    ) -> CompactReport:
+        """Put the small files of each partition together, row for row in the same order.
+
+        Args:
+            layers: Such as `bronze/events`; all unless given.
+            min_age: Nothing younger is touched.
+            target: The size of a file afterwards, about; a file that has a quarter of it is left alone.
+            dry_run: Only say what would be done.
+
+        Raises:
+            LakeError: The lake is not there, or an epoch is planned and not committed.
+            CheckpointError: The log, or a file that it names, is missing or damaged.
+        """
+        from penstock import entries
+
+        options = {
+            "layers": list(layers),
+            "min_age_us": parse_duration(min_age),
+            "target_bytes": parse_size(target),
+            "dry_run": dry_run,
+        }
+        return entries.compact(self, options)
+
+    def retention(self, keep: Mapping[str, str] | None = None, *, dry_run: bool = False) -> RetentionReport:
+        """Throw away the files of layers that are older than they are to be kept.
+
+        Dead letters stay until they are settled, and Bronze until nothing of it is held any more.
+
+        Args:
+            keep: How long from the end of a partition's day: `{"bronze": "30d"}` of `bronze`, `silver`, `dead_letters`,
+                `gold`; what the setting `retention` says unless given.
+            dry_run: Only say what would go.
+
+        Raises:
+            SettingsError: Nothing says how long, or a name or duration is wrong.
+            LakeError: The lake is not there, or an epoch is planned and not committed.
+        """
+        from penstock import entries
+
+        kept = self.settings.retention.kept() if keep is None else {n: parse_duration(d) for n, d in keep.items()}
+        if not kept:
+            raise SettingsError(
+                "retention: nothing says how long a layer is kept. Write it into the pipeline file "
+                "(retention: {bronze: 30d}), or give it here",
+                name="retention",
+            )
+        return entries.retention(self, {"keep_us": kept, "dry_run": dry_run})
+
+    def manifest(self, layers: Sequence[str] = ()) -> Manifest:
+        """The data files that count as of one commit, for readers that do not know the log.
+
+        Args:
+            layers: Such as `silver/events`; all unless given.
+
+        Raises:
+            LakeError: The lake is not there, or has no such pipeline.
+        """
+        from penstock import entries
+
+        return entries.manifest(self, list(layers))
+
+    def reset(self, *, dry_run: bool = False) -> ResetReport:
+        """Remove everything that the pipeline has in its lake, for good, as if it had never run.
+
+        For tests and demos. A run that is at work ends. The warehouse and the consumer group of Kafka stay as they are.
+
+        Args:
+            dry_run: Only say what would go.
+
+        Raises:
+            LakeError: The lake is not there, or has no such pipeline.
+        """
+        from penstock import entries
+
+        return entries.reset(self, dry_run=dry_run)
 
     def __repr__(self) -> str:
         return f"penstock.Pipeline({self.name!r}, {str(self.file.path)!r}, lake={self.settings.lake!r})"

@@ -205,6 +205,19 @@ class Warehouse(_Model):
         return self
 
 
+class Retention(_Model):
+    """`retention`: how long files of a layer are kept, from the end of their partition's day; for ever unless given."""
+
+    bronze: PositiveDuration | None = None
+    silver: PositiveDuration | None = None
+    dead_letters: PositiveDuration | None = None
+    gold: PositiveDuration | None = None
+
+    def kept(self) -> dict[str, int]:
+        """In microseconds, what is not kept for ever."""
+        return {name: value for name, value in self if value is not None}
+
+
 class Settings(_Model):
     """A pipeline file."""
 
@@ -223,6 +236,7 @@ class Settings(_Model):
     memory: Size = 2**30
     limits: Limits = Limits()
     pii: Pii | None = None
+    retention: Retention = Retention()
     transform: Annotated[TransformSettings | None, BeforeValidator(_transform)] = None
     warehouse: Warehouse | None = None
 

@@ -2,6 +2,7 @@
 
 mod contract;
 mod dedup;
+mod entries;
 mod errors;
 mod gate;
 mod generate;
@@ -25,6 +26,8 @@ mod _core {
     use super::contract::{Contract, contract_diff, validate};
     #[pymodule_export]
     use super::dedup::deduplicate;
+    #[pymodule_export]
+    use super::entries::{backfill, compact, manifest, replay, reset, retention};
     #[pymodule_export]
     use super::generate::generate;
     #[pymodule_export]

@@ -14,9 +14,16 @@ use crate::stream::transform::Transform;
 use crate::stream::{self, Event, Observer, PipelineSpec, RunOptions, audit as auditing, inspect as inspecting};
 use crate::{Error, Result};
 
-struct Watcher {
+/// Tells Python what happens, and asks whether to stop.
+pub(super) struct Watcher {
     callback: Option<Py<PyAny>>,
     stop: Stop,
+}
+
+impl Watcher {
+    pub(super) fn new(callback: Option<Py<PyAny>>, stop: &Stop) -> Self {
+        Self { callback, stop: stop.clone() }
+    }
 }
 
 impl Observer for Watcher {
@@ -40,11 +47,11 @@ impl Observer for Watcher {
     }
 }
 
-fn json<T: Serialize>(value: &T) -> Result<String> {
+pub(super) fn json<T: Serialize>(value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|e| Error::Internal(e.to_string()))
 }
 
-fn spec(py: Python<'_>, text: &str, secrets: Option<Secrets>) -> PyResult<PipelineSpec> {
+pub(super) fn spec(py: Python<'_>, text: &str, secrets: Option<Secrets>) -> PyResult<PipelineSpec> {
     let read = || {
         let storage_secrets = storage_secrets(secrets)?;
         Ok(PipelineSpec { storage_secrets, ..PipelineSpec::from_json(text)? })
@@ -78,7 +85,7 @@ pub fn run_pipeline(
     let transform = transform.map(|t| Arc::new(Function(t)) as Arc<dyn Transform>);
     let options = RunOptions { until_caught_up, max_epochs, accept_gap, void, drain, transform };
     enter(py, OnInterrupt::Wait, move |stop| {
-        let watcher = Watcher { callback: on_event, stop: stop.clone() };
+        let watcher = Watcher::new(on_event, stop);
         json(&stream::run(&spec, &options, secret.as_deref(), &watcher)?)
     })
 }

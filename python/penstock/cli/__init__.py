@@ -11,7 +11,25 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from penstock.cli import _common, audit, contract, demo, doctor, init, inspect, load, produce, quality, run
+from penstock.cli import (
+    _common,
+    audit,
+    backfill,
+    compact,
+    contract,
+    demo,
+    doctor,
+    init,
+    inspect,
+    load,
+    manifest,
+    produce,
+    quality,
+    replay,
+    reset,
+    retention,
+    run,
+)
 from penstock.cli._common import EXIT_CODES, ExitCode, examples
 
 _EPILOG = (
@@ -50,6 +68,7 @@ def _penstock(
 
 _WORK = "See it work"
 _RUN = "Run pipelines"
+_KEEP = "Mend and maintain"
 _LOOK = "Look inside"
 
 app.command("demo", rich_help_panel=_WORK, epilog=examples(*demo.EXAMPLES))(demo.demo)
@@ -59,6 +78,12 @@ app.command("run", rich_help_panel=_RUN, epilog=examples(*run.EXAMPLES))(run.run
 app.command("load", rich_help_panel=_RUN, epilog=examples(*load.EXAMPLES))(load.load)
 app.command("quality", rich_help_panel=_RUN, epilog=examples(*quality.EXAMPLES))(quality.quality)
 app.command("audit", rich_help_panel=_RUN, epilog=examples(*audit.EXAMPLES))(audit.audit)
+app.command("replay", rich_help_panel=_KEEP, epilog=examples(*replay.EXAMPLES))(replay.replay)
+app.command("backfill", rich_help_panel=_KEEP, epilog=examples(*backfill.EXAMPLES))(backfill.backfill)
+app.command("compact", rich_help_panel=_KEEP, epilog=examples(*compact.EXAMPLES))(compact.compact)
+app.command("retention", rich_help_panel=_KEEP, epilog=examples(*retention.EXAMPLES))(retention.retention)
+app.command("reset", rich_help_panel=_KEEP, epilog=examples(*reset.EXAMPLES))(reset.reset)
+app.command("manifest", rich_help_panel=_LOOK, epilog=examples(*manifest.EXAMPLES))(manifest.manifest)
 app.command("inspect", rich_help_panel=_LOOK, epilog=examples(*inspect.EXAMPLES))(inspect.inspect)
 app.command("doctor", rich_help_panel=_LOOK, epilog=examples(*doctor.EXAMPLES))(doctor.doctor)
 app.add_typer(contract.app, name="contract", rich_help_panel=_LOOK)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock import _core
 from penstock.errors import LakeError
+from penstock.lake import TRASH, place
 from penstock.storage import is_bucket, secrets_of, storage_of
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _file(told: Mapping[str, Any]) -> LakeFile:
 
 
 def absolute(spec: Mapping[str, Any], files: Iterable[LakeFile]) -> list[tuple[str, int]]:
-    """Where DuckDB has to read the files, each with its number.
+    """Where DuckDB has to read the files, each with its number; in the trash, where one was removed just now.
 
     Raises:
         LakeError: A file is missing.
@@ -124,12 +125,14 @@ def absolute(spec: Mapping[str, Any], files: Iterable[LakeFile]) -> list[tuple[s
         from penstock.filesystem import opened
 
         bucket = opened(lake, storage_of(spec))
-        there = {path for layer in sorted({file.layer for file in files}) for path, _ in bucket.objects.list(layer)}
+        layers = sorted({file.layer for file in files})
+        there = {path for layer in layers for path, _ in bucket.objects.list(layer)}
+        there |= {path.removeprefix(f"{TRASH}/") for path, _ in bucket.objects.list(TRASH)}
         placed = [(bucket.path(file.path), file.number) for file in files]
     else:
         root = Path(lake.removeprefix("file://")).absolute()
-        there = {file.path for file in files if (root / file.path).exists()}
-        placed = [(str(root / file.path), file.number) for file in files]
+        placed = [(place(str(root), file.path), file.number) for file in files]
+        there = {file.path for file, (path, _) in zip(files, placed, strict=True) if Path(path).exists()}
     for file in files:
         if file.path not in there:
             raise LakeError(

@@ -219,16 +219,19 @@ class _Loader:
     def _since(self, entries: list[Entry]) -> Iterator[_Step]:
         """Entries of the log, cut into steps between them."""
         left = files_left(entries)
+        gone = {path: place for place, entry in enumerate(entries) for path in entry.removed}
         new: list[LakeFile] = []
         removed: list[str] = []
-        rows = 0
-        for entry in entries:
-            # A file that a later entry takes away again is not read: it may be gone from the disk already.
+        rows = until = 0
+        for place, entry in enumerate(entries):
+            # A file that a later entry takes away again is not read: it may be gone from the disk already. Its rows
+            # come with what took its place, in the same transaction: nobody sees the facts in between.
             added = [file for file in entry.added if left.get(file.path) == file]
+            until = max([until, *(gone[file.path] for file in entry.added if file.path in gone)])
             new += added
             removed += entry.removed
             rows += sum(file.rows for file in added)
-            if rows >= self.rows_a_transaction or entry is entries[-1]:
+            if (rows >= self.rows_a_transaction and place >= until) or entry is entries[-1]:
                 yield _Step(entry.number, new, removed, rows)
                 new, removed, rows = [], [], 0
 

@@ -1,17 +1,14 @@
 //! What the commands over the log do: each opens the lake of a pipeline, and works there.
 
-use std::collections::HashSet;
-
 use serde::Serialize;
 
 use super::Work;
 use crate::error::{Error, Result};
-use crate::lake::layout;
 use crate::stream::journal::Journal;
 use crate::stream::log::FileEntry;
 use crate::stream::run::{Observer, open_lake};
 use crate::stream::spec::PipelineSpec;
-use crate::stream::store::{Clock, FixedClock, Store, SystemClock};
+use crate::stream::store::{Clock, FixedClock, SystemClock};
 
 /// Opens the lake of a pipeline that was run before, and does something in it.
 ///
@@ -62,19 +59,4 @@ pub fn manifest(spec: &PipelineSpec, layers: &[String]) -> Result<Manifest> {
         committed_at: live.last.committed_at,
         files: live.files.into_values().filter(asked).collect(),
     })
-}
-
-/// Where these data files lie now: in their place, or in the trash when an entry of the log has removed them since they
-/// were listed.
-///
-/// # Errors
-/// [`Error::Lake`] when the trash cannot be listed.
-pub fn places(store: &dyn Store, paths: Vec<String>) -> Result<Vec<String>> {
-    let trash = store.list(&format!("{}/", layout::TRASH), None)?;
-    let trash: HashSet<String> = trash.into_iter().map(|o| o.path).collect();
-    let place = |path: String| match layout::trash(&path) {
-        moved if trash.contains(&moved) => moved,
-        _ => path,
-    };
-    Ok(paths.into_iter().map(place).collect())
 }

@@ -5,6 +5,7 @@
 //! commit puts the commit. When an entry takes its number it checks that nothing since has touched its files; else it
 //! begins again.
 
+pub mod backfill;
 pub mod command;
 pub mod compact;
 pub mod judge;

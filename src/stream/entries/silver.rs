@@ -1,9 +1,9 @@
 //! What an entry asks of Silver, and of the events that the stream still holds.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, new_null_array};
 use rayon::prelude::*;
 
 use super::Work;
@@ -12,7 +12,7 @@ use crate::dedup::Deduplicator;
 use crate::error::{Error, Result};
 use crate::lake::layout;
 use crate::packed;
-use crate::sources::lake::{StoredFile, times};
+use crate::sources::lake::{StoredFile, column, numbers, text, times};
 use crate::state::{Stateful, to_ipc};
 use crate::stream::log::{Commit, FileEntry, StateFile};
 use crate::stream::state;
@@ -35,6 +35,39 @@ pub fn held(store: &dyn Store, last: &Commit, each: &mut dyn FnMut(RecordBatch) 
         each(arrow::compute::filter_record_batch(&rows, &held)?)?;
     }
     Ok(())
+}
+
+/// The sessions that are open by the state of a commit: entities and where their sessions began.
+///
+/// # Errors
+/// [`Error::Checkpoint`] when the state is damaged.
+pub fn open_sessions(store: &dyn Store, judge: &Judge, last: &Commit) -> Result<HashMap<Option<String>, i64>> {
+    let mut open: HashMap<Option<String>, (i64, i64)> = HashMap::new();
+    let mut gap = judge.gap().map_or(0, |(gap, _)| gap);
+    let files: Vec<&StateFile> = last.state.iter().filter(|f| f.table.starts_with("sessions/")).collect();
+    for epoch in files.chunk_by(|a, b| a.epoch == b.epoch) {
+        if let Some(file) = epoch.iter().find(|f| f.table == "sessions/meta") {
+            let meta = state::read(store, file)?;
+            let flushed = column(&meta, "flushed")?.as_boolean();
+            if flushed.iter().any(|f| f == Some(true)) {
+                // With the end of bounded input every session was closed.
+                open.clear();
+            }
+            gap = numbers(&meta, "gap")?.iter().flatten().next().unwrap_or(gap);
+        }
+        for file in epoch.iter().filter(|f| f.table == "sessions/open") {
+            let rows = state::read(store, file)?;
+            let (entities, starts) = (text(&rows, "entity")?, times(&rows, "session_start")?);
+            let lasts = times(&rows, "last_event_time")?;
+            for row in 0..rows.num_rows() {
+                let entity = entities.is_valid(row).then(|| entities.value(row).to_owned());
+                open.insert(entity, (starts.value(row), lasts.value(row)));
+            }
+        }
+    }
+    // What the watermark has passed by more than the gap is over.
+    let over = |end: i64| last.watermark.is_some_and(|w| w > end.saturating_add(gap));
+    Ok(open.into_iter().filter(|(_, (_, end))| !over(*end)).map(|(entity, (start, _))| (entity, start)).collect())
 }
 
 /// Those of these keys that stand in Silver's files.

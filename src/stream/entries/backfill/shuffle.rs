@@ -1,0 +1,175 @@
+//! Rows and records parted into buckets on local disk, so that each bucket fits into memory.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use arrow::array::{RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::SchemaRef;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+
+use crate::error::{Error, Result};
+
+/// A folder of this process, gone when it is dropped.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// Makes one below `PENSTOCK_SPILL_DIR`, or where the system keeps temporary files.
+    ///
+    /// # Errors
+    /// [`Error::Lake`] when there is no room or no right to.
+    pub fn new(id: &str) -> Result<Self> {
+        let root = std::env::var_os("PENSTOCK_SPILL_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        let path = root.join(format!("penstock-backfill-{}-{id}", std::process::id()));
+        std::fs::create_dir_all(&path).map_err(|e| refused(&path, &e))?;
+        Ok(Self(path))
+    }
+
+    fn file(&self, name: &str, bucket: usize) -> PathBuf {
+        self.0.join(format!("{name}-{bucket}"))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What stays behind is in a folder for temporary files.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn refused(path: &Path, error: &dyn std::fmt::Display) -> Error {
+    Error::lake(
+        path.display().to_string(),
+        format!(
+            "{error}. A backfill works there on local disk; make room, or set PENSTOCK_SPILL_DIR to another folder"
+        ),
+    )
+}
+
+/// Records of `W` words.
+pub struct Records<'a, const W: usize> {
+    folder: &'a Folder,
+    name: &'static str,
+    files: Vec<Option<BufWriter<File>>>,
+}
+
+impl<'a, const W: usize> Records<'a, W> {
+    /// Records in so many buckets.
+    pub fn new(folder: &'a Folder, name: &'static str, buckets: usize) -> Self {
+        Self { folder, name, files: (0..buckets).map(|_| None).collect() }
+    }
+
+    /// Adds a record.
+    ///
+    /// # Errors
+    /// [`Error::Lake`] when the disk is full.
+    pub fn push(&mut self, bucket: usize, record: [u64; W]) -> Result<()> {
+        let path = self.folder.file(self.name, bucket);
+        let file = match &mut self.files[bucket] {
+            Some(file) => file,
+            none => none.insert(BufWriter::new(File::create(&path).map_err(|e| refused(&path, &e))?)),
+        };
+        record.iter().try_for_each(|word| file.write_all(&word.to_le_bytes())).map_err(|e| refused(&path, &e))
+    }
+
+    /// Takes the records of a bucket.
+    ///
+    /// # Errors
+    /// [`Error::Lake`] when they cannot be read.
+    pub fn take(&mut self, bucket: usize) -> Result<Vec<[u64; W]>> {
+        let Some(file) = self.files[bucket].take() else { return Ok(vec![]) };
+        let path = self.folder.file(self.name, bucket);
+        let read = || -> std::io::Result<Vec<u8>> {
+            file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+            let mut bytes = vec![];
+            File::open(&path)?.read_to_end(&mut bytes)?;
+            std::fs::remove_file(&path)?;
+            Ok(bytes)
+        };
+        let bytes = read().map_err(|e| refused(&path, &e))?;
+        let word = |w: &[u8]| u64::from_le_bytes(w.try_into().unwrap_or_default());
+        Ok(bytes
+            .chunks_exact(8 * W)
+            .map(|record| {
+                let mut words = [0; W];
+                words.iter_mut().zip(record.chunks_exact(8)).for_each(|(to, from)| *to = word(from));
+                words
+            })
+            .collect())
+    }
+}
+
+/// Rows of one table.
+pub struct Rows<'a> {
+    folder: &'a Folder,
+    name: &'static str,
+    schema: SchemaRef,
+    files: Vec<Option<StreamWriter<BufWriter<File>>>>,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows in so many buckets.
+    pub fn new(folder: &'a Folder, name: &'static str, schema: SchemaRef, buckets: usize) -> Self {
+        Self { folder, name, schema, files: (0..buckets).map(|_| None).collect() }
+    }
+
+    /// The columns.
+    pub fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    /// Adds rows, each to its bucket.
+    ///
+    /// # Errors
+    /// [`Error::Lake`] when the disk is full.
+    pub fn push(&mut self, rows: &RecordBatch, buckets: &[usize]) -> Result<()> {
+        let mut parts: Vec<Vec<u32>> = vec![vec![]; self.files.len()];
+        for (row, bucket) in buckets.iter().enumerate() {
+            parts[*bucket].push(row as u32);
+        }
+        for (bucket, part) in parts.into_iter().enumerate().filter(|(_, part)| !part.is_empty()) {
+            let path = self.folder.file(self.name, bucket);
+            let file = match &mut self.files[bucket] {
+                Some(file) => file,
+                none => {
+                    let file = BufWriter::new(File::create(&path).map_err(|e| refused(&path, &e))?);
+                    none.insert(StreamWriter::try_new(file, &self.schema)?)
+                }
+            };
+            let part = take_record_batch(rows, &UInt32Array::from(part))?;
+            file.write(&part).map_err(|e| refused(&path, &e))?;
+        }
+        Ok(())
+    }
+
+    /// Ends the writing of every bucket.
+    ///
+    /// # Errors
+    /// [`Error::Lake`] when the disk is full.
+    pub fn finish(&mut self) -> Result<()> {
+        for (bucket, file) in self.files.iter_mut().enumerate() {
+            if let Some(file) = file {
+                let path = self.folder.file(self.name, bucket);
+                file.finish().map_err(|e| refused(&path, &e))?;
+                file.get_mut().flush().map_err(|e| refused(&path, &e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows of a bucket; they can be read again.
+    ///
+    /// # Errors
+    /// [`Error::Lake`] when they cannot be read.
+    pub fn read(&self, bucket: usize) -> Result<Vec<RecordBatch>> {
+        if self.files[bucket].is_none() {
+            return Ok(vec![]);
+        }
+        let path = self.folder.file(self.name, bucket);
+        let file = File::open(&path).map_err(|e| refused(&path, &e))?;
+        let reader = StreamReader::try_new(BufReader::new(file), None).map_err(|e| refused(&path, &e))?;
+        reader.map(|batch| batch.map_err(|e| refused(&path, &e))).collect()
+    }
+}
