@@ -30,7 +30,7 @@ LAYERS = ("bronze/events", "silver/events", "silver/sessions", "dead_letters", "
 
 def seen(shop: Shop) -> dict[str, list[Any]]:
     """What a reader of the log sees; of settled positions when they were settled is left out."""
-    columns = {"settled": "topic, partition, offset, code, became", "dead_letters": "* EXCLUDE (epoch)"}
+    columns = {"settled": 'topic, partition, "offset", code, became', "dead_letters": "* EXCLUDE (epoch)"}
     return {layer: shop.rows(layer, columns.get(layer, "*")) for layer in LAYERS}
 
 
