@@ -48,7 +48,8 @@ def test_command_line(shop: Shop) -> None:
     layers = {file["layer"] for file in found["files"]}
     assert layers == {"bronze/events", "silver/events", "silver/sessions", "dead_letters"}
     sql = CliRunner().invoke(app, ["manifest", shop.file, "--layer", "silver/events", "--format", "sql"])
-    assert duckdb.sql(sql.stdout).fetchall()
+    with duckdb.connect() as connection:
+        assert connection.sql(sql.stdout).fetchall()
 
 
 def test_a_reset_asks_first(shop: Shop) -> None:

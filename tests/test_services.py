@@ -48,8 +48,8 @@ def test_a_broker_that_demands_a_password_lets_nobody_in_without(secure_broker: 
         client = AdminClient(broker.settings("alice") | {"log_level": 0} | other)
         return list(client.list_topics(timeout=10).topics)
 
-    assert topics() == ["for-alice"]
-    assert topics(**{"sasl.mechanism": "PLAIN"}) == ["for-alice"]
+    assert "for-alice" in topics()
+    assert "for-alice" in topics(**{"sasl.mechanism": "PLAIN"})
     for wrong in (
         {"sasl.password": "wrong"},
         {"ssl.ca.location": str(broker.other_ca)},

@@ -74,6 +74,7 @@ def test_every_key_reaches_the_engine(tmp_path: Path) -> None:
         "contract_text": CONTRACT,
         "contract_path": str(tmp_path / "contract.yaml"),
         "source": {"files": {"paths": ["in/*.jsonl", "/data/x.gz"], "bounded": False, "base_dir": str(tmp_path)}},
+        "keyed_by": "entity",
         "lake": "/data/lake",
         "storage": {},
         "layers": ["silver"],
@@ -134,7 +135,7 @@ def test_the_reference_names_every_key_and_default() -> None:
     documented = dict(re.findall(r"^\| `([a-z_.]+)` \| ?([^|]*)\|", page, flags=re.MULTILINE))
     [without_effect] = [section for section in sections if section.startswith("Known, and without effect")]
     keys = {".".join(map(str, loc)): default for loc, default in defaults(Settings)}
-    left_out = {key for key in keys if key.startswith(("windows.", "source.kafka"))}
+    left_out = {key for key in keys if key.startswith("windows.")}
     groups = {key for key in keys if any(other.startswith(f"{key}.") for other in keys)} - {"windows"}
     named = {key for row in without_effect.splitlines()[4:] for key in re.findall(r"`([a-z_.]+)`", row)} & set(keys)
     assert not set(documented) & named

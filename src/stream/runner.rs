@@ -181,7 +181,12 @@ impl<'a> Runner<'a> {
             }
         };
         let mut at = self.position(commit.as_ref())?;
-        let partitions = at.partitions.all();
+        let mut partitions = at.partitions.clone();
+        if let Some(plan) = &planned {
+            // The ranges of a plan are read by themselves; what is looked for is what comes behind them.
+            partitions.take(&plan.partitions);
+        }
+        let partitions = partitions.all();
         source.restore(&partitions)?;
         // An epoch 0 that was made void has settled nothing.
         let fresh = commit.as_ref().is_none_or(|c| c.kind == Kind::Void) && planned.is_none() && partitions.is_empty();

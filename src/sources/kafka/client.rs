@@ -161,24 +161,26 @@ impl<'a> Connection<'a> {
     /// What stands in the way; [`Error::Interrupted`].
     pub(super) fn patience(&self, since: Instant) -> Result<()> {
         self.listen();
-        self.refusal()?;
-        if since.elapsed() < self.give_up {
+        let last = since.elapsed() >= self.give_up;
+        self.refusal(last)?;
+        if !last {
             return Ok(());
         }
         let said = self.context().said();
         Err(trouble::unreachable(&self.brokers, self.give_up, said.unreachable.as_deref()))
     }
 
-    /// What no waiting mends.
+    /// What no waiting mends; when there is no more waiting, whatever stands in the way.
     ///
     /// # Errors
     /// As [`Connection::patience`], but for a cluster that does not answer.
-    pub(super) fn refusal(&self) -> Result<()> {
+    pub(super) fn refusal(&self, last: bool) -> Result<()> {
         if self.watch.should_stop() {
             return Err(Error::Interrupted);
         }
         let said = self.context().said();
-        let lasting = |seen: &(Instant, u32, String)| seen.1 >= REFUSALS || seen.0.elapsed() >= REFUSED_FOR;
+        let lasting =
+            |seen: &(Instant, u32, String)| last || seen.1 >= REFUSALS || seen.0.elapsed() >= REFUSED_FOR;
         if let Some((_, _, reason)) = said.refused.as_ref().filter(|s| lasting(s)) {
             return Err(trouble::refused(&self.brokers, reason));
         }

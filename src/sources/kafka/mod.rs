@@ -236,7 +236,7 @@ impl<'a> Kafka<'a> {
         if reader.connection.watch().should_stop() {
             return Ok(());
         }
-        reader.connection.refusal()?;
+        reader.connection.refusal(false)?;
         if let Some(reason) = reader.connection.down()
             && self.told.insert("brokers_unreachable".into())
         {

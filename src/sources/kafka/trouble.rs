@@ -76,10 +76,11 @@ pub(super) fn tls(brokers: &str, reason: &str) -> Error {
 pub(super) fn unreachable(brokers: &str, waited: Duration, reason: Option<&str>) -> Error {
     let reason = reason.unwrap_or("no answer came");
     let low = reason.to_lowercase();
-    let advice = if low.contains("sasl") || low.contains("security.protocol") {
-        "look at security.protocol in source.kafka: the broker may demand TLS or a password at this port"
-    } else if low.contains("resolve") || low.contains("name or service") {
+    let has = |words: &[&str]| words.iter().any(|word| low.contains(word));
+    let advice = if has(&["resolve", "name or service"]) {
         "look at the names in source.kafka.brokers"
+    } else if !has(&["connect to"]) && has(&["security.protocol", "apiversion", "disconnected", "no answer"]) {
+        "look whether source.kafka.brokers leads to a Kafka broker, and at security.protocol in source.kafka: it may demand TLS or a password at this port"
     } else {
         "look whether the broker runs and whether source.kafka.brokers is right; nothing was lost, the next run goes on from the last commit"
     };
