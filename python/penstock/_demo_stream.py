@@ -65,8 +65,6 @@ class DemoStream:
 
     def __exit__(self, *_: object) -> None:
         self._ends.set()
-        with self._change:
-            self._change.notify_all()
         if self._thread:
             self._thread.join()
         if self._embedded:
@@ -144,14 +142,14 @@ class DemoStream:
             if last:
                 return ledger
 
-    def _look(self, sent: dict[str, Any]) -> bool:
+    def _look(self, sent: dict[str, Any]) -> bool | str:
         with self._change:
             self._sent = sent
             self._change.notify_all()
-            if self._most_ahead is not None:
-                while sent["events"] - self._read > self._most_ahead and not self._ends.is_set():
-                    self._change.wait(0.1)
-        return not self._ends.is_set()
+            ahead = sent["events"] - self._read
+        if self._ends.is_set():
+            return False
+        return "wait" if self._most_ahead is not None and ahead > self._most_ahead else True
 
     def _check(self) -> None:
         if self._over and self._failed is not None:

@@ -90,7 +90,8 @@ def produce(
             others as complete, and holds nothing back but these.
         progress: Show it; None: in a terminal or a notebook.
         on_progress: Called several times a second with `events` (sent), `delivered`, `partitions` (of the topic), and
-            `begun` (partitions that have some); it may wait, and stops the producer when it answers False.
+            `begun` (partitions that have some). The answer `"wait"` holds the producer up, and it is called again
+            soon; False stops it.
 
     Returns:
         The truth about what was delivered, as `penstock.generate.generate` gives it, and beside it `topic`, `created`,

@@ -31,6 +31,8 @@ pub use self::embedded::Embedded;
 const TELL: Duration = Duration::from_millis(100);
 /// ...and after how many events.
 const TELL_EVENTS: u64 = 2_048;
+/// When the caller is asked again who said to wait.
+const LATER: Duration = Duration::from_millis(20);
 /// How long a stopped producer waits for what is on its way.
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
@@ -84,6 +86,15 @@ pub struct ProduceOptions {
     pub heartbeat: Option<i64>,
 }
 
+/// What whoever is told says to that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Go {
+    /// Go on.
+    On,
+    /// Send nothing for now, and ask again: those that are on their way go on being delivered.
+    Later,
+}
+
 /// How far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Sent {
@@ -123,7 +134,7 @@ pub struct Produced {
 
 /// Sends generated events to a topic.
 ///
-/// `progress` hears several times a second how far it is. When `stop` says so, nothing more is sent, what is on its way
+/// `progress` hears several times a second how far it is, and may hold it up. When `stop` says so, nothing more is sent, what is on its way
 /// is waited for (5 s at most), and the answer is `Ok` with [`Produced::stopped`]. When the broker goes away for good
 /// or forbids it, the answer is `Ok` with [`Produced::failure`] if anything was delivered.
 ///
@@ -136,7 +147,7 @@ pub fn produce(
     target: &Target,
     options: &ProduceOptions,
     stop: &dyn Fn() -> bool,
-    progress: &mut dyn FnMut(Sent) -> Result<()>,
+    progress: &mut dyn FnMut(Sent) -> Result<Go>,
 ) -> Result<Produced> {
     let mut pace = options.events_per_second.map(Pace::new).transpose()?;
     if options.heartbeat.is_some_and(|h| h <= 0) {
@@ -206,7 +217,7 @@ struct Sender<'a> {
     topic: &'a str,
     partitions: i32,
     stop: &'a dyn Fn() -> bool,
-    progress: &'a mut dyn FnMut(Sent) -> Result<()>,
+    progress: &'a mut dyn FnMut(Sent) -> Result<Go>,
     sent: u64,
     told: Instant,
 }
@@ -261,18 +272,25 @@ impl Sender<'_> {
 
     /// Tells how far it is, and asks whether to go on.
     fn look_up(&mut self) -> Result<()> {
-        self.client.producer.poll(Duration::ZERO);
-        self.told = Instant::now();
-        if (self.stop)() {
-            return Err(Error::Interrupted);
+        let mut wait = Duration::ZERO;
+        loop {
+            self.client.producer.poll(wait);
+            self.told = Instant::now();
+            if (self.stop)() {
+                return Err(Error::Interrupted);
+            }
+            let go = (self.progress)(Sent {
+                events: self.sent,
+                delivered: self.client.delivered(),
+                begun: self.client.by_partition().iter().filter(|n| **n > 0).count(),
+                partitions: self.partitions as usize,
+            })?;
+            self.client.check(self.topic)?;
+            match go {
+                Go::On => return Ok(()),
+                Go::Later => wait = LATER,
+            }
         }
-        (self.progress)(Sent {
-            events: self.sent,
-            delivered: self.client.delivered(),
-            begun: self.client.by_partition().iter().filter(|n| **n > 0).count(),
-            partitions: self.partitions as usize,
-        })?;
-        self.client.check(self.topic)
     }
 
     /// Waits until the client has nothing left on its way.

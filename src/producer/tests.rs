@@ -23,7 +23,7 @@ fn target(broker: &Embedded, topic: &str) -> Target {
 }
 
 fn send(events: &GenerateOptions, target: &Target, options: &ProduceOptions) -> Result<Produced> {
-    produce(Profile::Ecommerce, events, target, options, &|| false, &mut |_| Ok(()))
+    produce(Profile::Ecommerce, events, target, options, &|| false, &mut |_| Ok(Go::On))
 }
 
 /// So many messages of a topic.

@@ -6,11 +6,11 @@ use serde::de::DeserializeOwned;
 use super::errors::to_python;
 use super::gate::{OnInterrupt, enter_beside};
 use crate::generate::{GenerateOptions, Profile};
-use crate::producer::{self, Embedded, ProduceOptions, Sent, Target};
+use crate::producer::{self, Embedded, Go, ProduceOptions, Sent, Target};
 use crate::{Error, Result};
 
-/// Sends generated events to a topic; gives what came of it as JSON. `on_progress` may wait, and may answer False: then
-/// it stops. Interrupted it stops too, and answers all the same.
+/// Sends generated events to a topic; gives what came of it as JSON. `on_progress` may answer "wait": it is asked
+/// again soon, and nothing is sent until then. False stops it. Interrupted it stops too, and answers all the same.
 #[pyfunction]
 #[pyo3(signature = (profile, events_json, target_json, options_json, *, on_progress=None))]
 pub fn produce(
@@ -36,8 +36,8 @@ fn read<T: DeserializeOwned>(py: Python<'_>, name: &str, text: &str) -> PyResult
     serde_json::from_str(text).map_err(|e| to_python(py, Error::settings(name, e)))
 }
 
-fn tell(callback: Option<&Py<PyAny>>, sent: Sent) -> Result<()> {
-    let Some(callback) = callback else { return Ok(()) };
+fn tell(callback: Option<&Py<PyAny>>, sent: Sent) -> Result<Go> {
+    let Some(callback) = callback else { return Ok(Go::On) };
     let told = serde_json::to_value(sent).map(|mut told| {
         told["event"] = "progress".into();
         told.to_string()
@@ -45,7 +45,8 @@ fn tell(callback: Option<&Py<PyAny>>, sent: Sent) -> Result<()> {
     let text = told.map_err(|e| Error::Internal(e.to_string()))?;
     Python::attach(|py| match callback.call1(py, (text,)) {
         Ok(answer) if answer.extract::<bool>(py).is_ok_and(|go_on| !go_on) => Err(Error::Interrupted),
-        Ok(_) => Ok(()),
+        Ok(answer) if answer.extract::<String>(py).is_ok_and(|said| said == "wait") => Ok(Go::Later),
+        Ok(_) => Ok(Go::On),
         Err(error) => {
             error.write_unraisable(py, None);
             Err(Error::Interrupted)
