@@ -14,6 +14,8 @@ pub mod failpoint;
 pub mod generate;
 pub mod hash;
 pub mod lake;
+#[cfg(feature = "kafka")]
+mod librdkafka;
 pub mod packed;
 #[cfg(feature = "kafka")]
 pub mod producer;

@@ -94,14 +94,15 @@ def drain(broker: KafkaBroker, folder: Path, *, total: int, partitions: int) -> 
     place = os.environ.get("PENSTOCK_VOLUME_REPORT")
     if place:
         Path(place).write_text(json.dumps(report, indent=1) + "\n")
-    # Flat: what the last fifth needs is what the second did, give or take what allocators do.
-    assert medians[4] < medians[1] * 1.25 + 32, medians
+    # Flat: what the last fifth needs is what the third did, give or take what allocators do. (The first two are the
+    # start of the process, and its buffers and the client's queues filling up.)
+    assert medians[4] < medians[2] * 1.25 + 32, medians
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell the memory of a child")
-def test_three_hundred_thousand_messages(tmp_path: Path) -> None:
+def test_six_hundred_thousand_messages(tmp_path: Path) -> None:
     with KafkaBroker() as broker:
-        drain(broker, tmp_path, total=300_000, partitions=4)
+        drain(broker, tmp_path, total=600_000, partitions=4)
 
 
 @pytest.mark.soak

@@ -14,6 +14,7 @@ use super::Target;
 use super::settled::Settled;
 use super::trouble;
 use crate::error::{Error, Result};
+use crate::librdkafka::is_set;
 
 /// The number of an event that the generator did not make.
 pub(super) const UNNUMBERED: usize = usize::MAX;
@@ -132,14 +133,15 @@ impl Client {
     /// [`Error::Settings`] where librdkafka does not know a setting, or not that value.
     pub fn connect(target: &Target) -> Result<Self> {
         let mut config = ClientConfig::new();
-        for (name, value) in DEFAULTS {
+        let given = |name: &str| is_set(name, target.settings.keys());
+        for (name, value) in DEFAULTS.iter().filter(|(name, _)| !given(name)) {
             config.set(*name, *value);
         }
-        if target.settings.contains_key("bootstrap.servers") {
+        if given("bootstrap.servers") {
             return Err(Error::settings("bootstrap.servers", "brokers are given by --brokers"));
         }
         // Another compression has other levels.
-        if target.settings.contains_key("compression.type") || target.settings.contains_key("compression.codec") {
+        if given("compression.type") && !given("compression.level") {
             config.remove("compression.level");
         }
         for (name, value) in &target.settings {

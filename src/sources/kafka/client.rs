@@ -13,6 +13,7 @@ use super::native::Client;
 use super::settings::KafkaSettings;
 use super::trouble;
 use crate::error::{Error, Result};
+use crate::librdkafka::is_set;
 use crate::sources::Watch;
 
 /// How long a wait lasts at a time, before it is looked whether to stop.
@@ -130,7 +131,7 @@ impl<'a> Connection<'a> {
             ("isolation.level", "read_committed".to_owned()),
             ("check.crcs", "true".to_owned()),
         ] {
-            if !settings.own.contains_key(name) {
+            if !is_set(name, settings.own.keys()) {
                 config.set(name, value);
             }
         }
@@ -179,8 +180,7 @@ impl<'a> Connection<'a> {
             return Err(Error::Interrupted);
         }
         let said = self.context().said();
-        let lasting =
-            |seen: &(Instant, u32, String)| last || seen.1 >= REFUSALS || seen.0.elapsed() >= REFUSED_FOR;
+        let lasting = |seen: &(Instant, u32, String)| last || seen.1 >= REFUSALS || seen.0.elapsed() >= REFUSED_FOR;
         if let Some((_, _, reason)) = said.refused.as_ref().filter(|s| lasting(s)) {
             return Err(trouble::refused(&self.brokers, reason));
         }

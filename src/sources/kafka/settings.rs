@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::librdkafka::canonical;
 use crate::stream::spec::{KafkaSpec, KafkaStart, MissingTopics};
 
 /// Settings of librdkafka whose values are shown nowhere.
@@ -15,6 +16,7 @@ pub const SECRETS: &[&str] = &[
     "ssl.key.pem",
     "sasl.oauthbearer.config",
     "sasl.oauthbearer.client.secret",
+    "sasl.oauthbearer.client.credentials.client.secret",
     "sasl.oauthbearer.assertion.private.key.passphrase",
     "sasl.oauthbearer.assertion.private.key.pem",
 ];
@@ -30,7 +32,6 @@ pub(super) const FIXED: &[(&str, &str)] = &[
 /// What is set elsewhere: the name, and where.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("bootstrap.servers", "source.kafka.brokers"),
-    ("metadata.broker.list", "source.kafka.brokers"),
     ("group.id", "source.kafka.group"),
     ("auto.offset.reset", "source.kafka.start"),
     ("enable.auto.commit", "nothing: offsets are committed after each epoch"),
@@ -83,7 +84,7 @@ impl KafkaSettings {
     /// [`Error::Settings`] for one that cannot be.
     pub fn new(spec: &KafkaSpec, secrets: &BTreeMap<String, String>) -> Result<Self> {
         for name in spec.settings.keys().chain(secrets.keys()) {
-            if let Some((_, instead)) = ELSEWHERE.iter().find(|(n, _)| n == name) {
+            if let Some((_, instead)) = ELSEWHERE.iter().find(|(n, _)| canonical(n) == canonical(name)) {
                 return Err(Error::settings(
                     format!("source.kafka.{name}"),
                     format!("Penstock sets this itself; take it out (in its place: {instead})"),

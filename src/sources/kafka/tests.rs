@@ -177,6 +177,7 @@ fn settings_that_cannot_be() {
     assert!(said(own("client.rakc", "a")).starts_with("source.kafka.client.rakc: No such configuration property"));
     assert!(said(own("auto.offset.reset", "earliest")).contains("source.kafka.start"));
     assert!(said(own("group.id", "g")).contains("source.kafka.group"));
+    assert!(said(own("auto.commit.enable", "true")).contains("offsets are committed after each epoch"));
     assert!(said(KafkaSettings::new(&spec("h:1", &["^events.*"]), &none).map(drop)).contains("patterns are not taken"));
     assert!(KafkaSettings::new(&spec("h:1", &[]), &none).is_err());
     assert!(KafkaSettings::new(&spec(" ", &["events"]), &none).is_err());
