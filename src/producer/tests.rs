@@ -104,7 +104,7 @@ fn stopped_it_says_exactly_what_was_delivered() {
         &mut |sent| {
             seen.store(sent.delivered, Ordering::Relaxed);
             stop.store(sent.events > 4_000, Ordering::Relaxed);
-            Ok(())
+            Ok(Go::On)
         },
     )
     .unwrap();
