@@ -4,7 +4,6 @@
 /// order: of two names for one thing either could win, so only one may be given.
 const ALIASES: &[(&str, &str)] = &[
     ("acks", "request.required.acks"),
-    ("auto.commit.enable", "enable.auto.commit"),
     ("bootstrap.servers", "metadata.broker.list"),
     ("compression.type", "compression.codec"),
     ("delivery.timeout.ms", "message.timeout.ms"),

@@ -34,6 +34,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("bootstrap.servers", "source.kafka.brokers"),
     ("group.id", "source.kafka.group"),
     ("auto.offset.reset", "source.kafka.start"),
+    ("auto.commit.enable", "nothing: offsets are committed after each epoch"),
     ("enable.auto.commit", "nothing: offsets are committed after each epoch"),
     ("enable.auto.offset.store", "nothing: offsets are committed after each epoch"),
     ("enable.partition.eof", "nothing"),
