@@ -238,7 +238,7 @@ fn held_events_go_over_to_a_contract_that_changed() {
     let lines: BTreeSet<String> =
         change["changes"].as_array().unwrap().iter().map(|c| c["change"].as_str().unwrap().to_owned()).collect();
     assert!(lines.iter().any(|l| l.starts_with("column added")), "{lines:?}");
-    let newest = inspect(&shop.spec(), 10).unwrap();
+    let newest = inspect(&shop.spec(), 10, 0).unwrap();
     assert!(newest.epochs.last().unwrap().change.is_some());
 
     let drained = shop.run(&RunOptions { drain: true, ..caught_up() });
@@ -327,11 +327,11 @@ fn a_commit_follows_the_epoch_and_not_the_number_of_files() {
     assert_eq!(commit["partitions"].as_array().unwrap().len(), 1);
     assert!(plan["waiting"].as_array().unwrap().is_empty());
     assert!(plan.to_string().len() < 3_000, "{} bytes", plan.to_string().len());
-    assert_eq!(inspect(&shop.spec(), 1).unwrap().partitions.len(), 301);
+    assert_eq!(inspect(&shop.spec(), 1, 0).unwrap().partitions.len(), 301);
 
     // A log of the first version has all partitions in each commit, and none in the state.
     let mut old = commit.clone();
-    old["partitions"] = serde_json::to_value(inspect(&shop.spec(), 1).unwrap().partitions).unwrap();
+    old["partitions"] = serde_json::to_value(inspect(&shop.spec(), 1, 0).unwrap().partitions).unwrap();
     old["state"].as_array_mut().unwrap().retain(|f| f["table"] != "source/partitions");
     old.as_object_mut().unwrap().remove("origin");
     std::fs::write(shop.control(&format!("epochs/{number:010}.commit")), old.to_string()).unwrap();
@@ -339,7 +339,7 @@ fn a_commit_follows_the_epoch_and_not_the_number_of_files() {
     shop.settings["source"]["files"]["bounded"] = true.into();
     let report = shop.run(&caught_up());
     assert_eq!(report.run.counts.consumed, 2, "nothing is read twice");
-    assert_eq!(inspect(&shop.spec(), 1).unwrap().partitions.len(), 301);
+    assert_eq!(inspect(&shop.spec(), 1, 0).unwrap().partitions.len(), 301);
     assert!(audit(&shop.spec()).unwrap().balanced);
 }
 

@@ -23,6 +23,7 @@ __all__ = [
     "aggregate_windows",
     "audit",
     "backfill",
+    "broker",
     "compact",
     "contract_diff",
     "deduplicate",
@@ -41,6 +42,7 @@ __all__ = [
     "scd2_merge",
     "scd2_point",
     "sessionize",
+    "state_table",
     "validate",
     "write_parquet",
 ]
@@ -214,7 +216,17 @@ def run_pipeline(
     storage_secrets: dict[str, str] | None = None,
 ) -> str: ...
 def audit(spec_json: str, *, storage_secrets: dict[str, str] | None = None) -> str: ...
-def inspect(spec_json: str, *, epochs: int = 10, storage_secrets: dict[str, str] | None = None) -> str: ...
+def broker(
+    spec_json: str,
+    *,
+    audit: bool = False,
+    source_secrets: dict[str, str] | None = None,
+    storage_secrets: dict[str, str] | None = None,
+) -> str: ...
+def inspect(
+    spec_json: str, *, epochs: int = 10, samples: int = 0, storage_secrets: dict[str, str] | None = None
+) -> str: ...
+def state_table(spec_json: str, table: str, *, storage_secrets: dict[str, str] | None = None) -> Table: ...
 def lake_log(spec_json: str, since: int, *, storage_secrets: dict[str, str] | None = None) -> str: ...
 def log_level(level: int) -> None: ...
 def failpoints() -> list[str]: ...

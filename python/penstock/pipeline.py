@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import html
 import json
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from penstock import _core
-from penstock.errors import SettingsError, Stopped
+from penstock.errors import SettingsError, SourceError, Stopped
+from penstock.inspection import Inspection
 from penstock.ledger import Audit, Counts, Ledger
 from penstock.progress import Progress
 from penstock.settings import PipelineFile, Settings, load_file
 from penstock.storage import Storage
-from penstock.units import format_size, parse_duration, parse_size, time_of
+from penstock.table import Table
+from penstock.units import parse_duration, parse_size, time_of
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -31,47 +32,8 @@ if TYPE_CHECKING:
     from penstock.storage import Spec
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """A pipeline from outside, as its newest commit has it."""
-
-    counts: Counts
-    balanced: bool
-    watermark: dt.datetime | None
-    planned: int | None
-    raw: dict[str, Any] = field(repr=False)
-
-    @property
-    def layers(self) -> dict[str, dict[str, int]]:
-        """Files, rows and bytes of each layer."""
-        return dict(self.raw["layers"])
-
-    @property
-    def partitions(self) -> list[dict[str, Any]]:
-        """The source's partitions: how far each was read."""
-        return list(self.raw["partitions"])
-
-    @property
-    def epochs(self) -> list[dict[str, Any]]:
-        """The newest entries of the log, newest last."""
-        return list(self.raw["epochs"])
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return dict(self.raw)
-
-    def _repr_html_(self) -> str:
-        body = "".join(
-            f"<tr><td style='text-align:left'>{html.escape(name)}</td><td>{size['files']:,}</td>"
-            f"<td>{size['rows']:,}</td><td>{format_size(size['bytes'])}</td></tr>"
-            for name, size in self.layers.items()
-        )
-        head = f"{self.counts.consumed:,} events in {len(self.partitions):,} partitions"
-        mark = f", watermark {self.watermark:%Y-%m-%d %H:%M:%S} UTC" if self.watermark else ""
-        return (
-            f"<p>{head}{mark}</p><table><thead><tr><th style='text-align:left'>layer</th><th>files</th><th>rows</th>"
-            f"<th>size</th></tr></thead><tbody>{body}</tbody></table>"
-        )
+_PATIENCE = 5_000_000
+"""For so long a broker is waited for by who only looks, in microseconds."""
 
 
 class Pipeline:
@@ -193,15 +155,25 @@ class Pipeline:
             raise Stopped(said, finished=True, ledger=Ledger.of(found))
         return Ledger.of(found)
 
-    def audit(self) -> Audit:
+    def audit(self, *, broker: bool = False) -> Audit:
         """Count the ledger again from the files, the log and the state, and the warehouse where one was loaded.
 
+        Args:
+            broker: Count against the source's broker as well: what was read is read there once more, as far as it still
+                has it.
+
         Raises:
+            SettingsError: The broker is wanted, and the source is files.
+            SourceError: The broker cannot be asked, or is not the one that was read.
             LakeError: The lake is not there, or has no such pipeline.
             CheckpointError: The log, or a file that it names, is missing or damaged.
             WarehouseError: The warehouse cannot be opened.
         """
         found = json.loads(_core.audit(json.dumps(self.spec()), storage_secrets=self.file.storage.secrets))
+        if broker:
+            checks = self._broker(self.spec(), audit=True)
+            found["checks"].extend(checks)
+            found["balanced"] = found["balanced"] and all(check["passed"] for check in checks)
         warehouse = self._audit_warehouse()
         if warehouse is not None:
             found["warehouse"] = warehouse
@@ -224,20 +196,47 @@ class Pipeline:
 
         return audit(spec).as_dict()
 
-    def inspect(self, *, epochs: int = 10) -> Inspection:
+    def inspect(self, *, epochs: int = 10, samples: int = 0, broker: bool = False) -> Inspection:
         """Look at it from outside, also while it runs: term, epochs, watermark, partitions, state, layers.
 
         Args:
             epochs: How many of the newest entries of the log to show.
+            samples: How many dead letters of each code.
+            broker: Ask the source's broker, too, what it has: the lag. One that does not answer within 5 s is no error:
+                `raw["broker_said"]` says why it is not known.
 
         Raises:
             LakeError: The lake is not there, or has no such pipeline.
+            CheckpointError: The log, or a file that it names, is missing or damaged.
         """
-        secrets = self.file.storage.secrets
-        found = json.loads(_core.inspect(json.dumps(self.spec()), epochs=epochs, storage_secrets=secrets))
+        spec, secrets = self.spec(), self.file.storage.secrets
+        found = json.loads(_core.inspect(json.dumps(spec), epochs=epochs, samples=samples, storage_secrets=secrets))
+        if broker and "kafka" in spec["source"]:
+            spec["source"]["kafka"]["give_up_us"] = min(spec["source"]["kafka"]["give_up_us"], _PATIENCE)
+            try:
+                found["broker"] = self._broker(spec)
+            except SourceError as error:
+                found["broker_said"] = str(error)
         return Inspection(
             Counts.of(found), bool(found["balanced"]), time_of(found["watermark"]), found["planned"], found
         )
+
+    def state(self, table: str) -> Table:
+        """A table of the operators' state as the newest commit has it, e.g. `dedup/keys`.
+
+        `inspect` names the tables. Any Arrow library takes it, DuckDB too; it is read into memory whole.
+
+        Raises:
+            SettingsError: There is no such table.
+            LakeError: The lake is not there, or has no such pipeline.
+            CheckpointError: The log, or the state, is missing or damaged.
+        """
+        secrets = self.file.storage.secrets
+        return Table(_core.state_table(json.dumps(self.spec()), table, storage_secrets=secrets))
+
+    def _broker(self, spec: dict[str, Any], *, audit: bool = False) -> list[dict[str, Any]]:
+        secrets = {"source_secrets": self.file.source_secrets, "storage_secrets": self.file.storage.secrets}
+        return list(json.loads(_core.broker(json.dumps(spec), audit=audit, **secrets)))
 
     def replay(
         self,

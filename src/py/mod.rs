@@ -1,5 +1,6 @@
 //! The bindings: what Python sees of the engine. They convert, and nothing more; every call goes through [`gate`].
 
+mod broker;
 mod contract;
 mod dedup;
 mod entries;
@@ -23,6 +24,8 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _core {
     #[pymodule_export]
+    use super::broker::broker;
+    #[pymodule_export]
     use super::contract::{Contract, contract_diff, validate};
     #[pymodule_export]
     use super::dedup::deduplicate;
@@ -42,7 +45,7 @@ mod _core {
     #[pymodule_export]
     use super::sessions::sessionize;
     #[pymodule_export]
-    use super::stream::{audit, failpoints, inspect, lake_log, run_pipeline};
+    use super::stream::{audit, failpoints, inspect, lake_log, run_pipeline, state_table};
     #[pymodule_export]
     use super::table::Table;
     #[pymodule_export]

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::errors::to_python;
 use super::gate::{OnInterrupt, Stop, enter};
 use super::lake::{Secrets, storage_secrets};
+use super::table::Table;
 use super::transform::Function;
 use crate::stream::transform::Transform;
 use crate::stream::{self, Event, Observer, PipelineSpec, RunOptions, audit as auditing, inspect as inspecting};
@@ -100,10 +101,30 @@ pub fn audit(py: Python<'_>, spec_json: &str, storage_secrets: Option<Secrets>) 
 
 /// Looks at a pipeline from outside; gives JSON.
 #[pyfunction]
-#[pyo3(signature = (spec_json, *, epochs=10, storage_secrets=None))]
-pub fn inspect(py: Python<'_>, spec_json: &str, epochs: usize, storage_secrets: Option<Secrets>) -> PyResult<String> {
+#[pyo3(signature = (spec_json, *, epochs=10, samples=0, storage_secrets=None))]
+pub fn inspect(
+    py: Python<'_>,
+    spec_json: &str,
+    epochs: usize,
+    samples: usize,
+    storage_secrets: Option<Secrets>,
+) -> PyResult<String> {
     let spec = spec(py, spec_json, storage_secrets)?;
-    enter(py, OnInterrupt::Abandon, move |_| json(&inspecting::inspect(&spec, epochs)?))
+    enter(py, OnInterrupt::Abandon, move |_| json(&inspecting::inspect(&spec, epochs, samples)?))
+}
+
+/// A table of a pipeline's state, as its newest commit has it.
+#[pyfunction]
+#[pyo3(signature = (spec_json, table, *, storage_secrets=None))]
+pub fn state_table(
+    py: Python<'_>,
+    spec_json: &str,
+    table: String,
+    storage_secrets: Option<Secrets>,
+) -> PyResult<Table> {
+    let spec = spec(py, spec_json, storage_secrets)?;
+    let rows = enter(py, OnInterrupt::Abandon, move |_| inspecting::state_table(&spec, &table))?;
+    Ok(Table::of(vec![rows]))
 }
 
 /// The log entries after one (all after -1), oldest first; gives JSON.

@@ -5,6 +5,7 @@
 //! store and the clock by trait.
 
 pub mod audit;
+pub mod broker;
 mod carry;
 pub mod change;
 mod commit;

@@ -303,7 +303,7 @@ fn open_kafka<'a>(_: &PipelineSpec, _: &KafkaSpec, _: &RunOptions, _: &'a dyn Wa
 }
 
 /// Whoever watches the run watches its source.
-struct Watching<'a>(&'a dyn Observer);
+pub struct Watching<'a>(pub &'a dyn Observer);
 
 impl Watch for Watching<'_> {
     fn should_stop(&self) -> bool {

@@ -6,6 +6,7 @@ One module a command. A module imports only what its options need; the rest is i
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Annotated, NoReturn
 
@@ -91,6 +92,8 @@ app.add_typer(contract.app, name="contract", rich_help_panel=_LOOK)
 
 def main() -> NoReturn:
     """The command `penstock`: no traceback for a user's mistake."""
+    # What the engine logs is for who asked for a log; else Python would print its warnings among the output.
+    logging.getLogger("penstock").addHandler(logging.NullHandler())
     try:
         app(prog_name="penstock")
     except SystemExit as end:

@@ -11,7 +11,8 @@ use super::native::{self, Topic};
 use super::reader::Key;
 use super::{Entry, Kafka, trouble};
 use crate::error::{Error, Result};
-use crate::sources::Range;
+use crate::sources::{PartitionState, Range, Source};
+use crate::stream::broker::Broker;
 use crate::stream::spec::{KafkaStart, MissingTopics};
 
 /// What the broker takes for the earliest offset.
@@ -333,6 +334,28 @@ impl Kafka<'_> {
             }
         }
         Ok(())
+    }
+}
+
+impl Broker for Kafka<'_> {
+    fn ends(&mut self, read: &[PartitionState]) -> Result<BTreeMap<(String, i32), (i64, i64)>> {
+        // Who only looks commits nothing to the group.
+        self.group_allowed = true;
+        self.restore(read)?;
+        self.discover()?;
+        let keys: Vec<Key> = self.entries.iter().filter(|(_, e)| !e.dropped).map(|(k, _)| k.clone()).collect();
+        let low = self.offsets(&keys, EARLIEST, true)?;
+        let end = self.offsets(&keys, END, self.settings.committed_only())?;
+        Ok(low.into_iter().filter_map(|(k, low)| Some(((k.0.to_string(), k.1), (low, *end.get(&k)?)))).collect())
+    }
+
+    fn count(&mut self, range: &Range) -> Result<u64> {
+        let mut count = 0;
+        self.read_range(range, 0, &mut |piece| {
+            count += piece.len() as u64;
+            Ok(())
+        })?;
+        Ok(count)
     }
 }
 
