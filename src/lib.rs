@@ -4,6 +4,7 @@
 //! ([`dedup`], [`watermark`], [`sessions`], [`windows`], [`scd2`]) do no I/O: a record batch and their state in, a record
 //! batch and their state out.
 
+mod abandoned;
 pub mod carry;
 pub mod columns;
 pub mod contract;

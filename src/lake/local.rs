@@ -5,12 +5,12 @@
 //! anything that a reader of a table could see.
 
 use std::collections::HashSet;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -19,6 +19,7 @@ use object_store::local::LocalFileSystem;
 
 use super::layout::STAGING;
 use super::{Durability, LakeOptions, Put};
+use crate::abandoned::{LOCK, remove_abandoned};
 use crate::error::{Error, Result};
 
 /// Writers and syncs at once: a disk takes several syncs in the time of one.
@@ -67,7 +68,8 @@ impl Folder {
         }
         let root = fs::canonicalize(&root).map_err(|e| io_error(&shown, "cannot be opened", &e))?;
         let store = LocalFileSystem::new_with_prefix(&root).map_err(|e| super::store_error(&shown, &e))?;
-        sweep(&root.join(STAGING));
+        // What dead writers left; what cannot be removed now is left to the next one.
+        remove_abandoned(&root.join(STAGING), "");
         Ok(Self {
             root,
             store: Arc::new(store),
@@ -220,7 +222,7 @@ impl Staging {
     fn new(root: &Path) -> io::Result<Self> {
         let folder = root.join(STAGING).join(format!("{:016x}", rand::random::<u64>()));
         make_folders(&folder, &mut Vec::new())?;
-        let lock = File::create(folder.join("lock"))?;
+        let lock = File::create(folder.join(LOCK))?;
         // Where there are no locks, age has to do.
         let _ = lock.try_lock();
         Ok(Self { process: std::process::id(), folder, next: AtomicU64::new(0), _lock: lock })
@@ -233,28 +235,6 @@ struct Staged(PathBuf);
 impl Drop for Staged {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
-    }
-}
-
-/// Removes what dead writers left. What cannot be removed now is left to the next one.
-fn sweep(staging: &Path) {
-    let Ok(entries) = fs::read_dir(staging) else { return };
-    for entry in entries.flatten() {
-        let folder = entry.path();
-        let abandoned = match File::options().write(true).open(folder.join("lock")).map(|lock| lock.try_lock()) {
-            Ok(Ok(())) => true,
-            Ok(Err(TryLockError::WouldBlock)) => false,
-            // No lock to be had: not made yet, or a file system without locks.
-            Ok(Err(TryLockError::Error(_))) | Err(_) => entry
-                .metadata()
-                .and_then(|m| m.modified())
-                .ok()
-                .and_then(|t| t.elapsed().ok())
-                .is_some_and(|age| age > Duration::from_secs(600)),
-        };
-        if abandoned {
-            let _ = fs::remove_dir_all(folder);
-        }
     }
 }
 

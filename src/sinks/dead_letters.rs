@@ -11,6 +11,7 @@ use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
 use super::bronze;
+use crate::contract::Judged;
 use crate::error::{Error, Result};
 use crate::events::RawEvents;
 use crate::time::date_of;
@@ -33,6 +34,21 @@ pub struct Letter<'a> {
     pub entity: Option<&'a str>,
     /// Its time, where it could be read.
     pub event_time: Option<i64>,
+}
+
+impl<'a> Letter<'a> {
+    /// Those of the events that the contract does not accept.
+    pub fn rejected(judged: &'a Judged) -> impl Iterator<Item = Self> + 'a {
+        judged.rejected.iter().map(|r| Self {
+            row: r.row,
+            problems: &r.problems,
+            event_type: r.event_type.as_deref(),
+            schema_version: r.schema_version.as_deref(),
+            idempotency_key: r.idempotency_key.as_deref(),
+            entity: r.entity.as_deref(),
+            event_time: judged.event_time.get(r.row as usize).copied().flatten(),
+        })
+    }
 }
 
 /// The columns of the dead letters: those of Bronze, and why.

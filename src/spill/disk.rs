@@ -3,14 +3,14 @@
 //! The folder is made with the first file and removed when nothing of it is used any more. A process that was killed leaves
 //! its folder behind; whoever runs next with the same place removes the folders whose lock is free.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use super::{Spill, SpillFile, SpillWriter, Usage};
+use crate::abandoned::{LOCK, remove_abandoned};
 use crate::error::{Error, Result};
 use crate::failpoint;
 
@@ -54,7 +54,7 @@ impl Disk {
 
     /// Removes what dead processes left there. What cannot be removed now is left to the next one.
     pub fn sweep(&self) {
-        sweep(&self.base);
+        remove_abandoned(&self.base, PREFIX);
     }
 
     fn folder(&self) -> Result<Arc<Folder>> {
@@ -75,7 +75,7 @@ impl Folder {
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(&path)?;
-        let lock = File::create_new(path.join("lock"))?;
+        let lock = File::create_new(path.join(LOCK))?;
         // Where there are no locks, age has to do.
         let _ = lock.try_lock();
         Ok(Self {
@@ -213,27 +213,6 @@ fn read_at(file: &File, mut at: u64, mut into: &mut [u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn sweep(base: &Path) {
-    let Ok(entries) = fs::read_dir(base) else { return };
-    for entry in entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(PREFIX)) {
-        let folder = entry.path();
-        let abandoned = match File::options().write(true).open(folder.join("lock")).map(|lock| lock.try_lock()) {
-            Ok(Ok(())) => true,
-            Ok(Err(TryLockError::WouldBlock)) => false,
-            // No lock to be had: not made yet, or a file system without locks.
-            Ok(Err(TryLockError::Error(_))) | Err(_) => entry
-                .metadata()
-                .and_then(|m| m.modified())
-                .ok()
-                .and_then(|t| t.elapsed().ok())
-                .is_some_and(|age| age > Duration::from_secs(600)),
-        };
-        if abandoned {
-            let _ = fs::remove_dir_all(folder);
-        }
-    }
-}
-
 /// What the operating system refused, and what to do about it.
 fn spill_error(path: &Path, what: &str, error: &io::Error) -> Error {
     let advice = match error.kind() {
@@ -313,11 +292,11 @@ mod tests {
         let file = live.create("x").unwrap().finish().unwrap();
         let dead = base.path().join(format!("{PREFIX}dead"));
         fs::create_dir(&dead).unwrap();
-        fs::write(dead.join("lock"), "").unwrap();
+        fs::write(dead.join(LOCK), "").unwrap();
         fs::write(dead.join("000000-x.arrow"), "left").unwrap();
         let foreign = base.path().join("something-else");
         fs::create_dir(&foreign).unwrap();
-        fs::write(foreign.join("lock"), "").unwrap();
+        fs::write(foreign.join(LOCK), "").unwrap();
         Disk::new(base.path()).sweep();
         assert!(!dead.exists() && foreign.exists());
         file.read(0, &mut []).unwrap();

@@ -235,19 +235,7 @@ impl Epoch {
         let at = |column: Text<'_>, i: usize| column.get(i).map(str::to_owned);
         let late_texts: Vec<_> =
             late.iter().map(|&i| (at(kinds, i), at(versions, i), at(keys, i), at(entities, i))).collect();
-        let mut letters: Vec<Letter<'_>> = judged
-            .rejected
-            .iter()
-            .map(|r| Letter {
-                row: r.row,
-                problems: &r.problems,
-                event_type: r.event_type.as_deref(),
-                schema_version: r.schema_version.as_deref(),
-                idempotency_key: r.idempotency_key.as_deref(),
-                entity: r.entity.as_deref(),
-                event_time: judged.event_time.get(r.row as usize).copied().flatten(),
-            })
-            .collect();
+        let mut letters: Vec<Letter<'_>> = Letter::rejected(judged).collect();
         letters.extend(late.iter().zip(&problems).zip(&late_texts).map(
             |((&i, problems), (kind, version, key, entity))| Letter {
                 row: judged.rows[i],

@@ -233,24 +233,11 @@ fn attempt(
     let keys: Vec<_> = accepted.iter().map(|n| (found.keys[*n as usize], found.times[*n as usize])).collect();
     let mut draft = Draft::new(Kind::Replay, options.note(judge));
     draft.counts = counts(&records, &report);
-    draft.state = silver::remember(work, judge, &base.last, &keys)?.into_iter().collect();
     draft.added = output.files;
-    let keys: HashSet<u128> = keys.iter().map(|(key, _)| *key).collect();
-    let store = work.store();
-    let committed = work.commit(base.last.number, &draft, &mut |since| {
-        let others = since.iter().any(|c| matches!(c.kind, Kind::Replay | Kind::Backfill));
-        Ok(!others && !silver::came_since(store, judge, since, &keys)?)
-    })?;
-    match committed {
-        Some(commit) => {
-            report.entries.push(commit.number);
-            Ok(Some(report))
-        }
-        None => {
-            work.discard(&draft.added)?;
-            Ok(None)
-        }
-    }
+    Ok(silver::commit(work, judge, &base.last, &mut draft, &keys)?.map(|number| {
+        report.entries.push(number);
+        report
+    }))
 }
 
 /// Judges dead letters; those that are valid and passed by the watermark are candidates.

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, new_null_array};
 use rayon::prelude::*;
 
-use super::Work;
 use super::judge::Judge;
+use super::{Draft, Work};
 use crate::dedup::Deduplicator;
 use crate::error::{Error, Result};
 use crate::lake::layout;
 use crate::packed;
 use crate::sources::lake::{StoredFile, column, numbers, text, times};
 use crate::state::{Stateful, to_ipc};
-use crate::stream::log::{Commit, FileEntry, StateFile};
+use crate::stream::log::{Commit, FileEntry, Kind, StateFile};
 use crate::stream::state;
 use crate::stream::store::Store;
 
@@ -112,6 +112,31 @@ pub fn came_since(store: &dyn Store, judge: &Judge, since: &[Commit], keys: &Has
     let Some(last) = since.last() else { return Ok(false) };
     let files: Vec<&FileEntry> = since.iter().flat_map(|c| &c.files).filter(|f| f.layer == EVENTS).collect();
     Ok(!known(store, judge, &files, keys)?.is_empty() || !known_held(store, judge, last, keys)?.is_empty())
+}
+
+/// Commits a draft that puts events with these keys into Silver. `None`, and its files are gone again, when the stream or
+/// another entry has brought one of them since `base`, or has settled what this one settles.
+///
+/// # Errors
+/// As [`Work::commit`], and as [`known`].
+pub fn commit(
+    work: &Work<'_>,
+    judge: &Judge,
+    base: &Commit,
+    draft: &mut Draft,
+    keys: &[(u128, i64)],
+) -> Result<Option<u64>> {
+    draft.state = remember(work, judge, base, keys)?.into_iter().collect();
+    let keys: HashSet<u128> = keys.iter().map(|(key, _)| *key).collect();
+    let store = work.store();
+    let committed = work.commit(base.number, draft, &mut |since| {
+        let others = since.iter().any(|c| matches!(c.kind, Kind::Replay | Kind::Backfill));
+        Ok(!others && !came_since(store, judge, since, &keys)?)
+    })?;
+    if committed.is_none() {
+        work.discard(&draft.added)?;
+    }
+    Ok(committed.map(|c| c.number))
 }
 
 /// Rows as Silver has them: columns by name, what is missing null; `replayed` as given where it is missing.

@@ -13,8 +13,6 @@ mod scope;
 mod settle;
 mod shuffle;
 
-use std::collections::HashSet;
-
 use serde::{Deserialize, Serialize};
 
 use super::judge::{Judge, Means};
@@ -228,23 +226,11 @@ impl<'a> Backfill<'a> {
         if self.dry_run || (draft.removed.is_empty() && draft.added.is_empty()) {
             return Ok(Some(report));
         }
-        draft.state = silver::remember(self.work, self.judge, &self.base.last, &fates.new_keys)?.into_iter().collect();
-        let keys: HashSet<u128> = fates.new_keys.iter().map(|(key, _)| *key).collect();
-        let store = self.work.store();
-        let committed = self.work.commit(self.base.last.number, &draft, &mut |since| {
-            let others = since.iter().any(|c| matches!(c.kind, Kind::Replay | Kind::Backfill));
-            Ok(!others && !silver::came_since(store, self.judge, since, &keys)?)
-        })?;
-        match committed {
-            Some(commit) => {
-                report.entries.push(commit.number);
-                Ok(Some(report))
-            }
-            None => {
-                self.work.discard(&draft.added)?;
-                Ok(None)
-            }
-        }
+        let committed = silver::commit(self.work, self.judge, &self.base.last, &mut draft, &fates.new_keys)?;
+        Ok(committed.map(|number| {
+            report.entries.push(number);
+            report
+        }))
     }
 
     /// The files of a layer that touch a window.

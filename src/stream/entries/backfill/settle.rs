@@ -82,20 +82,7 @@ impl Backfill<'_> {
                     return Ok(());
                 }
                 for piece in self.judge.judge(&filter_record_batch(&batch, &chosen)?, None)? {
-                    let letters: Vec<Letter<'_>> = piece
-                        .judged
-                        .rejected
-                        .iter()
-                        .map(|r| Letter {
-                            row: r.row,
-                            problems: &r.problems,
-                            event_type: r.event_type.as_deref(),
-                            schema_version: r.schema_version.as_deref(),
-                            idempotency_key: r.idempotency_key.as_deref(),
-                            entity: r.entity.as_deref(),
-                            event_time: piece.judged.event_time.get(r.row as usize).copied().flatten(),
-                        })
-                        .collect();
+                    let letters: Vec<Letter<'_>> = Letter::rejected(&piece.judged).collect();
                     let rows = dead_letters::batch(&piece.events, &letters, &digest, self.base.last.number + 1)?;
                     output.write_by_date(self.work, &mut table, &rows, "ingested_at")?;
                 }
