@@ -26,6 +26,12 @@ pub fn is_set<'a>(name: &str, mut among: impl Iterator<Item = &'a String>) -> bo
     among.any(|given| canonical(given) == canonical(name))
 }
 
+/// What was said, without the times and counts that librdkafka adds to it.
+pub fn plain(said: &str) -> String {
+    let end = [" (after ", ": 1 identical", ", 1 identical"].iter().filter_map(|mark| said.find(mark)).min();
+    said[..end.unwrap_or(said.len())].trim_end_matches([' ', ':']).to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use rdkafka::ClientConfig;
@@ -39,5 +45,11 @@ mod tests {
             assert_eq!(config.get(other).ok(), config.get(name).ok(), "{other} is {name}");
             assert_eq!((canonical(other), canonical(name)), (*name, *name));
         }
+    }
+
+    #[test]
+    fn times_and_counts_are_left_out() {
+        let said = "127.0.0.1:9/bootstrap: Connect to ipv4#127.0.0.1:9 failed: Connection refused (after 0ms in state CONNECT, 1 identical error(s) suppressed)";
+        assert_eq!(plain(said), "127.0.0.1:9/bootstrap: Connect to ipv4#127.0.0.1:9 failed: Connection refused");
     }
 }

@@ -14,7 +14,7 @@ use super::Target;
 use super::settled::Settled;
 use super::trouble;
 use crate::error::{Error, Result};
-use crate::librdkafka::is_set;
+use crate::librdkafka::{is_set, plain};
 
 /// The number of an event that the generator did not make.
 pub(super) const UNNUMBERED: usize = usize::MAX;
@@ -71,7 +71,7 @@ impl ClientContext for Ear {
     fn error(&self, error: KafkaError, reason: &str) {
         let Some(code) = error.rdkafka_error_code() else { return };
         let mut heard = self.heard();
-        let said = (code, trouble::plain(reason));
+        let said = (code, plain(reason));
         if trouble::refused(code) && heard.refusal.is_none() {
             heard.refusal = Some(said.clone());
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use crate::error::Error;
+use crate::librdkafka::plain;
 
 /// The name of an error, as Kafka's documentation has it (`MSG_SIZE_TOO_LARGE`, `_TRANSPORT`).
 pub(super) fn name(code: Code) -> String {
@@ -12,12 +13,6 @@ pub(super) fn name(code: Code) -> String {
     // SAFETY: librdkafka gives a static text for every code, known or not.
     let text = native.ok().map(|code| unsafe { std::ffi::CStr::from_ptr(rdkafka::bindings::rd_kafka_err2name(code)) });
     text.map_or_else(|| format!("{code:?}"), |text| text.to_string_lossy().into_owned())
-}
-
-/// What was said, without the times and counts that librdkafka adds to it.
-pub(super) fn plain(said: &str) -> String {
-    let end = [" (after ", ": 1 identical", ", 1 identical"].iter().filter_map(|mark| said.find(mark)).min();
-    said[..end.unwrap_or(said.len())].trim_end_matches([' ', ':']).to_owned()
 }
 
 /// Whether a broker does not let us in, however often we come.
@@ -139,11 +134,5 @@ mod tests {
         ] {
             assert_eq!(name(code), expected);
         }
-    }
-
-    #[test]
-    fn times_and_counts_are_left_out() {
-        let said = "127.0.0.1:9/bootstrap: Connect to ipv4#127.0.0.1:9 failed: Connection refused (after 0ms in state CONNECT, 1 identical error(s) suppressed)";
-        assert_eq!(plain(said), "127.0.0.1:9/bootstrap: Connect to ipv4#127.0.0.1:9 failed: Connection refused");
     }
 }

@@ -13,7 +13,7 @@ use super::native::Client;
 use super::settings::KafkaSettings;
 use super::trouble;
 use crate::error::{Error, Result};
-use crate::librdkafka::is_set;
+use crate::librdkafka::{is_set, plain};
 use crate::sources::Watch;
 
 /// How long a wait lasts at a time, before it is looked whether to stop.
@@ -82,7 +82,7 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let reason = self.clean(reason);
+        let reason = plain(&self.clean(reason));
         tracing::info!(target: "penstock::kafka", "{reason}");
         let mut said = self.said();
         match error.rdkafka_error_code() {
