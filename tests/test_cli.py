@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("demo", "init", "produce", "run", "load", "quality", "audit", "inspect", "doctor", "contract")
+FILES = ("--set", "source.files.paths=in/*.jsonl.gz")
 ENVIRONMENT = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb", "PENSTOCK_SLACK_WEBHOOK": ""}
 
 
@@ -65,7 +66,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ledger(shop: Path) -> dict[str, Any]:
-    return found("run", "pipeline.yaml", "--until-caught-up", cwd=shop)
+    return found("run", "pipeline.yaml", "--until-caught-up", *FILES, cwd=shop)
 
 
 def test_help() -> None:
@@ -131,7 +132,7 @@ def test_run_ends_with_the_ledger(shop: Path, ledger: dict[str, Any]) -> None:
         assert ledger[name] == truth[name], name
     assert (ledger["balanced"], ledger["pending"]) == (True, 0)
     assert ledger["run"]["consumed"] == ledger["consumed"]
-    page = ok("run", "pipeline.yaml", "--until-caught-up", cwd=shop)
+    page = ok("run", "pipeline.yaml", "--until-caught-up", *FILES, cwd=shop)
     assert "balanced" in page
     assert f"{truth['silver']:,}" in page
 
@@ -170,9 +171,11 @@ def test_load_and_quality(shop: Path, ledger: dict[str, Any]) -> None:
 
 
 def test_doctor(shop: Path, tmp_path: Path) -> None:
-    told = found("doctor", shop)
+    told = found("doctor", shop, *FILES)
     names = {check["name"] for check in told["checks"]}
     assert told["ok"]
+    source = next(check for check in told["checks"] if check["name"] == "source")
+    assert source["ok"] and source["said"].startswith("1 files match")
     assert {
         "Python",
         "engine",
@@ -225,7 +228,7 @@ MISTAKES: list[tuple[list[str], int, str]] = [
         2,
         "none.yaml: the contract cannot be read",
     ),
-    (["run", "{shop}", "--until-caught-up", "--set", "lake=pipeline.yaml"], 3, "pipeline.yaml"),
+    (["run", "{shop}", "--until-caught-up", *FILES, "--set", "lake=pipeline.yaml"], 3, "pipeline.yaml"),
     (["audit", "{shop}", "--set", "lake=nowhere"], 3, "there is no such folder"),
     (["inspect", "{shop}", "--set", "lake=nowhere"], 3, "there is no such folder"),
     (["load", "{shop}", "--date", "yesterday"], 2, "YYYY-MM-DD"),
@@ -274,7 +277,7 @@ def stopped(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
 def test_an_interrupted_run_goes_on_later(shop: Path, tmp_path: Path, name: str) -> None:
     """Without --until-caught-up a run goes on for ever, so that only the signal can end it."""
     # A lake of its own has a warehouse of its own: the audit would miss the rows in the other one.
-    own = ["--set", f"lake={tmp_path / 'lake'}", "--set", f"warehouse.duckdb={tmp_path / 'warehouse.duckdb'}"]
+    own = [*FILES, "--set", f"lake={tmp_path / 'lake'}", "--set", f"warehouse.duckdb={tmp_path / 'warehouse.duckdb'}"]
     command = [sys.executable, "-m", "penstock", "run", str(shop), *own, "--set", "epoch.max_wait=100ms"]
     # Whatever happens, the run does not outlive the test.
     with stopped(subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)) as run:

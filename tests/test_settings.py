@@ -283,6 +283,23 @@ def test_ready_made_pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         load_file(f"{tmp_path}/")
 
 
+def test_a_source_that_is_set_takes_the_place_of_the_files_own(tmp_path: Path) -> None:
+    kafka = LEAST.replace('files: {paths: ["in/*.jsonl"]}', "kafka: {topics: [a], group: g, brokers: ''}")
+    path = write(tmp_path, kafka)
+    source = load_file(path, ["source.files.paths=in/*.jsonl"]).settings.source
+    assert source.kafka is None and source.files is not None and source.files.paths == ["in/*.jsonl"]
+    source = load_file(path, ["source.kafka.brokers=h:1"]).settings.source
+    assert source.files is None and source.kafka is not None and (source.kafka.group, source.kafka.brokers) == ("g", "h:1")
+    for both in (["source.files.paths=x", "source.kafka.brokers=h:1"], ['source={"files": {"paths": ["x"]}, "kafka": {}}']):
+        with pytest.raises(penstock.SettingsError, match="name one source|is missing"):
+            load_file(path, both)
+    # Without brokers all but a run works.
+    flow = penstock.Pipeline.load(path)
+    assert flow.spec()["source"]["kafka"]["brokers"] == ""
+    with pytest.raises(penstock.SettingsError, match=r"source\.kafka\.brokers.*KAFKA_BROKERS.*source\.files\.paths"):
+        flow.run(progress=False)
+
+
 def test_aliases_and_merges(tmp_path: Path) -> None:
     text = LEAST + "windows:\n  - &w {name: a, size: 1m, aggregates: {n: count()}}\n  - {<<: *w, name: b}\n"
     assert [w.name for w in load_file(write(tmp_path, text)).settings.windows] == ["a", "b"]

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import socket
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
@@ -34,6 +35,7 @@ EXTRAS = {
 CONVENIENCES = {"pyarrow": "to_pyarrow()", "polars": "to_polars()", "pandas": "to_pandas()"}
 CORE = ("duckdb", "fsspec", "pydantic", "pyyaml", "rich", "typer")
 ENOUGH_SPACE = 2**30
+_PATIENCE = 5.0
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _places(pipeline: str | None, overrides: Sequence[str]) -> list[Finding]:
     found = [
         Finding(group, "pipeline", True, True, f"{flow.name} ({flow.file.path})"),
         Finding(group, "contract", True, True, f"{contract.name}, {len(contract.event_types)} event types"),
-        _inputs(spec["source"]["files"]),
+        _source(spec["source"]),
     ]
     if is_bucket(spec["lake"]):
         found.append(_bucket(spec))
@@ -150,6 +152,29 @@ def _bucket(spec: Spec) -> Finding:
     except PenstockError as error:
         return Finding("Places", "lake", False, True, str(error))
     return Finding("Places", "lake", True, True, f"{lake} can be written and read; of two put-if-absent one is refused")
+
+
+def _source(source: dict[str, Any]) -> Finding:
+    return _inputs(source["files"]) if "files" in source else _brokers(source["kafka"])
+
+
+def _brokers(kafka: dict[str, Any]) -> Finding:
+    """Whether somebody listens where Kafka should be; who it is, and whether it lets us in, a run says."""
+    group, name, topics = "Places", "source", ", ".join(kafka["topics"])
+    addresses = [part.strip() for part in kafka["brokers"].split(",") if part.strip()]
+    if not addresses:
+        remedy = "set KAFKA_BROKERS=host:9092, or give --set source.kafka.brokers=host:9092"
+        return Finding(group, name, False, False, f"topics {topics}; nothing says where Kafka is", remedy)
+    for address in addresses:
+        host, _, port = address.rpartition("://")[2].rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+        except (OSError, ValueError) as error:
+            said = str(error)
+            continue
+        return Finding(group, name, True, False, f"topics {topics}; {address} answers")
+    remedy = "start Kafka, or name its listener (host:port)"
+    return Finding(group, name, False, False, f"topics {topics}; {', '.join(addresses)} does not answer ({said})", remedy)
 
 
 def _inputs(files: dict[str, Any]) -> Finding:

@@ -70,7 +70,7 @@ class KafkaSource(BaseModel):
     Attributes:
         topics: What is read.
         group: The consumer group that is told how far was read.
-        brokers: `host:port`, comma-separated or as a list.
+        brokers: `host:port`, comma-separated or as a list; a run needs it, other commands do not.
         start: Where a pipeline without history begins.
         missing_topics: What to do about a topic that is not there: `auto` makes it an error of a run until caught up,
             and lets a run without end wait for it.
@@ -81,7 +81,7 @@ class KafkaSource(BaseModel):
 
     topics: list[str] = Field(min_length=1)
     group: str = Field(min_length=1)
-    brokers: Annotated[str, BeforeValidator(_brokers), Field(min_length=1)]
+    brokers: Annotated[str, BeforeValidator(_brokers)]
     start: Annotated[Any, BeforeValidator(_start)] = "earliest"
     missing_topics: Literal["auto", "wait", "error"] = "auto"
     give_up: Annotated[int, BeforeValidator(_positive)] = 60 * _SECOND

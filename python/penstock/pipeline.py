@@ -129,6 +129,7 @@ class Pipeline:
                 "drain: a run that goes on for ever has no end to drain to; run until caught up", name="drain"
             )
         spec, transform = self.spec(), self.file.transform()
+        self.file.check_source()
         if transform is not None:
             spec["transform"]["code"] = transform.code
         try:

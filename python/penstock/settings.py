@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -78,6 +79,10 @@ Size = Annotated[int, BeforeValidator(parse_size), AfterValidator(_positive)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
+def _paths(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 def _column_type(text: Any) -> str:
     if not isinstance(text, str):
         raise ValueError(
@@ -100,11 +105,11 @@ class FilesSource(_Model):
     """`source.files`: JSON lines, plain, gzip or zstd.
 
     Attributes:
-        paths: Paths and globs, relative to the pipeline file.
+        paths: Paths and globs, relative to the pipeline file; one alone needs no list.
         bounded: A run until caught up takes the files as ended.
     """
 
-    paths: list[str] = Field(min_length=1)
+    paths: Annotated[list[str], BeforeValidator(_paths), Field(min_length=1)]
     bounded: bool = True
 
 
@@ -305,6 +310,22 @@ class PipelineFile:
                 f"{path}: the contract cannot be read ({error.strerror}); {self.path} names it", file=str(path)
             ) from None
 
+    def check_source(self) -> None:
+        """See that a run knows where to read: other commands do without.
+
+        Raises:
+            SettingsError: Nothing says where Kafka is.
+        """
+        kafka = self.settings.source.kafka
+        if kafka is not None and not kafka.brokers.strip():
+            raise SettingsError(
+                f"{self.path}: source.kafka.brokers: where is Kafka? Set KAFKA_BROKERS=host:9092 in the environment, or "
+                "give --brokers host:9092 (--set source.kafka.brokers=host:9092). To read files in its place: "
+                "--set 'source.files.paths=in/*.jsonl'",
+                name="source.kafka.brokers",
+                file=str(self.path),
+            )
+
     def transform(self) -> Transform | None:
         """The function of the setting `transform`, loaded; none without one.
 
@@ -443,12 +464,27 @@ def load_file(
         )
     for assignment in overrides:
         _yaml.override(document, assignment)
+    _take_the_place(document.value, overrides)
     try:
         settings = Settings.model_validate(document.value)
     except ValidationError as error:
         raise _explain(error, document) from None
     where = Path(base) if base is not None else Path.cwd() if packaged else path.parent
     return PipelineFile(settings, path, where, packaged, connection or Storage())
+
+
+def _take_the_place(values: dict[str, Any], overrides: Sequence[str]) -> None:
+    """A source that is named by an override takes the place of the file's own: there is one."""
+    source = values.get("source")
+    if not isinstance(source, dict):
+        return
+    kinds = ("files", "kafka")
+    named = {
+        kind for kind in kinds for given in overrides if re.match(rf"\s*source\s*\.\s*{kind}\s*[.=]", given)
+    }
+    if len(named) == 1:
+        for kind in set(kinds) - named:
+            source.pop(kind, None)
 
 
 def _find(pipeline: str | os.PathLike[str]) -> tuple[Path, bool]:

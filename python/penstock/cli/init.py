@@ -40,7 +40,8 @@ def init(
         "",
         f"  cd {target}\n"
         f"  penstock produce {pipeline} --total-events 100000 --to in/events.jsonl\n"
-        "  penstock run pipeline.yaml --until-caught-up\n"
+        "  penstock run pipeline.yaml --until-caught-up --set 'source.files.paths=in/*.jsonl'\n"
         "  penstock load pipeline.yaml",
     )
+    out.say("[dim]From Kafka: set KAFKA_BROKERS, leave --to and --set out.[/dim]")
     out.result({"pipeline": pipeline, "folder": str(target), "files": [str(path) for path in written]})

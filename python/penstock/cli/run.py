@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from typing import Annotated
 
@@ -22,9 +23,10 @@ from penstock.errors import Stopped
 
 EXAMPLES = (
     "penstock run pipeline.yaml --until-caught-up",
+    "penstock run ecommerce --brokers localhost:9092",
     "penstock run ecommerce --until-caught-up --json | tail -n 1 | jq .balanced",
     "penstock run pipeline.yaml --until-caught-up --void 41",
-    "penstock run pipeline.yaml --set sessions.gap=45m --set 'source.files.paths=[\"in/*.jsonl.gz\"]'",
+    "penstock run pipeline.yaml --set sessions.gap=45m --set 'source.files.paths=in/*.jsonl.gz'",
 )
 
 
@@ -58,6 +60,10 @@ def run(
             "older comes late.",
         ),
     ] = False,
+    brokers: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT,…", help="Where Kafka is; short for --set source.kafka.brokers=…"),
+    ] = None,
     metrics: MetricsOption = None,
     log: LogOption = None,
     settings: SetOption = None,
@@ -72,7 +78,8 @@ def run(
     ends with 6.
     """
     out = Output(as_json)
-    flow = open_pipeline(pipeline, settings)
+    named = [f"source.kafka.brokers={json.dumps(brokers)}"] if brokers is not None else []
+    flow = open_pipeline(pipeline, [*(settings or ()), *named])
     # Schedulers stop a task with SIGTERM: it is taken as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
