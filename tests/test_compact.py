@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from penstock import read_lake
 from penstock.cli import app
+from penstock.errors import SettingsError
 from shop import Shop, some_events
 
 if TYPE_CHECKING:
@@ -59,3 +60,15 @@ def test_command_line(shop: Shop) -> None:
     assert found["entries"] and found["files_after"] < found["files_before"]
     shown = CliRunner().invoke(app, ["compact", shop.file, "--min-age", "0"])
     assert shown.exit_code == 0 and "nothing to put together" in shown.stdout
+
+
+def test_sizes_and_durations_that_are_none(tmp_path: Path) -> None:
+    shop = Shop.make(tmp_path)
+    shop.put("a", some_events(20))
+    shop.run()
+    with pytest.raises(SettingsError, match="target"):
+        shop.pipeline().compact(target="12parsec")
+    with pytest.raises(SettingsError, match="min_age"):
+        shop.pipeline().compact(min_age="-1d")
+    with pytest.raises(SettingsError, match="bronze"):
+        shop.pipeline().retention({"bronze": "-1d"})

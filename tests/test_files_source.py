@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 
 import crash
-from penstock import _core
+from penstock import Pipeline, _core
+from shop import CONTRACT, PIPELINE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -190,3 +191,13 @@ def test_a_line_of_many_megabytes(tmp_path: Path, lines: list[bytes]) -> None:
     assert row["value_length"] == len(huge) - 1
     assert len(row["value"]) == 1 << 20
     assert zlib.crc32(row["value"]) == zlib.crc32(huge[: 1 << 20])
+
+
+def test_a_pattern_that_matches_nothing_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "contract.yaml").write_text(CONTRACT.replace("MINIMUM", "0"))
+    (tmp_path / "pipeline.yaml").write_text(PIPELINE.replace("EVENTS", "50").replace("in/*", "inn/*"))
+    said: list[dict[str, Any]] = []
+    ledger = Pipeline.load(tmp_path / "pipeline.yaml").run(until_caught_up=True, progress=False, on_event=said.append)
+    assert ledger.consumed == 0
+    [warning] = [event for event in said if event["event"] == "warning"]
+    assert (warning["code"], warning["place"]) == ("no_files", "inn/*.jsonl")

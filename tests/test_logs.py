@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from penstock import Pipeline
 from penstock.logs import log_event, to_stderr
+from services import free_port
+from shop import Shop
 
 COMMITTED = {
     "event": "committed", "epoch": 4, "files": 2, "watermark": 5, "seconds": [0.1, 0.1, 0.1, 0.5],
@@ -53,3 +58,34 @@ def test_a_second_handler_replaces_the_first(capsys: pytest.CaptureFixture[str])
     log_event("shop", {"event": "warning", "message": "group commit failed"})
     [line] = capsys.readouterr().err.splitlines()
     assert line.endswith("group commit failed")
+
+
+@pytest.mark.parametrize(("verdict", "level"), [("incompatible", "warning"), ("full", "info")])
+def test_a_contract_that_changed_is_said(verdict: str, level: str, capsys: pytest.CaptureFixture[str]) -> None:
+    to_stderr("text")
+    log_event("shop", {"event": "changed", "epoch": 7, "change": {"contract": {"verdict": verdict}, "settings": []}})
+    [line] = capsys.readouterr().err.splitlines()
+    assert f" {level}" in line and "from epoch 7 on" in line
+    assert ("may not take what comes now" in line) == (verdict == "incompatible")
+
+
+class _Interrupts(logging.Handler):
+    """A signal that comes while a line is being written."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise KeyboardInterrupt
+
+
+def test_a_signal_that_comes_while_a_line_is_written_is_not_lost(tmp_path: Path) -> None:
+    to_stderr("text")
+    logging.getLogger("penstock.kafka").addHandler(_Interrupts())
+    shop = Shop.make(tmp_path)
+    nowhere = {"brokers": f"127.0.0.1:{free_port()}", "topics": ["t"], "group": "g", "give_up": "60s"}
+    flow = Pipeline.load(shop.file, [f"source={json.dumps({'kafka': nowhere})}"])
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            flow.run(progress=False)
+    finally:
+        logging.getLogger("penstock.kafka").handlers.clear()
+    assert time.monotonic() - began < 30

@@ -84,3 +84,25 @@ def test_without_the_secret_nothing_starts(pipeline: Path) -> None:
     with pytest.raises(penstock.SettingsError, match="secret"):
         penstock.Pipeline.load(path).run(until_caught_up=True, progress=False)
     assert not list((pipeline.parent / "lake").rglob("terms/*")), "no term was taken"
+
+
+def test_an_empty_secret_is_none(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEOPLE_SECRET", "")
+    with pytest.raises(penstock.SettingsError, match=r"pii\.secret.*it is empty"):
+        penstock.Pipeline.load(pipeline)
+
+
+def test_one_person_stays_one_person(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(secret: str) -> None:
+        monkeypatch.setenv("PEOPLE_SECRET", secret)
+        penstock.Pipeline.load(pipeline).run(until_caught_up=True, progress=False)
+
+    run(SECRET)
+    lines = (pipeline.parent / "in.jsonl").read_text()
+    (pipeline.parent / "in.jsonl").write_text(lines + lines.replace('"id": "', '"id": "again-'))
+    with pytest.raises(penstock.SettingsError, match="the same person would become another") as refused:
+        run("another-secret")
+    assert "another-secret" not in str(refused.value)
+    run(SECRET)
+    silver = pl.DataFrame(penstock.read_lake(str(pipeline.parent / "lake"), "silver/events"))
+    assert silver["user"].n_unique() == 2

@@ -238,6 +238,14 @@ def test_secrets_are_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "hunter2" not in repr(file)
 
 
+def test_overrides_take_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOMEWHERE", "/data/elsewhere")
+    monkeypatch.delenv("NOWHERE", raising=False)
+    path = write(tmp_path, LEAST)
+    assert load_file(path, ["lake=${SOMEWHERE}/lake"]).spec()["lake"] == "/data/elsewhere/lake"
+    assert "lake: the environment variable NOWHERE is not set" in str(refused(path, "lake=${NOWHERE}"))
+
+
 def test_overrides(tmp_path: Path) -> None:
     path = write(tmp_path, EVERYTHING)
     file = load_file(
@@ -289,8 +297,13 @@ def test_a_source_that_is_set_takes_the_place_of_the_files_own(tmp_path: Path) -
     source = load_file(path, ["source.files.paths=in/*.jsonl"]).settings.source
     assert source.kafka is None and source.files is not None and source.files.paths == ["in/*.jsonl"]
     source = load_file(path, ["source.kafka.brokers=h:1"]).settings.source
-    assert source.files is None and source.kafka is not None and (source.kafka.group, source.kafka.brokers) == ("g", "h:1")
-    for both in (["source.files.paths=x", "source.kafka.brokers=h:1"], ['source={"files": {"paths": ["x"]}, "kafka": {}}']):
+    assert (
+        source.files is None and source.kafka is not None and (source.kafka.group, source.kafka.brokers) == ("g", "h:1")
+    )
+    for both in (
+        ["source.files.paths=x", "source.kafka.brokers=h:1"],
+        ['source={"files": {"paths": ["x"]}, "kafka": {}}'],
+    ):
         with pytest.raises(penstock.SettingsError, match="name one source|is missing"):
             load_file(path, both)
     # Without brokers all but a run works.

@@ -16,6 +16,7 @@ import pytest
 
 from penstock.errors import DataError, LakeError, PenstockError, SettingsError, WarehouseError
 from penstock.warehouse import load
+from penstock.warehouse.duckdb_backend import DuckDBBackend
 from penstock.warehouse.loader import SCHEMA_VERSION
 from warehouse_support import Lake, event, install
 
@@ -257,3 +258,27 @@ def test_an_event_without_a_user(lake: Lake) -> None:
     lake.commit([event("k9", "ada", "2024-12-17T10:00:00", entity=None)])
     with pytest.raises(DataError, match="1 Silver rows name no user"):
         load(lake.spec())
+
+
+@pytest.mark.parametrize("setting", ["duckdb:", "postgres:host=x,password=hunter2", "postgresql://u:hunter2@h/x"])
+def test_a_warehouse_of_another_kind_is_refused_without_its_password(lake: Lake, setting: str) -> None:
+    with pytest.raises(SettingsError, match=r"warehouse: \{duckdb: FILE\}") as refused:
+        load(lake.spec(), setting)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_an_interrupted_statement_is_an_interruption(tmp_path: Path) -> None:
+    backend = DuckDBBackend(tmp_path / "w.duckdb", read_only=False)
+
+    class Interrupted:
+        def execute(self, sql: str) -> None:
+            raise RuntimeError("Query interrupted")
+
+        def rollback(self) -> None: ...
+
+        def close(self) -> None: ...
+
+    backend.connection.close()
+    backend.connection = Interrupted()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        backend.rows("SELECT 1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, overload
 
 from penstock.errors import SettingsError
-from penstock.units import parse_duration
+from penstock.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -27,5 +27,17 @@ def duration(value: str | dt.timedelta | None, name: str) -> int | None:
         return None
     try:
         return parse_duration(value)
+    except ValueError as error:
+        raise SettingsError(f"{name}: {error}", name=name) from None
+
+
+def size(value: str | int, name: str) -> int:
+    """Bytes.
+
+    Raises:
+        SettingsError: It is no size.
+    """
+    try:
+        return parse_size(value)
     except ValueError as error:
         raise SettingsError(f"{name}: {error}", name=name) from None

@@ -165,6 +165,13 @@ def override(document: Document, assignment: str) -> None:
         raise SettingsError(f"--set {assignment}: write it as name=value, such as sessions.gap=45m")
     loc: Loc = tuple(part.strip() for part in name.split("."))
     try:
+        text = fill(text)
+    except KeyError as missing:
+        raise SettingsError(
+            f"--set {name}: the environment variable {missing.args[0]} is not set; set it, or write $$ for a dollar sign",
+            name=name,
+        ) from None
+    try:
         value = yaml.safe_load(text) if text.strip() else ""
     except yaml.YAMLError:
         value = text

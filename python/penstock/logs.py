@@ -87,6 +87,8 @@ def log_event(pipeline: str, event: dict[str, Any]) -> None:
     elif kind == "started":
         how = f", finishing epoch {event['epoch']}" if event["recovering"] else ""
         _say(logging.INFO, pipeline, f"term {event['term']} began before epoch {event['epoch']}{how}", event)
+    elif kind == "changed":
+        _log_change(pipeline, event)
     elif kind == "unread":
         where = f"{event['topic']} from byte {event['from']}"
         _say(logging.WARNING, pipeline, f"left unread, a last line without an end: {where}", event)
@@ -98,6 +100,14 @@ def log_event(pipeline: str, event: dict[str, Any]) -> None:
         _say(logging.WARNING, pipeline, f"lost before they were read, as accepted: {where}", event)
     elif kind == "warning":
         _say(logging.WARNING, pipeline, str(event.get("message", "")), event)
+
+
+def _log_change(pipeline: str, event: dict[str, Any]) -> None:
+    verdict = (event["change"].get("contract") or {}).get("verdict")
+    text = f"contract or settings have changed since the last epoch: from epoch {event['epoch']} on the new ones count"
+    if verdict == "incompatible":
+        text += "; readers of what is there may not take what comes now (`penstock contract diff` says why)"
+    _say(logging.WARNING if verdict == "incompatible" else logging.INFO, pipeline, text, event)
 
 
 def _log_commit(pipeline: str, event: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from penstock import _core
+from penstock._arguments import duration, size
 from penstock.errors import SettingsError, SourceError, Stopped
 from penstock.inspection import Inspection
 from penstock.ledger import Audit, Counts, Ledger
@@ -14,7 +15,7 @@ from penstock.progress import Progress
 from penstock.settings import PipelineFile, Settings, load_file
 from penstock.storage import Storage
 from penstock.table import Table
-from penstock.units import parse_duration, parse_size, time_of
+from penstock.units import time_of
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -322,8 +323,8 @@ class Pipeline:
 
         options = {
             "layers": list(layers),
-            "min_age_us": parse_duration(min_age),
-            "target_bytes": parse_size(target),
+            "min_age_us": duration(min_age, "min_age"),
+            "target_bytes": size(target, "target"),
             "dry_run": dry_run,
         }
         return entries.compact(self, options)
@@ -344,7 +345,7 @@ class Pipeline:
         """
         from penstock import entries
 
-        kept = self.settings.retention.kept() if keep is None else {n: parse_duration(d) for n, d in keep.items()}
+        kept = self.settings.retention.kept() if keep is None else {n: duration(d, n) for n, d in keep.items()}
         if not kept:
             raise SettingsError(
                 "retention: nothing says how long a layer is kept. Write it into the pipeline file "

@@ -178,10 +178,16 @@ class Limits(_Model):
     assert_formats: bool = True
 
 
+def _some_secret(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value().strip():
+        raise ValueError("it is empty: without a key anybody can look up what was hashed. Is the variable set?")
+    return secret
+
+
 class Pii(_Model):
     """`pii`: the key for properties marked `x-penstock-pii: hash`. Take it from the environment."""
 
-    secret: SecretStr
+    secret: Annotated[SecretStr, AfterValidator(_some_secret)]
 
 
 class TransformSettings(_Model):
@@ -479,9 +485,7 @@ def _take_the_place(values: dict[str, Any], overrides: Sequence[str]) -> None:
     if not isinstance(source, dict):
         return
     kinds = ("files", "kafka")
-    named = {
-        kind for kind in kinds for given in overrides if re.match(rf"\s*source\s*\.\s*{kind}\s*[.=]", given)
-    }
+    named = {kind for kind in kinds for given in overrides if re.match(rf"\s*source\s*\.\s*{kind}\s*[.=]", given)}
     if len(named) == 1:
         for kind in set(kinds) - named:
             source.pop(kind, None)

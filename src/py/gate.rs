@@ -77,11 +77,11 @@ pub fn enter_beside<T: Send + 'static>(
     let mut interrupt: Option<PyErr> = None;
     loop {
         let waited = wait(py, &receive);
-        logs::hand_over(py);
+        let said = logs::hand_over(py);
         match waited {
             Ok(result) => {
                 let _ = worker.join();
-                return match (interrupt, result) {
+                return match (interrupt.or(said.err()), result) {
                     (Some(interrupt), Err(Error::Interrupted)) => Err(interrupt),
                     (_, Ok(value)) => Ok(value),
                     (_, Err(error)) => Err(to_python(py, error)),
@@ -92,7 +92,7 @@ pub fn enter_beside<T: Send + 'static>(
                 return Err(to_python(py, Error::Internal("the engine's thread ended without an answer".into())));
             }
         }
-        if let Err(error) = py.check_signals() {
+        if let Err(error) = said.and_then(|()| py.check_signals()) {
             // Who asks twice does not want to wait.
             if on_interrupt == OnInterrupt::Abandon || stop.asked() {
                 return Err(error);

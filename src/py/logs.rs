@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use tracing::field::{Field, Visit};
 use tracing::span;
@@ -60,18 +61,27 @@ pub fn log_level(level: usize) {
 }
 
 /// Hands what waits to `logging`.
-pub fn hand_over(py: Python<'_>) {
-    let Some(logs) = LOGS.get() else { return };
+///
+/// # Errors
+/// What interrupts Python meanwhile; other exceptions of a handler are said and let go.
+pub fn hand_over(py: Python<'_>) -> PyResult<()> {
+    let Some(logs) = LOGS.get() else { return Ok(()) };
     let lines: Vec<Line> = {
         let receive = logs.receive.lock().unwrap_or_else(PoisonError::into_inner);
         receive.try_iter().take(WAITING).collect()
     };
     let dropped = logs.dropped.swap(0, Ordering::Relaxed);
     if lines.is_empty() && dropped == 0 {
-        return;
+        return Ok(());
     }
-    if let Err(error) = write(py, &lines, dropped) {
-        error.write_unraisable(py, None);
+    match write(py, &lines, dropped) {
+        // `logging` is Python code: a signal's handler runs there as anywhere.
+        Err(error) if !error.is_instance_of::<PyException>(py) => Err(error),
+        Err(error) => {
+            error.write_unraisable(py, None);
+            Ok(())
+        }
+        Ok(()) => Ok(()),
     }
 }
 

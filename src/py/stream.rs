@@ -87,7 +87,10 @@ pub fn run_pipeline(
     let options = RunOptions { until_caught_up, max_epochs, accept_gap, void, drain, transform };
     enter(py, OnInterrupt::Wait, move |stop| {
         let watcher = Watcher::new(on_event, stop);
-        json(&stream::run(&spec, &options, secret.as_deref(), &watcher)?)
+        let mut report = stream::run(&spec, &options, secret.as_deref(), &watcher)?;
+        // It may have had nothing left to do; whoever asked still does not want what comes after it.
+        report.stopped |= stop.asked();
+        json(&report)
     })
 }
 

@@ -38,7 +38,7 @@ impl Runner<'_> {
         let (state, state_written_bytes) = self.put_state(plan, operators, at, &partitions)?;
         let state_done = began.elapsed().as_secs_f64();
 
-        let origin = Origin { contract: plan.contract.clone(), shape: plan.shape.clone() };
+        let origin = Origin { contract: plan.contract.clone(), shape: plan.shape.clone(), secret: plan.secret.clone() };
         let commit = Commit {
             format: FORMAT,
             number: plan.number,

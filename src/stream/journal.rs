@@ -331,7 +331,9 @@ impl<'a> Journal<'a> {
         for number in (0..=commit.number).rev() {
             let path = self.plan_path(number);
             match self.store.get(&path)?.map(|bytes| Planned::parse(&path, &bytes)).transpose()? {
-                Some(Planned::Run(plan)) => return Ok(Some(Origin { contract: plan.contract, shape: plan.shape })),
+                Some(Planned::Run(plan)) => {
+                    return Ok(Some(Origin { contract: plan.contract, shape: plan.shape, secret: plan.secret }));
+                }
                 Some(Planned::Entry(entry)) if entry.commit.origin.is_some() => return Ok(entry.commit.origin),
                 Some(Planned::Entry(_)) => {}
                 None => break,

@@ -254,6 +254,9 @@ pub struct Origin {
     pub contract: String,
     /// The settings that shape rows.
     pub shape: Shape,
+    /// A fingerprint of the secret that personal properties were hashed with.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub secret: Option<String>,
 }
 
 /// What an epoch did. With this put, it counts.

@@ -264,7 +264,14 @@ pub fn run(
     let watching = Watching(observer);
     let mut source = open_source(spec, options, &watching)?;
     let mut runner = Runner::new(&lake, clock.as_ref(), spec, shape, contract, secret, observer)?;
-    runner.run(source.as_mut(), options)
+    let report = runner.run(source.as_mut(), options)?;
+    if let SourceSpec::Files(files) = &spec.source
+        && source.partitions().is_empty()
+    {
+        let message = "no file matches source.files.paths: nothing was read".to_owned();
+        observer.event(&Event::Warning { code: "no_files".into(), place: files.paths.join(", "), message });
+    }
+    Ok(report)
 }
 
 /// Opens the source of a pipeline.

@@ -272,6 +272,13 @@ impl<'a> Runner<'a> {
     fn take_up(&self, shape: &Shape, contract: &Contract, digest: &str, at: &mut Position) -> Result<Operators> {
         let store = self.journal.store();
         let mut files = at.state.clone();
+        let (then, now) = (at.origin.as_ref().and_then(|o| o.secret.as_ref()), fingerprint(contract, self.secret));
+        if then.is_some() && now.is_some() && then != now.as_ref() {
+            return Err(Error::settings(
+                "pii.secret",
+                "is not the one that this pipeline has hashed with so far: the same person would become another. Give that one; to change it, begin a new lake",
+            ));
+        }
         if let Some(then) = at.origin.as_ref().filter(|o| o.contract != digest || o.shape != *shape) {
             let before = self.journal.contract(&then.contract);
             let before = before.and_then(|text| contract_of(&text, &self.spec.contract_path, &then.shape)).ok();

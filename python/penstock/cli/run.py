@@ -99,7 +99,8 @@ def run(
         fail(stopped)
     out.print(ledger_table(ledger))
     for line in ledger.unread:
-        out.say("[yellow]left unread, a last line without an end:[/yellow] ", str(line))
+        where = f"{line['topic']} from byte {line['from']}, {line['bytes']} bytes"
+        out.say("[yellow]left unread, a last line without an end:[/yellow] ", where)
     rate = f", {ledger.run.consumed / ledger.seconds:,.0f} events/s" if ledger.seconds > 0 else ""
     out.print(
         f"{'[green]balanced[/green]' if ledger.balanced else '[red]does not balance[/red]'}; "

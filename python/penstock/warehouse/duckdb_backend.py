@@ -126,6 +126,11 @@ class DuckDBBackend:
             if ".parquet" in _first(error):
                 raise LakeError(f"lake: a file cannot be read; `penstock audit` says more. {_first(error)}") from error
             raise WarehouseError(f"warehouse {self.place}: {_first(error)}") from error
+        except RuntimeError as error:
+            # So newer versions of DuckDB say that Ctrl-C came in the middle of a statement.
+            if "interrupted" not in str(error).lower():
+                raise
+            raise KeyboardInterrupt from error
 
     def script(self, sql: str) -> None:
         """Run the statements of a file."""

@@ -46,8 +46,11 @@ def parse_target(warehouse: str | Mapping[str, Any] | Target | None) -> Target:
     kind, _, place = warehouse.partition(":")
     if kind == "duckdb" and place:
         return Target("duckdb", place)
-    if "://" in warehouse:
-        raise SettingsError(f"warehouse: {kind} is not a kind of warehouse known here; {_HOW}")
+    if kind == "duckdb":
+        raise SettingsError(f"warehouse: duckdb: names no file; {_HOW}", name="warehouse")
+    # A drive's letter is none of them. What stands behind the kind may hold a password, and is not shown.
+    if "://" in warehouse or kind.lower() in ("postgres", "postgresql", "md", "motherduck", "snowflake", "bigquery"):
+        raise SettingsError(f"warehouse: {kind} is not a kind of warehouse known here; {_HOW}", name="warehouse")
     return Target("duckdb", warehouse)
 
 

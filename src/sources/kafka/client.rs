@@ -38,6 +38,8 @@ pub(super) struct Said {
     unreachable: Option<String>,
     all_down: bool,
     fatal: Option<String>,
+    /// What was said last: it comes again with every attempt.
+    last: Option<String>,
 }
 
 /// What librdkafka calls when it has something to say.
@@ -83,8 +85,11 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let reason = plain(&self.clean(reason));
-        tracing::info!(target: "penstock::kafka", "{reason}");
         let mut said = self.said();
+        if said.last.as_ref() != Some(&reason) {
+            tracing::info!(target: "penstock::kafka", "{reason}");
+            said.last = Some(reason.clone());
+        }
         match error.rdkafka_error_code() {
             Some(Code::Authentication | Code::SaslAuthenticationFailed) => again(&mut said.refused, reason),
             Some(Code::SSL) => again(&mut said.tls, reason),
