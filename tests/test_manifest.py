@@ -64,3 +64,9 @@ def test_a_reset_asks_first(shop: Shop) -> None:
     with pytest.raises(LakeError):
         shop.pipeline().manifest()
     assert shop.run().balanced
+
+
+def test_a_layer_that_is_none(shop: Shop) -> None:
+    for asked in (shop.pipeline().manifest, shop.pipeline().compact):
+        with pytest.raises(LakeError, match="'silver/event' is no layer; did you mean 'silver/events'"):
+            asked(layers=["silver/event"])

@@ -178,6 +178,18 @@ def _windows(place: str, storage: Storage) -> list[str]:
     return sorted(f"gold/{path.name}" for path in there.iterdir()) if there.is_dir() else []
 
 
+def layer_name(lake: str, layer: str) -> str:
+    """The name of a layer.
+
+    Raises:
+        LakeError: No lake has a layer of this name.
+    """
+    name = layer.strip("/")
+    if name not in LAYERS and not name.startswith("gold/"):
+        raise LakeError(f"lake {lake}: {layer!r} is no layer; {did_you_mean(name, [*LAYERS, 'gold/<window>'])}")
+    return name
+
+
 def read_lake(
     lake: str | os.PathLike[str],
     layer: str = "silver/events",
@@ -200,9 +212,7 @@ def read_lake(
         SettingsError: A setting of `storage` is wrong.
     """
     place = os.fspath(lake)
-    name = layer.strip("/")
-    if name not in LAYERS and not name.startswith("gold/"):
-        raise LakeError(f"lake {place}: {layer!r} is no layer; {did_you_mean(name, [*LAYERS, 'gold/<window>'])}")
+    name = layer_name(place, layer)
     reached = Storage.of(storage)
     files = json.loads(_core.read_lake(place, name, pipeline=pipeline, **reached.for_engine()))
     if not files and name.startswith("gold/"):

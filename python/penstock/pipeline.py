@@ -10,11 +10,12 @@ from penstock import _core
 from penstock._arguments import duration, size
 from penstock.errors import SettingsError, SourceError, Stopped
 from penstock.inspection import Inspection
+from penstock.lake import layer_name
 from penstock.ledger import Audit, Counts, Ledger
 from penstock.progress import Progress
 from penstock.settings import PipelineFile, Settings, load_file
 from penstock.storage import Storage
-from penstock.table import Table
+from penstock.table import Table, names
 from penstock.units import time_of
 
 if TYPE_CHECKING:
@@ -269,8 +270,8 @@ class Pipeline:
         from penstock import entries
 
         options = {
-            "codes": list(codes),
-            "event_types": list(event_types),
+            "codes": names(codes, "codes"),
+            "event_types": names(event_types, "event_types"),
             "from_us": entries.moment(start, "start"),
             "to_us": entries.moment(end, "end"),
             "dry_run": dry_run,
@@ -322,7 +323,7 @@ class Pipeline:
         from penstock import entries
 
         options = {
-            "layers": list(layers),
+            "layers": self._layers(layers),
             "min_age_us": duration(min_age, "min_age"),
             "target_bytes": size(target, "target"),
             "dry_run": dry_run,
@@ -365,7 +366,10 @@ class Pipeline:
         """
         from penstock import entries
 
-        return entries.manifest(self, list(layers))
+        return entries.manifest(self, self._layers(layers))
+
+    def _layers(self, layers: Sequence[str]) -> list[str]:
+        return [layer_name(self.settings.lake, layer) for layer in layers]
 
     def reset(self, *, dry_run: bool = False) -> ResetReport:
         """Remove everything that the pipeline has in its lake, for good, as if it had never run.
