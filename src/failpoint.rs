@@ -30,6 +30,8 @@ pub const PLACES: &[&str] = &[
     "state.after",
     "commit.before",
     "commit.after",
+    "offsets.before",
+    "offsets.after",
     "snapshot.before",
     "snapshot.after",
     "entry.files.before",

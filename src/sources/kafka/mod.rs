@@ -22,6 +22,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::events::RawEvents;
+use crate::failpoint;
 use client::Connection;
 use native::Asked;
 use reader::{Key, Limit, Reader, Taken};
@@ -501,12 +502,14 @@ impl Source for Kafka<'_> {
         if list.count() == 0 {
             return Ok(());
         }
+        failpoint::pass("offsets.before")?;
         let asked = native::ask_commit(&reader.connection.client, &list);
         let since = Instant::now();
         while since.elapsed() < COMMIT_WAIT {
             if let Some(answer) = asked.commit(client::SLICE) {
                 self.committed = states.to_vec();
-                return answer.map_err(refused);
+                answer.map_err(refused)?;
+                return failpoint::pass("offsets.after");
             }
         }
         self.committing = Some(asked);
