@@ -88,7 +88,7 @@ def positions(rows: Iterable[dict[str, Any]], layer: str) -> Counter[tuple[int, 
 
 
 def assert_readable(pipeline: crash.Pipeline) -> dict[int, int]:
-    """A reader sees all up to the last commit and nothing twice. Gives the position of each partition in that commit."""
+    """A reader sees all up to the last commit, and nothing twice. Gives the positions of that commit."""
     lake = on_disk(pipeline).lake
     commits = sorted((lake / "_penstock" / crash.PIPELINE / "epochs").glob("*.commit"))
     ends: dict[int, int] = {}

@@ -1,5 +1,7 @@
-"""Every failpoint, fired over a real broker as error, panic and kill: what a reader sees then, and that the run after it
-ends as if nothing had happened."""
+"""Every failpoint, fired over a real broker as error, panic and kill: what a reader sees, and what the next run does.
+
+It ends as if nothing had happened.
+"""
 
 from __future__ import annotations
 

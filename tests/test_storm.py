@@ -20,7 +20,7 @@ SECONDS = os.environ.get("PENSTOCK_STORM_SECONDS")
 RATE = float(os.environ.get("PENSTOCK_STORM_RATE", "500"))
 
 
-def storm(folder: Path, capsys: pytest.CaptureFixture[str], *, seed: int, seconds: float) -> None:
+def storm(folder: Path, capsys: pytest.CaptureFixture[str], test: str, *, seed: int, seconds: float) -> None:
     """One storm: fails when an event is lost or doubled, or when a kind of failure never came."""
     with capsys.disabled():
         print(f"\nstorm: seed {seed}, {seconds:g} s, {RATE:g} events/s", flush=True)
@@ -35,7 +35,7 @@ def storm(folder: Path, capsys: pytest.CaptureFixture[str], *, seed: int, second
             except Exception as error:
                 raise AssertionError(
                     f"storm of seed {seed}, after {dict(raging.happened)} and {dict(raging.beside)}: {error}\n"
-                    f"run it again: {again(seed, seconds)}\nthe last run said: {raging.run.said[-3000:]}"
+                    f"run it again: {again(seed, seconds, test)}\nthe last run said: {raging.run.said[-3000:]}"
                 ) from error
             happened = ", ".join(f"{kind} {count}" for kind, count in sorted(raging.happened.items()))
             beside = ", ".join(f"{what} {count}" for what, count in sorted(raging.beside.items()))
@@ -45,12 +45,13 @@ def storm(folder: Path, capsys: pytest.CaptureFixture[str], *, seed: int, second
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_storm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    storm(tmp_path, capsys, seed=int(SEED or 1), seconds=float(SECONDS or 60))
+def test_storm(tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> None:
+    storm(tmp_path, capsys, request.node.nodeid, seed=int(SEED or 1), seconds=float(SECONDS or 60))
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(0)
-def test_soak_storm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_soak_storm(tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> None:
     """The same for hours, another one each time."""
-    storm(tmp_path, capsys, seed=int(SEED or random.SystemRandom().randrange(1 << 32)), seconds=float(SECONDS or 3_600))
+    seed = int(SEED or random.SystemRandom().randrange(1 << 32))
+    storm(tmp_path, capsys, request.node.nodeid, seed=seed, seconds=float(SECONDS or 3_600))
