@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -372,6 +373,20 @@ def test_a_group_that_is_not_told_is_a_warning(place: str, kafka_broker: KafkaBr
         ends = kafka_broker.end_offsets(topic)
         run.wait("the group to know", lambda: kafka_broker.group_offsets(flow.group, topic) == ends)
         assert run.stop() == 0
+    flow.audit()
+
+
+def test_a_group_that_a_killed_run_did_not_tell(kafka_broker: KafkaBroker, tmp_path: Path) -> None:
+    """The next epoch tells it, also of partitions that nothing came from since."""
+    topic = kafka_broker.create_topic("untold-killed", partitions=3)
+    flow = Flow(tmp_path / topic, kafka_broker, [topic])
+    kafka_broker.produce(topic, [message(n) for n in range(60)])
+    with Running(flow, "--until-caught-up", failpoint="offsets.before=kill") as killed:
+        assert killed.end() == -signal.SIGKILL
+    assert kafka_broker.group_offsets(flow.group, topic) == {}
+    kafka_broker.produce(topic, [message(60)], partition=1)
+    assert flow.run().consumed == 61
+    assert kafka_broker.group_offsets(flow.group, topic) == kafka_broker.end_offsets(topic)
     flow.audit()
 
 
