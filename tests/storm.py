@@ -1,4 +1,4 @@
-"""A storm: a producer fills a topic while all that takes part is killed, put to sleep or enlarged, at random moments."""
+"""A storm: a producer fills a topic while all that takes part is killed, put to sleep or enlarged at random moments."""
 
 from __future__ import annotations
 
