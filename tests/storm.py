@@ -217,14 +217,15 @@ class Storm:
 
     def _two_runs(self) -> None:
         """A second run begins while one is at work: the newer one goes on, the older one says so and ends."""
-        older = self.run
         self._advance()
-        self.run = Running(self.flow)
+        older, self.run = self.run, Running(self.flow)
         self._superseded(older)
         self.happened["two runs at once"] += 1
 
     def _sleeper(self) -> None:
         """A run is stopped wherever it is, another goes on, and then the first wakes up."""
+        # It has its term: else it would take a newer one than the other when it wakes.
+        self._advance()
         older = self.run
         older.process.send_signal(signal.SIGSTOP)
         self.run = Running(self.flow)

@@ -421,6 +421,6 @@ def test_every_place_is_fired() -> None:
 def told(tally: Tally, pytestconfig: pytest.Config) -> Iterator[None]:
     """Says at the end what was counted."""
     yield
-    reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
-    if reporter and tally.cases:
-        reporter.write_line(f"\n{tally}")
+    if tally.cases:
+        with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            print(f"\n{tally}")
