@@ -50,10 +50,10 @@ test-python: $(CORE) ## The package's tests alone (ARGS="-k cli" picks some)
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: soak
-soak: $(CORE) ## Ten million keys in 64 MiB; kill runs at thousands of random moments, compare with one never killed (KILLS=5000)
+soak: $(CORE) ## For hours: ten million keys in 64 MiB; runs killed at random (KILLS=5000); a storm (STORM=3600 s)
 	cargo test --locked --features kafka,s3 --test spill -- --ignored --nocapture
 	PENSTOCK_KILLS=$${KILLS:-5000} $(BIN)/python -m pytest tests/test_crash.py -k random -s --timeout 0 $(ARGS)
-	$(BIN)/python -m pytest -m soak -s --timeout 0 $(ARGS)
+	PENSTOCK_STORM_SECONDS=$${STORM:-3600} $(BIN)/python -m pytest -m soak -s --timeout 0 $(ARGS)
 
 .PHONY: bench
 bench: $(CORE) ## Measure: each kernel, and whole runs side by side with Polars and DuckDB

@@ -32,6 +32,8 @@ pub const PLACES: &[&str] = &[
     "commit.after",
     "snapshot.before",
     "snapshot.after",
+    "offsets.before",
+    "offsets.after",
     "entry.files.before",
     "entry.files.after",
     "entry.plan.before",

@@ -69,7 +69,7 @@ def undisturbed(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return found
 
 
-@pytest.mark.parametrize("action", ["kill", "error"])
+@pytest.mark.parametrize("action", ["kill", "error", "panic"])
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_failpoint(

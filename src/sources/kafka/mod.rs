@@ -5,6 +5,7 @@
 //! is known by its id: one that was deleted and made again is an error, and so are offsets that are gone.
 
 mod client;
+mod group;
 mod look;
 mod native;
 mod reader;
@@ -15,7 +16,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use rdkafka::types::RDKafkaErrorCode as Code;
-use rdkafka::{Offset, TopicPartitionList};
 
 use super::{
     Chunk, KafkaState, PartitionState, PartitionStatus, PartitionTimes, Progress, Range, Source, Unread, Want, Watch,
@@ -35,10 +35,11 @@ const LOWEST_FIRST: Duration = Duration::from_millis(20);
 const ON_ITS_WAY: Duration = Duration::from_millis(200);
 /// When nothing came for so long, a run without end takes what it has for all there is.
 const STALLED: Duration = Duration::from_secs(1);
-/// For so long a commit to the consumer group is waited for.
-const COMMIT_WAIT: Duration = Duration::from_secs(2);
 /// For so long it is waited for what a topic is, before what was read of it is planned.
 const VERIFY_WAIT: Duration = Duration::from_secs(5);
+
+/// Positions by partition.
+type Positions = BTreeMap<Key, i64>;
 
 /// The source over topics.
 pub struct Kafka<'a> {
@@ -63,8 +64,10 @@ pub struct Kafka<'a> {
     /// What was said once and need not be said again.
     told: BTreeSet<String>,
     group_allowed: bool,
-    committing: Option<Asked>,
-    committed: Vec<PartitionState>,
+    /// Committed positions that the consumer group is not known to have.
+    untold: Positions,
+    /// What it is being told.
+    telling: Option<(Asked, Positions)>,
 }
 
 /// A partition as the source knows it.
@@ -105,8 +108,8 @@ impl<'a> Kafka<'a> {
             waiting: None,
             told: BTreeSet::new(),
             group_allowed: false,
-            committing: None,
-            committed: vec![],
+            untold: Positions::new(),
+            telling: None,
         })
     }
 
@@ -317,6 +320,7 @@ impl Source for Kafka<'_> {
         self.gaps.clear();
         self.changed.clear();
         self.again = None;
+        self.untold.clear();
         for entry in self.entries.values_mut() {
             *entry = Entry { end: entry.end, ..Entry::default() };
         }
@@ -331,6 +335,10 @@ impl Source for Kafka<'_> {
             entry.newest = state.kafka.as_ref().and_then(|k| k.newest);
             entry.known.clone_from(&state.kafka);
             entry.dropped = !self.settings.topics.contains(&state.topic);
+            if !entry.dropped {
+                // The run before may have ended between its commit and telling of it.
+                self.untold.insert(key.clone(), state.position);
+            }
             if entry.dropped != state.finished {
                 // A topic that is not named any more holds no watermark back; one that is named again does.
                 self.changed.insert(key);
@@ -468,49 +476,7 @@ impl Source for Kafka<'_> {
     }
 
     fn committed(&mut self, states: &[PartitionState]) -> Result<()> {
-        let Some(reader) = self.reader.as_ref().or(self.again.as_ref()) else { return Ok(()) };
-        let place = || format!("consumer group {}", self.settings.group);
-        let refused = |failure: native::Failure| {
-            let advice = match failure.code {
-                Code::UnknownMemberId | Code::IllegalGeneration | Code::RebalanceInProgress => {
-                    "; others are subscribed with this group: give Penstock one of its own by source.kafka.group"
-                }
-                Code::GroupAuthorizationFailed => "; the broker's ACLs have to allow Read on the group",
-                _ => "",
-            };
-            Error::source(
-                place(),
-                format!("it was not told how far was read: {}{advice}. The events are safe", failure.reason),
-            )
-        };
-        if let Some(before) = &self.committing {
-            match before.commit(Duration::ZERO) {
-                // The broker has not answered yet: it is told with the next epoch.
-                None => return Ok(()),
-                Some(answer) => {
-                    self.committing = None;
-                    answer.map_err(refused)?;
-                }
-            }
-        }
-        let mut list = TopicPartitionList::new();
-        for state in states.iter().filter(|s| !s.finished && s.kafka.is_some() && !self.committed.contains(s)) {
-            list.add_partition_offset(&state.topic, state.partition, Offset::Offset(state.position))
-                .map_err(|e| Error::Internal(e.to_string()))?;
-        }
-        if list.count() == 0 {
-            return Ok(());
-        }
-        let asked = native::ask_commit(&reader.connection.client, &list);
-        let since = Instant::now();
-        while since.elapsed() < COMMIT_WAIT {
-            if let Some(answer) = asked.commit(client::SLICE) {
-                self.committed = states.to_vec();
-                return answer.map_err(refused);
-            }
-        }
-        self.committing = Some(asked);
-        Ok(())
+        self.tell_group(states)
     }
 }
 
