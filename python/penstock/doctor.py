@@ -174,7 +174,9 @@ def _brokers(kafka: dict[str, Any]) -> Finding:
             continue
         return Finding(group, name, True, False, f"topics {topics}; {address} answers")
     remedy = "start Kafka, or name its listener (host:port)"
-    return Finding(group, name, False, False, f"topics {topics}; {', '.join(addresses)} does not answer ({said})", remedy)
+    return Finding(
+        group, name, False, False, f"topics {topics}; {', '.join(addresses)} does not answer ({said})", remedy
+    )
 
 
 def _inputs(files: dict[str, Any]) -> Finding:

@@ -319,8 +319,8 @@ class PipelineFile:
         kafka = self.settings.source.kafka
         if kafka is not None and not kafka.brokers.strip():
             raise SettingsError(
-                f"{self.path}: source.kafka.brokers: where is Kafka? Set KAFKA_BROKERS=host:9092 in the environment, or "
-                "give --brokers host:9092 (--set source.kafka.brokers=host:9092). To read files in its place: "
+                f"{self.path}: source.kafka.brokers: where is Kafka? Set KAFKA_BROKERS=host:9092 in the environment, "
+                "or give --brokers host:9092 (--set source.kafka.brokers=host:9092). To read files in its place: "
                 "--set 'source.files.paths=in/*.jsonl'",
                 name="source.kafka.brokers",
                 file=str(self.path),
@@ -479,9 +479,7 @@ def _take_the_place(values: dict[str, Any], overrides: Sequence[str]) -> None:
     if not isinstance(source, dict):
         return
     kinds = ("files", "kafka")
-    named = {
-        kind for kind in kinds for given in overrides if re.match(rf"\s*source\s*\.\s*{kind}\s*[.=]", given)
-    }
+    named = {kind for kind in kinds for given in overrides if re.match(rf"\s*source\s*\.\s*{kind}\s*[.=]", given)}
     if len(named) == 1:
         for kind in set(kinds) - named:
             source.pop(kind, None)

@@ -42,7 +42,7 @@ mod _core {
     #[pymodule_export]
     use super::sessions::sessionize;
     #[pymodule_export]
-    use super::stream::{audit, failpoints, inspect, lake_log, run_pipeline};
+    use super::stream::{audit, failpoints, inspect, lake_log, lake_shards, run_pipeline};
     #[pymodule_export]
     use super::table::Table;
     #[pymodule_export]

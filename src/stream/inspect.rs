@@ -10,6 +10,7 @@ use super::ledger::Counts;
 use super::log::{Commit, FileEntry, Kind, StateFile};
 use super::partitions::Partitions;
 use super::run::open_lake;
+use super::shards;
 use super::spec::PipelineSpec;
 use crate::error::{Error, Result};
 use crate::lake::{Lake, LakeOptions};
@@ -39,11 +40,33 @@ pub struct Inspection {
     pub layers: BTreeMap<String, LayerSize>,
     /// The newest epochs, newest last.
     pub epochs: Vec<Entry>,
+    /// The shards one by one, where the pipeline has any: all else is their sum.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shards: Vec<ShardLook>,
+}
+
+/// A shard of a pipeline.
+#[derive(Debug, Clone, Serialize)]
+pub struct ShardLook {
+    /// Its number, from 1.
+    pub shard: u32,
+    /// Its newest commit; none when it has committed nothing yet.
+    pub last: Option<Entry>,
+    /// Its sums.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// Its watermark.
+    pub watermark: Option<i64>,
+    /// An epoch of its that was planned and not committed.
+    pub planned: Option<u64>,
 }
 
 /// An entry of the log.
 #[derive(Debug, Clone, Serialize)]
 pub struct Entry {
+    /// The shard whose log it stands in; 0 where the pipeline has none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub shard: u32,
     /// Its number.
     pub number: u64,
     /// What it is.
@@ -74,9 +97,15 @@ pub struct LayerSize {
     pub bytes: u64,
 }
 
-impl From<&Commit> for Entry {
-    fn from(commit: &Commit) -> Self {
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(shard: &u32) -> bool {
+    *shard == 0
+}
+
+impl Entry {
+    fn new(shard: u32, commit: &Commit) -> Self {
         Self {
+            shard,
             number: commit.number,
             kind: commit.kind,
             term: commit.term,
@@ -95,11 +124,67 @@ impl From<&Commit> for Entry {
 /// [`Error::Lake`] when there is no such pipeline, [`Error::Checkpoint`] when its log is damaged or too new.
 pub fn inspect(spec: &PipelineSpec, epochs: usize) -> Result<Inspection> {
     let lake = open_lake(spec, false)?;
-    let journal = Journal::new(&lake, &spec.name);
+    let (mut whole, mut looks): (Option<Inspection>, Vec<ShardLook>) = (None, vec![]);
+    for journal in shards::journals(&lake, &spec.name)? {
+        let found = inspect_log(&journal, epochs)?;
+        looks.push(ShardLook::new(journal.shard(), found.as_ref()));
+        whole = match (whole, found) {
+            (Some(sum), Some(one)) => Some(sum.with(one)),
+            (sum, one) => sum.or(one),
+        };
+    }
+    let mut whole = whole.ok_or_else(|| {
+        Error::lake(&spec.lake, format!("pipeline {} has committed nothing yet; run it first", spec.name))
+    })?;
+    looks.retain(|look| look.shard > 0);
+    whole.shards = looks;
+    whole.epochs.sort_by_key(|entry| (entry.committed_at, entry.shard, entry.number));
+    whole.epochs.drain(..whole.epochs.len().saturating_sub(epochs));
+    Ok(whole)
+}
+
+impl ShardLook {
+    fn new(shard: u32, found: Option<&Inspection>) -> Self {
+        Self {
+            shard,
+            last: found.map(|one| one.last.clone()),
+            counts: found.map(|one| one.counts.clone()).unwrap_or_default(),
+            watermark: found.and_then(|one| one.watermark),
+            planned: found.and_then(|one| one.planned),
+        }
+    }
+}
+
+impl Inspection {
+    /// Together with another shard.
+    fn with(mut self, other: Self) -> Self {
+        if other.last.committed_at > self.last.committed_at {
+            self.last = other.last;
+        }
+        self.counts.add(&other.counts);
+        self.balanced &= other.balanced;
+        // What has no watermark has read nothing yet.
+        self.watermark = self.watermark.into_iter().chain(other.watermark).min();
+        self.planned = self.planned.or(other.planned);
+        self.partitions.extend(other.partitions);
+        self.unread.extend(other.unread);
+        self.state.extend(other.state);
+        for (name, size) in other.layers {
+            let layer = self.layers.entry(name).or_default();
+            layer.files += size.files;
+            layer.rows += size.rows;
+            layer.bytes += size.bytes;
+        }
+        self.epochs.extend(other.epochs);
+        self
+    }
+}
+
+/// Looks at one log; none when nothing is committed in it.
+fn inspect_log(journal: &Journal<'_>, epochs: usize) -> Result<Option<Inspection>> {
+    let shard = journal.shard();
     let head = journal.head()?;
-    let Some(live) = journal.live()? else {
-        return Err(Error::lake(&spec.lake, format!("pipeline {} has committed nothing yet; run it first", spec.name)));
-    };
+    let Some(live) = journal.live()? else { return Ok(None) };
     let mut layers: BTreeMap<String, LayerSize> = BTreeMap::new();
     for file in live.files.values() {
         let layer = layers.entry(file.layer.clone()).or_default();
@@ -109,19 +194,20 @@ pub fn inspect(spec: &PipelineSpec, epochs: usize) -> Result<Inspection> {
     }
     let from = (live.last.number + 1).saturating_sub(epochs as u64);
     let entries =
-        (from..=live.last.number).map(|n| Ok(Entry::from(&journal.commit(n)?))).collect::<Result<Vec<_>>>()?;
-    Ok(Inspection {
+        (from..=live.last.number).map(|n| Ok(Entry::new(shard, &journal.commit(n)?))).collect::<Result<Vec<_>>>()?;
+    Ok(Some(Inspection {
         balanced: live.last.ledger.counts.balanced(),
         counts: live.last.ledger.counts.clone(),
         watermark: live.last.watermark,
         planned: head.plan.map(|p| p.number()),
-        partitions: Partitions::read(&lake, &live.last)?.all(),
+        partitions: Partitions::read(journal.store(), &live.last)?.all(),
         unread: live.last.unread.clone(),
         state: live.last.state.clone(),
         layers,
-        last: Entry::from(&live.last),
+        last: Entry::new(shard, &live.last),
         epochs: entries,
-    })
+        shards: vec![],
+    }))
 }
 
 /// What one log entry did to the files of the lake, for loads that follow the log.
@@ -137,13 +223,23 @@ pub struct LogEntry {
     pub removed: Vec<FileEntry>,
 }
 
-/// The log entries after `since` (all when not given), oldest first.
+/// The numbers of a pipeline's shards; none where it has none.
+///
+/// # Errors
+/// [`Error::Lake`] when the lake is not there, [`Error::Checkpoint`] when the pipeline's identity is damaged.
+pub fn shard_numbers(spec: &PipelineSpec) -> Result<Vec<u32>> {
+    let lake = open_lake(spec, false)?;
+    let numbers = shards::journals(&lake, &spec.name)?.iter().map(Journal::shard).collect::<Vec<_>>();
+    Ok(numbers.into_iter().filter(|number| *number > 0).collect())
+}
+
+/// The log entries after `since` (all when not given), oldest first; of one shard, where the pipeline has any.
 ///
 /// # Errors
 /// As [`inspect`].
-pub fn entries(spec: &PipelineSpec, since: Option<u64>) -> Result<Vec<LogEntry>> {
+pub fn entries(spec: &PipelineSpec, shard: u32, since: Option<u64>) -> Result<Vec<LogEntry>> {
     let lake = open_lake(spec, false)?;
-    let commits = Journal::new(&lake, &spec.name).commits(since)?;
+    let commits = Journal::of_shard(&lake, &spec.name, shard).commits(since)?;
     let entry = |c: Commit| LogEntry { number: c.number, kind: c.kind, files: c.files, removed: c.removed };
     Ok(commits.into_iter().map(entry).collect())
 }
@@ -182,8 +278,10 @@ pub fn live_files(
     };
     let mut files = vec![];
     for name in wanted {
-        if let Some(live) = Journal::new(&lake, &name).live()? {
-            files.extend(live.files.into_values().filter(|f| f.layer == layer));
+        for journal in shards::journals(&lake, &name)? {
+            if let Some(live) = journal.live()? {
+                files.extend(live.files.into_values().filter(|f| f.layer == layer));
+            }
         }
     }
     Ok(files)

@@ -20,6 +20,7 @@ mod operators;
 pub mod partitions;
 pub mod run;
 mod runner;
+pub mod shards;
 #[cfg(test)]
 mod simulation;
 pub mod spec;

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from penstock.cli._common import JsonOption, Output, PipelineArgument, SetOption, open_pipeline, simple_table
 from penstock.units import format_size, time_of
+
+if TYPE_CHECKING:
+    from penstock.pipeline import Inspection
 
 EXAMPLES = ("penstock inspect pipeline.yaml", "penstock inspect ecommerce --epochs 50 --json | jq .watermark")
 
@@ -33,6 +36,12 @@ def inspect(
         out.print(
             f"[yellow]epoch {found.planned} is planned and not committed: a run is at work, or was killed[/yellow]"
         )
+    if found.shards:
+        out.print(
+            simple_table(
+                "Shards", (">shard", ">entry", ">consumed", ">silver", ">pending", "watermark"), _shards(found)
+            )
+        )
     out.print(
         simple_table(
             "Layers",
@@ -54,7 +63,23 @@ def inspect(
     for entry in found.epochs:
         counts = entry["counts"]
         numbers = [f"{counts[name]:,}" for name in ("consumed", "silver", "pending", "rejected", "duplicate", "late")]
-        rows.append([f"{entry['number']} {entry['kind']}", str(entry["term"]), *numbers, str(entry["files"])])
+        shard = f"{entry['shard']}: " if "shard" in entry else ""
+        rows.append([f"{shard}{entry['number']} {entry['kind']}", str(entry["term"]), *numbers, str(entry["files"])])
     columns = (">entry", ">term", ">consumed", ">silver", ">pending", ">rejected", ">duplicate", ">late", ">files")
     out.print(simple_table("Newest entries of the log", columns, rows))
     out.result(found.to_dict())
+
+
+def _shards(found: Inspection) -> list[list[str]]:
+    rows = []
+    for shard in found.shards:
+        mark = time_of(shard["watermark"])
+        rows.append(
+            [
+                str(shard["shard"]),
+                str(shard["last"]["number"]) if shard["last"] else "none yet",
+                *(f"{shard[name]:,}" for name in ("consumed", "silver", "pending")),
+                f"{mark:%Y-%m-%d %H:%M:%S} UTC" if mark else "none yet",
+            ]
+        )
+    return rows
