@@ -9,8 +9,8 @@ use super::gate::{OnInterrupt, enter};
 use super::lake::Secrets;
 use super::stream::{Watcher, json, spec};
 use super::transform::Function;
-use crate::stream::entries::{backfill as backfills, command, compact as compaction, judge::Means, replay as replays};
 use crate::stream::entries::retention as retentions;
+use crate::stream::entries::{backfill as backfills, command, compact as compaction, judge::Means, replay as replays};
 use crate::stream::transform::Transform;
 use crate::{Error, Result};
 

@@ -122,8 +122,7 @@ fn sum(found: Vec<(u32, Audit, Vec<Partition>)>) -> Option<Audit> {
         .filter(|(_, shards)| shards.len() > 1)
         .map(|((topic, partition), shards)| format!("{topic} {partition} by {shards:?}"))
         .collect();
-    let detail =
-        if twice.is_empty() { format!("{} partitions, each by one", readers.len()) } else { twice.join("; ") };
+    let detail = if twice.is_empty() { format!("{} partitions, each by one", readers.len()) } else { twice.join("; ") };
     whole.checks.push(Check { name: "no partition is read by two shards", passed: twice.is_empty(), detail });
     whole.balanced &= twice.is_empty();
     Some(whole)

@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use super::Work;
 use super::sweep::LAYERS;
-use crate::stream::store::Store;
 use crate::error::{Error, Result};
 use crate::lake::layout;
+use crate::stream::store::Store;
 
 /// What was removed.
 #[derive(Debug, Clone, Default, Serialize)]
