@@ -1,7 +1,7 @@
 """Runs a pipeline without end, or until caught up: what the tests of the Kafka source start, stop and kill.
 
-Usage: python kafka_run.py PIPELINE.yaml [--until-caught-up] [--accept-gap] [--shard=N/OF]. Prints each event of the run as a line of
-JSON; an error as its class and message on standard error, with exit code 3; stopped, 0.
+Usage: python kafka_run.py PIPELINE.yaml [--until-caught-up] [--accept-gap] [--shard=N/OF]. Prints each event of the run
+as a line of JSON; an error as its class and message on standard error, with exit code 3; stopped, 0.
 """
 
 import json

@@ -289,8 +289,13 @@ def test_a_source_that_is_set_takes_the_place_of_the_files_own(tmp_path: Path) -
     source = load_file(path, ["source.files.paths=in/*.jsonl"]).settings.source
     assert source.kafka is None and source.files is not None and source.files.paths == ["in/*.jsonl"]
     source = load_file(path, ["source.kafka.brokers=h:1"]).settings.source
-    assert source.files is None and source.kafka is not None and (source.kafka.group, source.kafka.brokers) == ("g", "h:1")
-    for both in (["source.files.paths=x", "source.kafka.brokers=h:1"], ['source={"files": {"paths": ["x"]}, "kafka": {}}']):
+    assert (
+        source.files is None and source.kafka is not None and (source.kafka.group, source.kafka.brokers) == ("g", "h:1")
+    )
+    for both in (
+        ["source.files.paths=x", "source.kafka.brokers=h:1"],
+        ['source={"files": {"paths": ["x"]}, "kafka": {}}'],
+    ):
         with pytest.raises(penstock.SettingsError, match="name one source|is missing"):
             load_file(path, both)
     # Without brokers all but a run works.

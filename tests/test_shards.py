@@ -267,7 +267,8 @@ def test_the_shop_in_shards(kafka_broker: KafkaBroker, tmp_path: Path) -> None:
     first = found("load", "ecommerce", cwd=parts)
     assert first["inserted"] == ran[0]["silver"]
     ran += [
-        found("run", "ecommerce", "--drain", "--shard", shard, *brokers, *settings, cwd=parts) for shard in ("2/3", "3/3")
+        found("run", "ecommerce", "--drain", "--shard", shard, *brokers, *settings, cwd=parts)
+        for shard in ("2/3", "3/3")
     ]
     assert sum(one["silver"] for one in ran) == truth["expected"]["silver"]
     rest = found("load", "ecommerce", cwd=parts)

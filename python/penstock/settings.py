@@ -13,6 +13,7 @@ environment is never shown.
 | `source.files` | `paths`, `bounded`, `base_dir` (where relative paths begin) |
 | `source.kafka` | `topics`, `group`, `brokers`, `start`, `missing_topics`, `give_up_us`, `settings` |
 | `keyed_by` | `entity` or null |
+| `shard` | `number` and `of` (set by a run), or none |
 | `lake` | an absolute folder, or a URL |
 | `storage` | what is set of `endpoint`, `region`, `path_style`, `allow_http`, `ca_file`, `timeout_us`, … |
 | `layers` | a list of `bronze`, `silver` |
