@@ -186,7 +186,7 @@ def test_the_number_of_shards_is_settled_once(kafka_broker: KafkaBroker, topic: 
     shards = flow(kafka_broker, topic, tmp_path / "settled")
     shards.run(shard="1/2")
     for other in ("1/3", None):
-        with pytest.raises(SettingsError, match="was begun in 2 shards.*--shard 1/2 to 2/2"):
+        with pytest.raises(SettingsError, match=r"was begun in 2 shards.*--shard 1/2 to 2/2"):
             shards.run(shard=other)
     assert shards.run(shard="2/2").balanced
     one_piece = flow(kafka_broker, topic, tmp_path / "one-piece")

@@ -95,3 +95,47 @@ pub fn journals<'a>(store: &'a dyn Store, pipeline: &str) -> Result<Vec<Journal<
         Some(of) => (1..=of).map(|number| Journal::of_shard(store, pipeline, number)).collect(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::tests::Memory;
+    use super::*;
+
+    fn columns(entity: &str, other: &str) -> Option<Vec<String>> {
+        let roles = format!("{{event_type: /type, event_time: /at, idempotency_key: /id{entity}}}");
+        let schema = "type: object, properties: {type: {type: string}, at: {type: string, format: date-time}, \
+                      id: {type: string}, user: {type: string, x-penstock-column: who}, buyer: {type: string}, \
+                      of: {type: object, properties: {id: {type: string}}}}";
+        let text =
+            format!("name: c\nroles: {roles}\nevents:\n  a: {{v1: {{{schema}}}}}\n  b: {{v1: {{{schema}}}{other}}}\n");
+        Contract::from_text(&text, Path::new("c.yaml")).unwrap().entity_columns()
+    }
+
+    #[test]
+    fn the_columns_that_tell_entities_apart() {
+        let named = |columns: &[&str]| Some(columns.iter().map(|c| (*c).to_owned()).collect::<Vec<_>>());
+        assert_eq!(columns(", entity: /buyer", ""), named(&["entity", "buyer"]));
+        assert_eq!(columns(", entity: /user", ""), named(&["entity", "who"]), "by the name of the column");
+        assert_eq!(columns(", entity: /of/id", ""), named(&["entity"]), "no column of its own");
+        assert_eq!(columns(", entity: [/user]", ""), named(&["entity"]), "a composite");
+        assert_eq!(columns(", entity: /buyer", ", roles: {entity: /user}"), named(&["entity"]), "two columns");
+        assert_eq!(columns("", ", roles: {entity: /user}"), None, "a type without an entity");
+    }
+
+    #[test]
+    fn the_number_is_settled_by_whoever_is_first() {
+        let store = Memory::default();
+        let of = |shards| Journal::new(&store, "p").identity(shards, || [0; 16], 0).unwrap();
+        assert_eq!(of(Some(2)).shards, Some(2));
+        let identity = of(Some(3));
+        assert!(agree(&identity, Some(Shard { number: 2, of: 2 })).is_ok());
+        for other in [None, Some(Shard { number: 1, of: 3 })] {
+            assert!(agree(&identity, other).unwrap_err().to_string().contains("in 2 shards"), "{other:?}");
+        }
+        let logs: Vec<_> = journals(&store, "p").unwrap().iter().map(|j| j.log().to_owned()).collect();
+        assert_eq!(logs, ["p/0001", "p/0002"]);
+        assert_eq!(journals(&store, "q").unwrap()[0].log(), "q", "what never ran has one");
+    }
+}
