@@ -1,7 +1,7 @@
 """Runs a pipeline without end, or until caught up: what the tests of the Kafka source start, stop and kill.
 
-Usage: python kafka_run.py PIPELINE.yaml [--until-caught-up] [--accept-gap]. Prints each event of the run as a line of
-JSON; an error as its class and message on standard error, with exit code 3; stopped, 0.
+Usage: python kafka_run.py PIPELINE.yaml [--until-caught-up] [--accept-gap] [--shard=N/OF]. Prints each event of the run
+as a line of JSON; an error as its class and message on standard error, with exit code 3; stopped, 0.
 """
 
 import json
@@ -18,6 +18,7 @@ def main() -> int:
         Pipeline.load(sys.argv[1]).run(
             until_caught_up="--until-caught-up" in options,
             accept_gap="--accept-gap" in options,
+            shard=next((o.removeprefix("--shard=") for o in options if o.startswith("--shard=")), None),
             progress=False,
             on_event=lambda event: print(json.dumps(event), flush=True),
         )

@@ -58,6 +58,7 @@ class Flow:
     topics: list[str]
     settings: dict[str, Any] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
+    keyed_by: str | None = None
     events: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -73,7 +74,7 @@ class Flow:
         whole = {
             "name": "flow",
             "contract": CONTRACT,
-            "source": {"kafka": source},
+            "source": {"kafka": source, "keyed_by": self.keyed_by},
             "lake": "lake",
             "durability": "process",
             "watermark": {"lateness": "0s", "idle_timeout": "10000d"},
@@ -85,11 +86,24 @@ class Flow:
         file.write_text(json.dumps(whole))
         return penstock.Pipeline.load(file)
 
-    def run(self, *, accept_gap: bool = False, max_epochs: int | None = None, **kafka: Any) -> Ledger:
+    def run(
+        self,
+        *,
+        accept_gap: bool = False,
+        max_epochs: int | None = None,
+        drain: bool = False,
+        shard: str | None = None,
+        **kafka: Any,
+    ) -> Ledger:
         """Run it until it has caught up; what it told is kept in `events`."""
         self.events.clear()
         found = self.pipeline(**kafka).run(
-            on_event=self.events.append, progress=False, accept_gap=accept_gap, max_epochs=max_epochs
+            on_event=self.events.append,
+            progress=False,
+            accept_gap=accept_gap,
+            max_epochs=max_epochs,
+            drain=drain,
+            shard=shard,
         )
         assert found.balanced
         return found

@@ -63,6 +63,7 @@ from penstock.warehouse.duckdb_backend import DuckDBBackend
 
 spec, entries, last = json.loads(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()), int(sys.argv[3])
 _core.lake_log = lambda _, since, **__: json.dumps([entry for entry in entries if entry["number"] > since])
+_core.lake_shards = lambda *_, **__: []
 _core.read_lake = lambda *_, **__: "[]"  # only --date asks for it
 run, commit, done = DuckDBBackend._run, DuckDBBackend.commit, 0
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock import _core
 from penstock.errors import SettingsError
+from penstock.shards import together
 from penstock.units import time_of
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ class Report:
     """What a command over the log did.
 
     Attributes:
-        entries: The numbers of the log entries that it made; none when there was nothing to do.
+        entries: The numbers of the log entries that it made; none when there was nothing to do. Each shard has a log of
+            its own; those of all are named here.
         dry_run: Whether it only said what it would do.
         raw: Everything that the engine said.
     """
@@ -275,26 +277,28 @@ def _reached(pipeline: Pipeline) -> dict[str, Any]:
 def replay(pipeline: Pipeline, options: Mapping[str, Any]) -> ReplayReport:
     """Judge dead letters again; see `Pipeline.replay`."""
     spec, beside = judged(pipeline)
-    found = json.loads(_core.replay(spec, json.dumps(options), **beside))
+    found = together(json.loads(_core.replay(spec, json.dumps(options), **beside)))
     return ReplayReport.of(found, dry_run=bool(options.get("dry_run")))
 
 
 def backfill(pipeline: Pipeline, options: Mapping[str, Any]) -> BackfillReport:
     """Make days of Silver anew; see `Pipeline.backfill`."""
     spec, beside = judged(pipeline)
-    found = json.loads(_core.backfill(spec, json.dumps(options), **beside))
+    found = together(json.loads(_core.backfill(spec, json.dumps(options), **beside)))
     return BackfillReport.of(found, dry_run=bool(options.get("dry_run")))
 
 
 def compact(pipeline: Pipeline, options: Mapping[str, Any]) -> CompactReport:
     """Put small files together; see `Pipeline.compact`."""
-    found = json.loads(_core.compact(json.dumps(pipeline.spec()), json.dumps(options), **_reached(pipeline)))
+    done = json.loads(_core.compact(json.dumps(pipeline.spec()), json.dumps(options), **_reached(pipeline)))
+    found = together(done)
     return CompactReport.of(found, dry_run=bool(options.get("dry_run")))
 
 
 def retention(pipeline: Pipeline, options: Mapping[str, Any]) -> RetentionReport:
     """Throw away what is old; see `Pipeline.retention`."""
-    found = json.loads(_core.retention(json.dumps(pipeline.spec()), json.dumps(options), **_reached(pipeline)))
+    done = json.loads(_core.retention(json.dumps(pipeline.spec()), json.dumps(options), **_reached(pipeline)))
+    found = together(done)
     return RetentionReport.of(found, dry_run=bool(options.get("dry_run")))
 
 

@@ -53,6 +53,11 @@ class Inspection:
         return list(self.raw["samples"])
 
     @property
+    def shards(self) -> list[dict[str, Any]]:
+        """The shards one by one, where the pipeline runs in any; all else is their sum."""
+        return list(self.raw.get("shards", ()))
+
+    @property
     def epochs(self) -> list[dict[str, Any]]:
         """The newest entries of the log, newest last."""
         return list(self.raw["epochs"])

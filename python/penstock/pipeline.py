@@ -14,6 +14,7 @@ from penstock.lake import layer_name
 from penstock.ledger import Audit, Counts, Ledger
 from penstock.progress import Progress
 from penstock.settings import PipelineFile, Settings, load_file
+from penstock.shards import parse_shard
 from penstock.storage import Storage
 from penstock.table import Table, names
 from penstock.units import time_of
@@ -92,6 +93,7 @@ class Pipeline:
         accept_gap: bool = False,
         void: int | None = None,
         drain: bool = False,
+        shard: str | None = None,
         progress: bool | None = None,
         on_event: Callable[[dict[str, Any]], object] | None = None,
     ) -> Ledger:
@@ -110,11 +112,14 @@ class Pipeline:
                 files are removed, and its ranges are read again in the next. No event is lost or doubled.
             drain: Take the end of what is there now as the end of the input, whatever the source: all that is held is
                 let go, sessions and windows close, and what is older comes late. With `until_caught_up` alone.
+            shard: `2/4`: read the second of four parts of Kafka's partitions, with a log and a ledger of its own; the
+                others run by themselves, at once or not. Needs `source.keyed_by: entity`, and windows that group by the
+                entity. The number of shards is settled by the first run.
             progress: Show it; None: in a terminal or a notebook.
             on_event: Called with what happens: `{"event": "committed", …}`.
 
         Returns:
-            The ledger: sums since the pipeline began, and this run's own.
+            The ledger: sums since the pipeline began, and this run's own; of the shard, where there is one.
 
         Raises:
             SourceError: The source cannot be read, or is no longer what it was.
@@ -132,6 +137,8 @@ class Pipeline:
             )
         spec, transform = self.spec(), self.file.transform()
         self.file.check_source()
+        if shard is not None:
+            spec["shard"] = parse_shard(shard)
         if transform is not None:
             spec["transform"]["code"] = transform.code
         try:

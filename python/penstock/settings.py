@@ -13,6 +13,7 @@ environment is never shown.
 | `source.files` | `paths`, `bounded`, `base_dir` (where relative paths begin) |
 | `source.kafka` | `topics`, `group`, `brokers`, `start`, `missing_topics`, `give_up_us`, `settings` |
 | `keyed_by` | `entity` or null |
+| `shard` | `number` and `of` (set by a run), or none |
 | `lake` | an absolute folder, or a URL |
 | `storage` | what is set of `endpoint`, `region`, `path_style`, `allow_http`, `ca_file`, `timeout_us`, … |
 | `layers` | a list of `bronze`, `silver` |
@@ -325,8 +326,8 @@ class PipelineFile:
         kafka = self.settings.source.kafka
         if kafka is not None and not kafka.brokers.strip():
             raise SettingsError(
-                f"{self.path}: source.kafka.brokers: where is Kafka? Set KAFKA_BROKERS=host:9092 in the environment, or "
-                "give --brokers host:9092 (--set source.kafka.brokers=host:9092). To read files in its place: "
+                f"{self.path}: source.kafka.brokers: where is Kafka? Set KAFKA_BROKERS=host:9092 in the environment, "
+                "or give --brokers host:9092 (--set source.kafka.brokers=host:9092). To read files in its place: "
                 "--set 'source.files.paths=in/*.jsonl'",
                 name="source.kafka.brokers",
                 file=str(self.path),

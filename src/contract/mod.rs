@@ -39,6 +39,7 @@ pub mod speculate;
 pub mod text;
 mod utf8;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -51,9 +52,11 @@ pub use judge::{JudgeRules, Judged, Rejected, events_of};
 use crate::error::{Error, Result};
 use crate::events::RawEvents;
 use crate::packed;
+use columns::outline;
 use compile::Compiled;
 use load::Spec;
 use pii::Secret;
+use roles::Source;
 
 /// What an event may measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,6 +177,30 @@ impl Contract {
     /// The event types that are named (without `*`).
     pub fn event_types(&self) -> Vec<&str> {
         self.compiled.types[..self.compiled.named].iter().map(|t| t.name.as_str()).collect()
+    }
+
+    /// The columns of which each alone tells entities apart: `entity`, and the property that it is read from where that is
+    /// one column for all event types. None where an event type has no entity.
+    pub fn entity_columns(&self) -> Option<Vec<String>> {
+        let mut named = BTreeSet::new();
+        for kind in &self.spec.types {
+            let role = kind.roles.get("entity")?;
+            let pointer = match role.parts.as_slice() {
+                [Source::Property { pointer, .. }] if !role.composite => Some(pointer),
+                _ => None,
+            };
+            let versions = self.compiled.types.iter().filter(|t| t.name == kind.name).flat_map(|t| &t.versions);
+            for version in versions {
+                let mut columns = vec![];
+                outline(&version.shape, "", &mut columns);
+                let own = columns.into_iter().find(|(place, ..)| Some(place) == pointer);
+                named.insert(own.map(|(_, column, _)| column));
+            }
+        }
+        let own = if named.len() == 1 { named.pop_first().flatten() } else { None };
+        let mut columns = vec!["entity".to_owned()];
+        columns.extend(own.filter(|column| column != "entity"));
+        Some(columns)
     }
 
     /// What the contract accepts and how, for people: for each event type and version the path (`fast`, `exact`,

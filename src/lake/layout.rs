@@ -2,14 +2,17 @@
 //!
 //! ```text
 //! {layer}/date=2024-12-17/event_type=page_view/{pipeline}-{shard:04}-{epoch:010}-{part:04}.parquet
-//! _penstock/{pipeline}/terms/{n:010}
-//! _penstock/{pipeline}/epochs/{n:010}.plan, {n:010}.commit
-//! _penstock/{pipeline}/snapshots/{n:010}
-//! _penstock/{pipeline}/state/{n:010}-{term}-{name}.arrow
+//! _penstock/{log}/terms/{n:010}
+//! _penstock/{log}/epochs/{n:010}.plan, {n:010}.commit
+//! _penstock/{log}/snapshots/{n:010}
+//! _penstock/{log}/state/{n:010}-{term}-{name}.arrow
 //! _penstock/{pipeline}/contracts/{digest}.json, _penstock/{pipeline}/pipeline.json
 //! _penstock/trash/…  what was removed, for an hour
 //! _penstock/tmp/…    what is being written, seen by nobody
 //! ```
+//!
+//! The log of a pipeline has the pipeline's name; in shards each has its own, `{pipeline}/{shard:04}`. Shards are counted
+//! from 1; 0 stands for a pipeline that has none.
 //!
 //! Numbers are zero-padded, so that the order of names is that of the numbers. Names of data files follow from the
 //! pipeline and the epoch alone; of an event only partition values come into a path, and those are encoded here.
@@ -190,34 +193,39 @@ pub fn partition_of(path: &str) -> Partition {
     partition
 }
 
-/// The folder of a pipeline's log, with the slash.
-pub fn control(pipeline: &str) -> String {
-    format!("{CONTROL}/{pipeline}/")
+/// The name of a pipeline's log, or of that of one of its shards.
+pub fn log(pipeline: &str, shard: u32) -> String {
+    if shard == 0 { pipeline.to_owned() } else { format!("{pipeline}/{shard:04}") }
+}
+
+/// The folder of a log, with the slash.
+pub fn control(log: &str) -> String {
+    format!("{CONTROL}/{log}/")
 }
 
 /// The claim of a term.
-pub fn term(pipeline: &str, n: u64) -> String {
-    format!("{}terms/{n:010}", control(pipeline))
+pub fn term(log: &str, n: u64) -> String {
+    format!("{}terms/{n:010}", control(log))
 }
 
 /// The plan of an epoch.
-pub fn plan(pipeline: &str, epoch: u64) -> String {
-    format!("{}epochs/{epoch:010}.plan", control(pipeline))
+pub fn plan(log: &str, epoch: u64) -> String {
+    format!("{}epochs/{epoch:010}.plan", control(log))
 }
 
 /// The commit of an epoch.
-pub fn commit(pipeline: &str, epoch: u64) -> String {
-    format!("{}epochs/{epoch:010}.commit", control(pipeline))
+pub fn commit(log: &str, epoch: u64) -> String {
+    format!("{}epochs/{epoch:010}.commit", control(log))
 }
 
 /// The snapshot of the log at an epoch.
-pub fn snapshot(pipeline: &str, epoch: u64) -> String {
-    format!("{}snapshots/{epoch:010}", control(pipeline))
+pub fn snapshot(log: &str, epoch: u64) -> String {
+    format!("{}snapshots/{epoch:010}", control(log))
 }
 
 /// A part of the state after an epoch, as the holder of a term wrote it.
-pub fn state(pipeline: &str, epoch: u64, term_id: &str, name: &str) -> String {
-    format!("{}state/{epoch:010}-{term_id}-{}.arrow", control(pipeline), name.replace('/', "."))
+pub fn state(log: &str, epoch: u64, term_id: &str, name: &str) -> String {
+    format!("{}state/{epoch:010}-{term_id}-{}.arrow", control(log), name.replace('/', "."))
 }
 
 /// The text of a contract by its digest.
@@ -292,6 +300,8 @@ mod tests {
         assert_eq!(data_file("x", &Partition::none(), "p", 1, 0, 0), "x/p-0001-0000000000-0000.parquet");
         assert_eq!(commit("p", 12), "_penstock/p/epochs/0000000012.commit");
         assert_eq!(number(&commit("p", 12)), Some(12));
+        assert_eq!((log("p", 0), log("p", 12)), ("p".into(), "p/0012".into()));
+        assert_eq!(commit(&log("p", 2), 7), "_penstock/p/0002/epochs/0000000007.commit");
         assert_eq!(number(&state("p", 3, "ab", "dedup/keys")), Some(3));
         assert_eq!(number("_penstock/p/epochs/notes"), None);
         assert_eq!(number("a/0000000012x"), None);

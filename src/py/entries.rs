@@ -9,8 +9,8 @@ use super::gate::{OnInterrupt, enter};
 use super::lake::Secrets;
 use super::stream::{Watcher, json, spec};
 use super::transform::Function;
+use crate::stream::entries::retention as retentions;
 use crate::stream::entries::{backfill as backfills, command, compact as compaction, judge::Means, replay as replays};
-use crate::stream::entries::{reset as resets, retention as retentions};
 use crate::stream::transform::Transform;
 use crate::{Error, Result};
 
@@ -22,7 +22,7 @@ fn means<'a>(secret: Option<&'a [u8]>, transform: Option<Py<PyAny>>) -> Means<'a
     Means { secret, transform: transform.map(|t| Arc::new(Function(t)) as Arc<dyn Transform>) }
 }
 
-/// Judges dead letters again; gives JSON.
+/// Judges dead letters again; gives JSON: a list, what was done in each log of the pipeline. So do the next three.
 #[pyfunction]
 #[pyo3(signature = (spec_json, options_json, *, transform=None, secret=None, storage_secrets=None))]
 pub fn replay(
@@ -99,7 +99,7 @@ pub fn reset(py: Python<'_>, spec_json: &str, dry_run: bool, storage_secrets: Op
     let spec = spec(py, spec_json, storage_secrets)?;
     enter(py, OnInterrupt::Wait, move |stop| {
         let watcher = Watcher::new(None, stop);
-        json(&command::over(&spec, &watcher, |work| resets::reset(work, dry_run))?)
+        json(&command::reset_all(&spec, &watcher, dry_run)?)
     })
 }
 

@@ -126,17 +126,31 @@ pub fn state_table(
     storage_secrets: Option<Secrets>,
 ) -> PyResult<Table> {
     let spec = spec(py, spec_json, storage_secrets)?;
-    let rows = enter(py, OnInterrupt::Abandon, move |_| inspecting::state_table(&spec, &table))?;
+    let rows = enter(py, OnInterrupt::Abandon, move |_| stream::state_table::read(&spec, &table))?;
     Ok(Table::of(vec![rows]))
 }
 
-/// The log entries after one (all after -1), oldest first; gives JSON.
+/// The log entries after one (all after -1), oldest first, of a shard where the pipeline has any; gives JSON.
 #[pyfunction]
-#[pyo3(signature = (spec_json, since, *, storage_secrets=None))]
-pub fn lake_log(py: Python<'_>, spec_json: &str, since: i64, storage_secrets: Option<Secrets>) -> PyResult<String> {
+#[pyo3(signature = (spec_json, since, *, shard=0, storage_secrets=None))]
+pub fn lake_log(
+    py: Python<'_>,
+    spec_json: &str,
+    since: i64,
+    shard: u32,
+    storage_secrets: Option<Secrets>,
+) -> PyResult<String> {
     let spec = spec(py, spec_json, storage_secrets)?;
     let since = u64::try_from(since).ok();
-    enter(py, OnInterrupt::Abandon, move |_| json(&inspecting::entries(&spec, since)?))
+    enter(py, OnInterrupt::Abandon, move |_| json(&inspecting::entries(&spec, shard, since)?))
+}
+
+/// The numbers of a pipeline's shards; empty where it has none.
+#[pyfunction]
+#[pyo3(signature = (spec_json, *, storage_secrets=None))]
+pub fn lake_shards(py: Python<'_>, spec_json: &str, storage_secrets: Option<Secrets>) -> PyResult<Vec<u32>> {
+    let spec = spec(py, spec_json, storage_secrets)?;
+    enter(py, OnInterrupt::Abandon, move |_| inspecting::shard_numbers(&spec))
 }
 
 /// The places where a failure can be made on purpose.

@@ -14,6 +14,7 @@ use super::journal::Journal;
 use super::ledger::{Counts, Ledger};
 use super::log::{Kind, Snapshot};
 use super::run::open_lake;
+use super::shards;
 use super::spec::PipelineSpec;
 use super::state;
 use super::store::Store;
@@ -68,20 +69,76 @@ pub fn audit(spec: &PipelineSpec) -> Result<Audit> {
 /// # Errors
 /// As [`audit`].
 pub fn audit_store(store: &dyn Store, pipeline: &str) -> Result<Audit> {
-    let journal = Journal::new(store, pipeline);
-    let Some(live) = journal.live()? else {
-        return Err(Error::lake(
-            crate::lake::layout::control(pipeline),
+    let mut found = vec![];
+    for journal in shards::journals(store, pipeline)? {
+        found.extend(audit_log(&journal)?.map(|(audit, read)| (journal.shard(), audit, read)));
+    }
+    sum(found).ok_or_else(|| {
+        Error::lake(
+            layout::control(pipeline),
             "nothing was committed yet: there is nothing to audit. Run the pipeline first",
-        ));
-    };
+        )
+    })
+}
+
+/// A partition of the source.
+type Partition = (String, i32);
+
+/// The audits of all shards as one; none when there is none.
+fn sum(found: Vec<(u32, Audit, Vec<Partition>)>) -> Option<Audit> {
+    let mut readers: BTreeMap<Partition, Vec<u32>> = BTreeMap::new();
+    let mut whole: Option<Audit> = None;
+    for (shard, mut audit, read) in found {
+        if shard == 0 {
+            return Some(audit);
+        }
+        for partition in read {
+            readers.entry(partition).or_default().push(shard);
+        }
+        for check in &mut audit.checks {
+            check.detail = format!("shard {shard}: {}", check.detail);
+        }
+        let Some(sum) = &mut whole else {
+            whole = Some(audit);
+            continue;
+        };
+        sum.ledger.add(&audit.ledger);
+        sum.recount.add(&audit.recount);
+        sum.balanced &= audit.balanced;
+        sum.uncommitted_files.extend(audit.uncommitted_files);
+        for check in audit.checks {
+            match sum.checks.iter_mut().find(|c| c.name == check.name) {
+                Some(same) => {
+                    same.passed &= check.passed;
+                    same.detail = format!("{}; {}", same.detail, check.detail);
+                }
+                None => sum.checks.push(check),
+            }
+        }
+    }
+    let mut whole = whole?;
+    let twice: Vec<String> = readers
+        .iter()
+        .filter(|(_, shards)| shards.len() > 1)
+        .map(|((topic, partition), shards)| format!("{topic} {partition} by {shards:?}"))
+        .collect();
+    let detail = if twice.is_empty() { format!("{} partitions, each by one", readers.len()) } else { twice.join("; ") };
+    whole.checks.push(Check { name: "no partition is read by two shards", passed: twice.is_empty(), detail });
+    whole.balanced &= twice.is_empty();
+    Some(whole)
+}
+
+/// Counts one log again, and says what partitions it reads; none when nothing is committed in it.
+fn audit_log(journal: &Journal<'_>) -> Result<Option<(Audit, Vec<Partition>)>> {
+    let store = journal.store();
+    let Some(live) = journal.live()? else { return Ok(None) };
     let ledger = live.last.ledger.clone();
     let counted = &ledger.counts;
     let with_bronze = live.files.values().any(|f| f.layer == "bronze/events");
     let mut checks = vec![];
     let mut check = |name, passed: bool, detail: String| checks.push(Check { name, passed, detail });
 
-    let there = Listing::read(store, pipeline, &live)?;
+    let there = Listing::read(journal, &live)?;
     let index = Index::read(store, &live)?;
     let layers = Layers::read(store, &live, &index)?;
     check(
@@ -89,7 +146,7 @@ pub fn audit_store(store: &dyn Store, pipeline: &str) -> Result<Audit> {
         true,
         format!("{} files, {} bytes", live.files.len(), live.files.values().map(|f| f.bytes).sum::<u64>()),
     );
-    let (planned, gaps) = planned_events(&journal)?;
+    let (planned, gaps, read) = planned_events(journal)?;
     check(
         "offsets follow on one another",
         gaps.is_empty(),
@@ -171,7 +228,7 @@ pub fn audit_store(store: &dyn Store, pipeline: &str) -> Result<Audit> {
     check("the ledger balances", counted.balanced(), format!("{} consumed", counted.consumed));
 
     let balanced = checks.iter().all(|c| c.passed);
-    Ok(Audit { ledger, balanced, recount, checks, uncommitted_files: there.strays })
+    Ok(Some((Audit { ledger, balanced, recount, checks, uncommitted_files: there.strays }, read)))
 }
 
 /// The data files that lie in the lake.
@@ -181,14 +238,14 @@ struct Listing {
 
 impl Listing {
     /// Lists the layers: every file that counts is there, as long as it was when it was written.
-    fn read(store: &dyn Store, pipeline: &str, live: &Snapshot) -> Result<Self> {
+    fn read(journal: &Journal<'_>, live: &Snapshot) -> Result<Self> {
         let mut sizes: HashMap<String, u64> = HashMap::new();
         let mut strays = vec![];
         for layer in LAYERS {
-            for object in store.list(layer, None)? {
+            for object in journal.store().list(layer, None)? {
                 if live.files.contains_key(&object.path) {
                     sizes.insert(object.path, object.size);
-                } else if layout::writer(pipeline, 0, &object.path).is_some() {
+                } else if layout::writer(journal.pipeline(), journal.shard(), &object.path).is_some() {
                     strays.push(object.path);
                 }
             }
@@ -253,9 +310,9 @@ impl Layers {
     }
 }
 
-/// Events in all plans, and where the ranges of a partition do not follow on one another.
-fn planned_events(journal: &Journal<'_>) -> Result<(i64, Vec<String>)> {
-    let mut ends: BTreeMap<(String, i32), i64> = BTreeMap::new();
+/// Events in all plans, where the ranges of a partition do not follow on one another, and the partitions.
+fn planned_events(journal: &Journal<'_>) -> Result<(i64, Vec<String>, Vec<Partition>)> {
+    let mut ends: BTreeMap<Partition, i64> = BTreeMap::new();
     let mut events = 0;
     let mut gaps = vec![];
     let last = journal.head()?.commit.map_or(0, |c| c.number);
@@ -275,7 +332,7 @@ fn planned_events(journal: &Journal<'_>) -> Result<(i64, Vec<String>)> {
             *end = range.to;
         }
     }
-    Ok((events, gaps))
+    Ok((events, gaps, ends.into_keys().collect()))
 }
 
 /// Held events, counted from the state itself: rows that were added less those that the watermark has passed.

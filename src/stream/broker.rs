@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::audit::Check;
-use super::journal::Journal;
 use super::log::Kind;
 use super::partitions::Partitions;
 use super::run::open_lake;
+use super::shards;
 use super::spec::{PipelineSpec, SourceSpec};
 use crate::error::{Error, Result};
 use crate::sources::{PartitionState, Range, Watch};
@@ -65,8 +65,12 @@ fn open<'a>(_: &PipelineSpec, _: &'a dyn Watch) -> Result<Option<Box<dyn Broker 
 pub fn ends(spec: &PipelineSpec, watch: &dyn Watch) -> Result<Vec<PartitionEnd>> {
     let lake = open_lake(spec, false)?;
     let Some(mut broker) = open(spec, watch)? else { return Ok(vec![]) };
-    let commit = Journal::new(&lake, &spec.name).head()?.commit;
-    let read = commit.map_or(Ok(vec![]), |c| Ok::<_, Error>(Partitions::read(&lake, &c)?.all()))?;
+    let mut read = vec![];
+    for journal in shards::journals(&lake, &spec.name)? {
+        if let Some(commit) = journal.head()?.commit {
+            read.extend(Partitions::read(&lake, &commit)?.all());
+        }
+    }
     let found = broker.ends(&read)?.into_iter().map(|((topic, partition), (low, end))| {
         let state = read.iter().find(|s| s.topic == topic && s.partition == partition);
         let position = state.map(|s| s.position);
@@ -85,10 +89,14 @@ pub fn audit(spec: &PipelineSpec, watch: &dyn Watch) -> Result<Vec<Check>> {
     let Some(mut broker) = open(spec, watch)? else {
         return Err(Error::settings("broker", "the source of this pipeline is files: there is no broker to ask"));
     };
-    let journal = Journal::new(&lake, &spec.name);
-    let commits = journal.commits(None)?;
-    let Some(last) = commits.last() else { return Ok(vec![]) };
-    let read = Partitions::read(&lake, last)?.all();
+    let (mut read, mut plans) = (vec![], vec![]);
+    for journal in shards::journals(&lake, &spec.name)? {
+        let commits = journal.commits(None)?;
+        let Some(last) = commits.last() else { continue };
+        read.extend(Partitions::read(&lake, last)?.all());
+        let void: BTreeSet<u64> = commits.iter().filter(|c| c.kind == Kind::Void).map(|c| c.number).collect();
+        plans.extend(journal.plans()?.into_iter().filter(|p| p.number <= last.number && !void.contains(&p.number)));
+    }
     let held = broker.ends(&read)?;
 
     let (mut beyond, mut gone) = (vec![], vec![]);
@@ -105,9 +113,8 @@ pub fn audit(spec: &PipelineSpec, watch: &dyn Watch) -> Result<Vec<Check>> {
             Some(_) => {}
         }
     }
-    let void: BTreeSet<u64> = commits.iter().filter(|c| c.kind == Kind::Void).map(|c| c.number).collect();
     let (mut planned, mut ranges, mut unknown) = (0, BTreeMap::<(String, i32), Vec<Range>>::new(), 0);
-    for plan in journal.plans()?.into_iter().filter(|p| p.number <= last.number && !void.contains(&p.number)) {
+    for plan in plans {
         for tick in &plan.ticks {
             let low = |r: &Range| held.get(&(r.topic.clone(), r.partition)).map_or(i64::MAX, |(low, _)| *low);
             if tick.ranges.iter().any(|r| r.from < low(r)) {

@@ -175,7 +175,7 @@ impl Runner<'_> {
             false => partitions::change(&plan.partitions, false)?,
         });
         let before = if anew { &[][..] } else { &at.state };
-        let name = |table: &str| layout::state(self.journal.pipeline(), plan.number, &self.term.id, table);
+        let name = |table: &str| layout::state(self.journal.log(), plan.number, &self.term.id, table);
         let next = state::next(self.journal.store(), operators, plan.number, before, changes, self.merge_every, name)?;
         self.journal.check_term(&self.term)?;
         failpoint::pass("state.between")?;

@@ -427,6 +427,8 @@ fn silver_rows(schema: &SchemaRef, rows: &RecordBatch) -> Result<RecordBatch> {
 pub struct Names {
     /// The pipeline's name.
     pub pipeline: String,
+    /// The shard's number; 0 where it has none.
+    pub shard: u32,
 }
 
 impl Names {
@@ -438,7 +440,7 @@ impl Names {
 
     /// The path of a data file below the lake's root.
     pub fn data(&self, epoch: u64, layer: &str, partition: &Partition, part: u32) -> String {
-        data_file(layer, partition, &self.pipeline, 0, epoch, part)
+        data_file(layer, partition, &self.pipeline, self.shard, epoch, part)
     }
 }
 

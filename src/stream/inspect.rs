@@ -1,25 +1,24 @@
 //! A look at a pipeline from outside: its log, its state, its layers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::compute::cast;
-use arrow::datatypes::DataType;
+use arrow::array::{Array, AsArray};
 use serde::Serialize;
 
 use super::change::Change;
 use super::journal::Journal;
 use super::ledger::Counts;
-use super::log::{Commit, FileEntry, Kind, Snapshot, StateFile};
-use super::operators::Operators;
+use super::log::{Commit, FileEntry, Kind, StateFile};
 use super::partitions::Partitions;
-use super::run::{contract_of, open_lake};
+use super::run::open_lake;
+use super::samples::{self, Sample};
+use super::shards;
 use super::spec::PipelineSpec;
 use super::state;
 use super::store::Store;
 use crate::error::{Error, Result};
 use crate::lake::{Lake, LakeOptions};
-use crate::sources::lake::{StoredFile, column, numbers, text, times};
+use crate::sources::lake::{column, numbers, text, times};
 use crate::sources::{PartitionState, Unread};
 
 /// A pipeline as its newest commit has it.
@@ -50,11 +49,33 @@ pub struct Inspection {
     pub layers: BTreeMap<String, LayerSize>,
     /// The newest epochs, newest last.
     pub epochs: Vec<Entry>,
+    /// The shards one by one, where the pipeline has any: all else is their sum.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shards: Vec<ShardLook>,
+}
+
+/// A shard of a pipeline.
+#[derive(Debug, Clone, Serialize)]
+pub struct ShardLook {
+    /// Its number, from 1.
+    pub shard: u32,
+    /// Its newest commit; none when it has committed nothing yet.
+    pub last: Option<Entry>,
+    /// Its sums.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// Its watermark.
+    pub watermark: Option<i64>,
+    /// An epoch of its that was planned and not committed.
+    pub planned: Option<u64>,
 }
 
 /// An entry of the log.
 #[derive(Debug, Clone, Serialize)]
 pub struct Entry {
+    /// The shard whose log it stands in; 0 where the pipeline has none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub shard: u32,
     /// Its number.
     pub number: u64,
     /// What it is.
@@ -89,25 +110,6 @@ pub struct PartitionMark {
     pub holds_back: bool,
 }
 
-/// A dead letter.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Sample {
-    /// The first problem's code.
-    pub code: String,
-    /// Where in the document that was found, as a JSON Pointer.
-    pub pointer: String,
-    /// What it is.
-    pub message: String,
-    /// The beginning of what stood there.
-    pub value: Option<String>,
-    /// Where the event came from.
-    pub topic: String,
-    /// Its partition.
-    pub partition: i32,
-    /// Its offset.
-    pub offset: i64,
-}
-
 /// How large a layer is.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct LayerSize {
@@ -119,9 +121,15 @@ pub struct LayerSize {
     pub bytes: u64,
 }
 
-impl From<&Commit> for Entry {
-    fn from(commit: &Commit) -> Self {
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(shard: &u32) -> bool {
+    *shard == 0
+}
+
+impl Entry {
+    fn new(shard: u32, commit: &Commit) -> Self {
         Self {
+            shard,
             number: commit.number,
             kind: commit.kind,
             term: commit.term,
@@ -140,11 +148,69 @@ impl From<&Commit> for Entry {
 /// [`Error::Lake`] when there is no such pipeline, [`Error::Checkpoint`] when its log is damaged or too new.
 pub fn inspect(spec: &PipelineSpec, epochs: usize, samples: usize) -> Result<Inspection> {
     let lake = open_lake(spec, false)?;
-    let journal = Journal::new(&lake, &spec.name);
+    let (mut whole, mut looks): (Option<Inspection>, Vec<ShardLook>) = (None, vec![]);
+    for journal in shards::journals(&lake, &spec.name)? {
+        let found = inspect_log(&journal, spec.watermark.lateness_us, epochs, samples)?;
+        looks.push(ShardLook::new(journal.shard(), found.as_ref()));
+        whole = match (whole, found) {
+            (Some(sum), Some(one)) => Some(sum.with(one)),
+            (sum, one) => sum.or(one),
+        };
+    }
+    let mut whole = whole.ok_or_else(|| {
+        Error::lake(&spec.lake, format!("pipeline {} has committed nothing yet; run it first", spec.name))
+    })?;
+    looks.retain(|look| look.shard > 0);
+    whole.shards = looks;
+    whole.epochs.sort_by_key(|entry| (entry.committed_at, entry.shard, entry.number));
+    whole.epochs.drain(..whole.epochs.len().saturating_sub(epochs));
+    Ok(whole)
+}
+
+impl ShardLook {
+    fn new(shard: u32, found: Option<&Inspection>) -> Self {
+        Self {
+            shard,
+            last: found.map(|one| one.last.clone()),
+            counts: found.map(|one| one.counts.clone()).unwrap_or_default(),
+            watermark: found.and_then(|one| one.watermark),
+            planned: found.and_then(|one| one.planned),
+        }
+    }
+}
+
+impl Inspection {
+    /// Together with another shard.
+    fn with(mut self, other: Self) -> Self {
+        if other.last.committed_at > self.last.committed_at {
+            self.last = other.last;
+        }
+        self.counts.add(&other.counts);
+        self.balanced &= other.balanced;
+        // What has no watermark has read nothing yet.
+        self.watermark = self.watermark.into_iter().chain(other.watermark).min();
+        self.planned = self.planned.or(other.planned);
+        self.partitions.extend(other.partitions);
+        self.watermarks.extend(other.watermarks);
+        self.samples.extend(other.samples);
+        self.unread.extend(other.unread);
+        self.state.extend(other.state);
+        for (name, size) in other.layers {
+            let layer = self.layers.entry(name).or_default();
+            layer.files += size.files;
+            layer.rows += size.rows;
+            layer.bytes += size.bytes;
+        }
+        self.epochs.extend(other.epochs);
+        self
+    }
+}
+
+/// Looks at one log; none when nothing is committed in it.
+fn inspect_log(journal: &Journal<'_>, lateness: i64, epochs: usize, samples: usize) -> Result<Option<Inspection>> {
+    let shard = journal.shard();
     let head = journal.head()?;
-    let Some(live) = journal.live()? else {
-        return Err(Error::lake(&spec.lake, format!("pipeline {} has committed nothing yet; run it first", spec.name)));
-    };
+    let Some(live) = journal.live()? else { return Ok(None) };
     let mut layers: BTreeMap<String, LayerSize> = BTreeMap::new();
     for file in live.files.values() {
         let layer = layers.entry(file.layer.clone()).or_default();
@@ -154,24 +220,25 @@ pub fn inspect(spec: &PipelineSpec, epochs: usize, samples: usize) -> Result<Ins
     }
     let from = (live.last.number + 1).saturating_sub(epochs as u64);
     let entries =
-        (from..=live.last.number).map(|n| Ok(Entry::from(&journal.commit(n)?))).collect::<Result<Vec<_>>>()?;
-    Ok(Inspection {
+        (from..=live.last.number).map(|n| Ok(Entry::new(shard, &journal.commit(n)?))).collect::<Result<Vec<_>>>()?;
+    Ok(Some(Inspection {
         balanced: live.last.ledger.counts.balanced(),
         counts: live.last.ledger.counts.clone(),
         watermark: live.last.watermark,
         planned: head.plan.map(|p| p.number()),
-        partitions: Partitions::read(&lake, &live.last)?.all(),
-        watermarks: watermarks(&lake, spec, &live.last)?,
-        samples: sample(&lake, &live, samples)?,
+        partitions: Partitions::read(journal.store(), &live.last)?.all(),
+        watermarks: watermarks(journal.store(), lateness, &live.last)?,
+        samples: samples::find(journal.store(), &live, samples)?,
         unread: live.last.unread.clone(),
         state: live.last.state.clone(),
         layers,
-        last: Entry::from(&live.last),
+        last: Entry::new(shard, &live.last),
         epochs: entries,
-    })
+        shards: vec![],
+    }))
 }
 
-fn watermarks(store: &dyn Store, spec: &PipelineSpec, last: &Commit) -> Result<Vec<PartitionMark>> {
+fn watermarks(store: &dyn Store, lateness: i64, last: &Commit) -> Result<Vec<PartitionMark>> {
     let mut found = BTreeMap::new();
     for file in last.state.iter().filter(|f| f.table == "watermark/partitions") {
         let rows = state::read(store, file)?;
@@ -182,98 +249,13 @@ fn watermarks(store: &dyn Store, spec: &PipelineSpec, last: &Commit) -> Result<V
         for row in 0..rows.num_rows() {
             let (topic, partition) = (topics.value(row).to_owned(), partitions.value(row) as i32);
             let highest = highest.is_valid(row).then(|| highest.value(row));
-            let watermark = highest.map(|h| h.saturating_sub(spec.watermark.lateness_us));
+            let watermark = highest.map(|h| h.saturating_sub(lateness));
             let holds_back = !idle.value(row) && !finished.value(row);
             let mark = PartitionMark { topic: topic.clone(), partition, highest, watermark, holds_back };
             found.insert((topic, partition), mark);
         }
     }
     Ok(found.into_values().collect())
-}
-
-/// Some dead letters of each code, out of as few files as that takes, the newest first.
-fn sample(store: &dyn Store, live: &Snapshot, each: usize) -> Result<Vec<Sample>> {
-    let counts = &live.last.ledger.counts;
-    let mut wanted: BTreeMap<String, usize> = counts
-        .rejected_by_code
-        .iter()
-        .map(|(code, count)| (code.as_str().to_owned(), *count))
-        .chain([("late".to_owned(), counts.late)])
-        .filter(|(_, count)| *count > 0)
-        .map(|(code, count)| (code, each.min(usize::try_from(count).unwrap_or(usize::MAX))))
-        .filter(|(_, want)| *want > 0)
-        .collect();
-    let mut files: Vec<&FileEntry> = live.files.values().filter(|f| f.layer == "dead_letters").collect();
-    // Names hold the epoch.
-    files.sort_by(|a, b| b.path.rsplit('/').next().cmp(&a.path.rsplit('/').next()));
-    let columns = ["code", "problems", "topic", "partition", "offset"];
-    let mut found = vec![];
-    for file in files {
-        if wanted.is_empty() {
-            break;
-        }
-        StoredFile::open(store, file)?.read(store, Some(&columns), None, &mut |rows| {
-            let codes = text(&rows, "code")?;
-            for row in (0..rows.num_rows()).rev() {
-                let Some(left) = wanted.get_mut(codes.value(row)) else { continue };
-                *left -= 1;
-                if *left == 0 {
-                    wanted.remove(codes.value(row));
-                }
-                found.push(letter(&rows, row, codes.value(row))?);
-            }
-            Ok(())
-        })?;
-    }
-    found.sort_by(|a, b| (&a.code, &b.topic, b.partition, b.offset).cmp(&(&b.code, &a.topic, a.partition, a.offset)));
-    Ok(found)
-}
-
-fn letter(rows: &RecordBatch, row: usize, code: &str) -> Result<Sample> {
-    let problems = column(rows, "problems")?.as_list::<i32>().value(row);
-    let problems = problems.as_struct();
-    let of = |name: &str| {
-        let column = cast(problems.column_by_name(name)?, &DataType::Utf8).ok()?;
-        let column = column.as_string::<i32>();
-        (!column.is_empty() && column.is_valid(0)).then(|| column.value(0).to_owned())
-    };
-    Ok(Sample {
-        code: code.to_owned(),
-        pointer: of("pointer").unwrap_or_default(),
-        message: of("message").unwrap_or_default(),
-        value: of("value"),
-        topic: text(rows, "topic")?.value(row).to_owned(),
-        partition: numbers(rows, "partition")?.value(row) as i32,
-        offset: numbers(rows, "offset")?.value(row),
-    })
-}
-
-/// A table of the state: its files put together, so that of what was saved more than once only the newest stands.
-///
-/// # Errors
-/// As [`inspect`]; [`Error::Settings`] when there is no such table, naming those that are.
-pub fn state_table(spec: &PipelineSpec, table: &str) -> Result<RecordBatch> {
-    let lake = open_lake(spec, false)?;
-    let journal = Journal::new(&lake, &spec.name);
-    let Some(last) = journal.head()?.commit else {
-        return Err(Error::lake(&spec.lake, format!("pipeline {} has committed nothing yet; run it first", spec.name)));
-    };
-    let files: Vec<&StateFile> = last.state.iter().filter(|f| f.table == table).collect();
-    if files.is_empty() {
-        let tables: BTreeSet<&str> = last.state.iter().map(|f| f.table.as_str()).collect();
-        let tables: Vec<&str> = tables.into_iter().collect();
-        return Err(Error::settings("table", format!("there is no {table}; there are: {}", tables.join(", "))));
-    }
-    let saved = files.into_iter().map(|f| state::read(&lake, f)).collect::<Result<Vec<_>>>()?;
-    if table == super::partitions::TABLE {
-        return super::partitions::combine(&saved);
-    }
-    // The state is that of the contract and the settings that the commit was made with.
-    let origin = journal.origin(&last)?;
-    let shape = origin.as_ref().map_or_else(|| spec.shape(), |o| o.shape.clone());
-    let text = origin.map_or_else(|| Ok(spec.contract_text.clone()), |o| journal.contract(&o.contract))?;
-    let contract = contract_of(&text, &spec.contract_path, &shape)?;
-    Operators::new(&shape, &contract.schema())?.combine(table, &saved)
 }
 
 /// What one log entry did to the files of the lake, for loads that follow the log.
@@ -289,13 +271,23 @@ pub struct LogEntry {
     pub removed: Vec<FileEntry>,
 }
 
-/// The log entries after `since` (all when not given), oldest first.
+/// The numbers of a pipeline's shards; none where it has none.
+///
+/// # Errors
+/// [`Error::Lake`] when the lake is not there, [`Error::Checkpoint`] when the pipeline's identity is damaged.
+pub fn shard_numbers(spec: &PipelineSpec) -> Result<Vec<u32>> {
+    let lake = open_lake(spec, false)?;
+    let numbers = shards::journals(&lake, &spec.name)?.iter().map(Journal::shard).collect::<Vec<_>>();
+    Ok(numbers.into_iter().filter(|number| *number > 0).collect())
+}
+
+/// The log entries after `since` (all when not given), oldest first; of one shard, where the pipeline has any.
 ///
 /// # Errors
 /// As [`inspect`].
-pub fn entries(spec: &PipelineSpec, since: Option<u64>) -> Result<Vec<LogEntry>> {
+pub fn entries(spec: &PipelineSpec, shard: u32, since: Option<u64>) -> Result<Vec<LogEntry>> {
     let lake = open_lake(spec, false)?;
-    let commits = Journal::new(&lake, &spec.name).commits(since)?;
+    let commits = Journal::of_shard(&lake, &spec.name, shard).commits(since)?;
     let entry = |c: Commit| LogEntry { number: c.number, kind: c.kind, files: c.files, removed: c.removed };
     Ok(commits.into_iter().map(entry).collect())
 }
@@ -334,8 +326,10 @@ pub fn live_files(
     };
     let mut files = vec![];
     for name in wanted {
-        if let Some(live) = Journal::new(&lake, &name).live()? {
-            files.extend(live.files.into_values().filter(|f| f.layer == layer));
+        for journal in shards::journals(&lake, &name)? {
+            if let Some(live) = journal.live()? {
+                files.extend(live.files.into_values().filter(|f| f.layer == layer));
+            }
         }
     }
     Ok(files)

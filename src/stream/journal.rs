@@ -19,10 +19,13 @@ use crate::lake::{Put, layout};
 /// How many epochs lie between two snapshots.
 pub const SNAPSHOT_EVERY: u64 = 100;
 
-/// The log of a pipeline.
+/// The log of a pipeline, or of one of its shards.
 pub struct Journal<'a> {
     store: &'a dyn Store,
     pipeline: String,
+    shard: u32,
+    /// Its name.
+    log: String,
     /// How many epochs lie between two snapshots.
     pub(super) snapshot_every: u64,
 }
@@ -37,9 +40,15 @@ pub struct Head {
 }
 
 impl<'a> Journal<'a> {
-    /// The log of `pipeline`.
+    /// The log of `pipeline`, which has no shards.
     pub fn new(store: &'a dyn Store, pipeline: &str) -> Self {
-        Self { store, pipeline: pipeline.to_owned(), snapshot_every: SNAPSHOT_EVERY }
+        Self::of_shard(store, pipeline, 0)
+    }
+
+    /// The log of a shard of `pipeline`, counted from 1; 0: it has none.
+    pub fn of_shard(store: &'a dyn Store, pipeline: &str, shard: u32) -> Self {
+        let log = layout::log(pipeline, shard);
+        Self { store, pipeline: pipeline.to_owned(), shard, log, snapshot_every: SNAPSHOT_EVERY }
     }
 
     /// The store that the log lies in.
@@ -52,34 +61,49 @@ impl<'a> Journal<'a> {
         &self.pipeline
     }
 
+    /// The shard's number; 0 where the pipeline has none.
+    pub fn shard(&self) -> u32 {
+        self.shard
+    }
+
+    /// The log's name: that of the pipeline, or `{pipeline}/{shard:04}`.
+    pub fn log(&self) -> &str {
+        &self.log
+    }
+
+    /// The log's folder, with the slash.
+    pub fn control(&self) -> String {
+        layout::control(&self.log)
+    }
+
     fn plan_path(&self, number: u64) -> String {
-        layout::plan(&self.pipeline, number)
+        layout::plan(&self.log, number)
     }
 
     fn commit_path(&self, number: u64) -> String {
-        layout::commit(&self.pipeline, number)
+        layout::commit(&self.log, number)
     }
 
     /// A folder of this log.
     fn folder(&self, name: &str) -> String {
-        format!("{}{name}/", layout::control(&self.pipeline))
+        format!("{}{name}/", self.control())
     }
 
     fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
         self.store.get(path)?.map(|bytes| parse(path, &bytes)).transpose()
     }
 
-    /// What the pipeline keeps for ever; made with the pipeline.
+    /// What the pipeline keeps for ever, all shards together; made with the pipeline, in so many `shards` if it has any.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] when it is damaged or too new, [`Error::Lake`] when the lake cannot be used.
-    pub fn identity(&self, name: &str, key: impl FnOnce() -> [u8; 16], now: i64) -> Result<Identity> {
+    pub fn identity(&self, shards: Option<u32>, key: impl FnOnce() -> [u8; 16], now: i64) -> Result<Identity> {
         let path = layout::pipeline(&self.pipeline);
         if let Some(identity) = self.get(&path)? {
             return Ok(identity);
         }
         let key = key().iter().map(|b| format!("{b:02x}")).collect();
-        let identity = Identity { format: FORMAT, name: name.to_owned(), key, created_at: now };
+        let identity = Identity { format: FORMAT, name: self.pipeline.clone(), key, created_at: now, shards };
         match self.store.put_if_absent(&path, render(&identity)?)? {
             Put::Created => Ok(identity),
             Put::Exists => self.get(&path)?.ok_or_else(|| Error::checkpoint(path, "came and went")),
@@ -112,7 +136,7 @@ impl<'a> Journal<'a> {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 taken_at: clock.now(),
             };
-            let path = layout::term(&self.pipeline, number);
+            let path = layout::term(&self.log, number);
             match self.store.put_if_absent(&path, render(&term)?)? {
                 Put::Created => {
                     failpoint::pass("term.after")?;
@@ -141,7 +165,7 @@ impl<'a> Journal<'a> {
     /// # Errors
     /// [`Error::Superseded`] naming its holder.
     pub fn check_term(&self, ours: &Term) -> Result<()> {
-        let next = layout::term(&self.pipeline, ours.number + 1);
+        let next = layout::term(&self.log, ours.number + 1);
         if self.store.get(&next)?.is_none() {
             return Ok(());
         }
@@ -394,7 +418,7 @@ impl<'a> Journal<'a> {
         }
         failpoint::pass("snapshot.before")?;
         if let Some(live) = self.live()? {
-            let path = layout::snapshot(&self.pipeline, live.last.number);
+            let path = layout::snapshot(&self.log, live.last.number);
             self.store.put_if_absent(&path, render(&live)?)?;
         }
         failpoint::pass("snapshot.after")

@@ -90,6 +90,16 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// Adds what another log of the same pipeline counted.
+    pub fn add(&mut self, other: &Ledger) {
+        self.counts.add(&other.counts);
+        self.epochs += other.epochs;
+        self.expired_before.retain(|layer, _| other.expired_before.contains_key(layer));
+        for (layer, day) in &mut self.expired_before {
+            *day = (*day).min(other.expired_before[layer]);
+        }
+    }
+
     /// Takes in one more epoch.
     ///
     /// # Errors

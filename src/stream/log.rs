@@ -50,6 +50,9 @@ pub struct Identity {
     pub key: String,
     /// When the pipeline was made.
     pub created_at: i64,
+    /// In how many shards it runs; none: it has no shards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shards: Option<u32>,
 }
 
 /// One tick of an epoch: what had just come, and when.

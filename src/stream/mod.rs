@@ -21,10 +21,13 @@ mod operators;
 pub mod partitions;
 pub mod run;
 mod runner;
+pub mod samples;
+pub mod shards;
 #[cfg(test)]
 mod simulation;
 pub mod spec;
 pub mod state;
+pub mod state_table;
 mod stop;
 pub mod store;
 mod sweep;

@@ -11,7 +11,8 @@ use super::lag::PartitionLag;
 use super::ledger::{Counts, Ledger};
 use super::operators::Operators;
 use super::runner::Runner;
-use super::spec::{DurabilitySpec, KafkaSpec, PipelineSpec, Shape, SourceSpec};
+use super::shards;
+use super::spec::{DurabilitySpec, KafkaSpec, PipelineSpec, Shape, Shard, SourceSpec};
 use super::store::{Clock, FixedClock, SystemClock};
 use super::sweep::Swept;
 use super::transform::Transform;
@@ -181,6 +182,9 @@ pub struct Report {
     pub ledger: Ledger,
     /// Whether every event is accounted for.
     pub balanced: bool,
+    /// The shard that was run, and whose sums these are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
     /// This run's own counts.
     pub run: RunCounts,
     /// The watermark, in microseconds since the Unix epoch.
@@ -254,6 +258,7 @@ pub fn run(
     let contract = contract_of(&spec.contract_text, &spec.contract_path, &shape)?.with_secret(secret);
     // Settings that cannot work are found before the term is taken: a mistyped retry must not stop a good run.
     Operators::new(&shape, &contract.schema())?;
+    shards::check(spec, &contract)?;
     if contract.needs_secret() && secret.is_none() {
         return Err(Error::settings(
             "secret",

@@ -17,6 +17,7 @@ use super::log::{Commit, FORMAT, Kind, Origin, Plan, Planned, StateFile, Term};
 use super::operators::Operators;
 use super::partitions::{Partitions, are_saved};
 use super::run::{Event, Observer, Report, RunCounts, RunOptions, bounded, contract_of};
+use super::shards;
 use super::spec::{PipelineSpec, Shape};
 use super::state;
 use super::store::{Clock, Store};
@@ -102,15 +103,18 @@ impl<'a> Runner<'a> {
         secret: Option<&'a [u8]>,
         observer: &'a dyn Observer,
     ) -> Result<Self> {
-        let journal = Journal::new(store, &spec.name);
+        let shard = spec.shard.map_or(0, |shard| shard.number);
+        let journal = Journal::of_shard(store, &spec.name, shard);
         let wanted = spec.fixed.as_ref().map(|f| parse_key(&f.key)).transpose()?;
-        let identity = journal.identity(&spec.name, || wanted.map_or_else(rand::random, |k| k.0), clock.now())?;
+        let of = spec.shard.map(|shard| shard.of);
+        let identity = journal.identity(of, || wanted.map_or_else(rand::random, |k| k.0), clock.now())?;
+        shards::agree(&identity, spec.shard)?;
         let key = parse_key(&identity.key)
             .map_err(|e| Error::checkpoint(layout::pipeline(journal.pipeline()), format!("damaged: {e}")))?;
         let digest = contract.digest();
         journal.keep_contract(&digest, contract.text())?;
         let term = journal.take_term(clock)?;
-        let names = Names { pipeline: spec.name.clone() };
+        let names = Names { pipeline: spec.name.clone(), shard };
         Ok(Self {
             journal,
             clock,
@@ -147,6 +151,7 @@ impl<'a> Runner<'a> {
                 self.run.seconds = began.elapsed().as_secs_f64();
                 return Ok(Report {
                     balanced: position.ledger.counts.balanced(),
+                    shard: self.spec.shard,
                     ledger: position.ledger,
                     run: self.run.clone(),
                     watermark: position.watermark,

@@ -38,7 +38,7 @@ pub struct Swept {
 /// over.
 pub fn sweep(journal: &Journal<'_>, term: &Term, commit: &Commit, now: i64) -> Result<Swept> {
     failpoint::pass("sweep.before")?;
-    let control = layout::control(journal.pipeline());
+    let control = journal.control();
     let store = journal.store();
     let old = |modified: i64| modified < now - YOUNG;
     let mut swept = Swept::default();

@@ -7,7 +7,6 @@ use super::run::Event;
 use super::runner::Runner;
 use crate::error::{Error, Result};
 use crate::failpoint;
-use crate::lake::layout;
 
 /// A sink that writes epochs into a database, in transactions of its own. What it holds of an epoch cannot be taken back
 /// by the log.
@@ -91,8 +90,8 @@ impl Runner<'_> {
     /// Removes what was written of an epoch: no commit names it.
     fn remove_files(&self, number: u64) -> Result<usize> {
         let mut removed = 0;
-        let state = format!("{}state/{number:010}-", layout::control(self.journal.pipeline()));
-        let state_folder = format!("{}state/", layout::control(self.journal.pipeline()));
+        let state_folder = format!("{}state/", self.journal.control());
+        let state = format!("{state_folder}{number:010}-");
         for folder in ["bronze/", "silver/", "dead_letters/", "gold/", &state_folder] {
             for object in self.journal.store().list(folder, None)? {
                 let name = object.path.rsplit('/').next().unwrap_or_default();

@@ -44,6 +44,9 @@ def inspect(
         return
     found = flow.inspect(epochs=epochs, samples=samples, broker=broker)
     _show_head(found, out)
+    if found.shards:
+        columns = (">shard", ">entry", ">consumed", ">silver", ">pending", "watermark")
+        out.print(simple_table("Shards", columns, _shards(found)))
     _show_partitions(found, out)
     _show_dead_letters(found, out)
     out.print(
@@ -67,7 +70,8 @@ def inspect(
     for entry in found.epochs:
         counts = entry["counts"]
         numbers = [f"{counts[name]:,}" for name in ("consumed", "silver", "pending", "rejected", "duplicate", "late")]
-        rows.append([f"{entry['number']} {entry['kind']}", str(entry["term"]), *numbers, str(entry["files"])])
+        shard = f"{entry['shard']}: " if "shard" in entry else ""
+        rows.append([f"{shard}{entry['number']} {entry['kind']}", str(entry["term"]), *numbers, str(entry["files"])])
     columns = (">entry", ">term", ">consumed", ">silver", ">pending", ">rejected", ">duplicate", ">late", ">files")
     out.print(simple_table("Newest entries of the log", columns, rows))
     out.result(found.to_dict())
@@ -136,3 +140,18 @@ def _show_dead_letters(found: Inspection, out: Output) -> None:
 def _sample(sample: dict[str, Any]) -> tuple[str, str]:
     at = f"{sample['pointer']}: " if sample["pointer"] else ""
     return f"{at}{sample['message']}", f"{sample['topic']} {sample['partition']} @ {sample['offset']}"
+
+
+def _shards(found: Inspection) -> list[list[str]]:
+    rows = []
+    for shard in found.shards:
+        mark = time_of(shard["watermark"])
+        rows.append(
+            [
+                str(shard["shard"]),
+                str(shard["last"]["number"]) if shard["last"] else "none yet",
+                *(f"{shard[name]:,}" for name in ("consumed", "silver", "pending")),
+                f"{mark:%Y-%m-%d %H:%M:%S} UTC" if mark else "none yet",
+            ]
+        )
+    return rows

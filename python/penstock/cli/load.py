@@ -56,6 +56,8 @@ def load(
     with transient_bar("loading", "rows", show=not quiet) as progress:
         report = load_warehouse(spec, to, date=date, tables=flow.file.tables, progress=progress)
     what = f"events of {report.date}" if report.date else f"the log up to entry {report.log_number}"
+    if report.shards and not report.date:
+        what = "the logs of " + ", ".join(f"{log} up to entry {number}" for log, number in report.shards.items())
     out.print(Text(report.pipeline, "bold").append(f": {what}, into {report.warehouse}", "not bold"))
     out.print(table_of(report))
     out.result(report.as_dict())

@@ -26,6 +26,7 @@ EXAMPLES = (
     "penstock run ecommerce --brokers localhost:9092",
     "penstock run ecommerce --until-caught-up --json | tail -n 1 | jq .balanced",
     "penstock run pipeline.yaml --until-caught-up --void 41",
+    "penstock run pipeline.yaml --shard 2/4 --set source.keyed_by=entity",
     "penstock run pipeline.yaml --set sessions.gap=45m --set 'source.files.paths=in/*.jsonl.gz'",
 )
 
@@ -60,6 +61,14 @@ def run(
             "older comes late.",
         ),
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N/OF",
+            help="Read this part of Kafka's partitions alone, with a log of its own: 2/4 is the second of four. The "
+            "other parts run by themselves.",
+        ),
+    ] = None,
     brokers: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT,…", help="Where Kafka is; short for --set source.kafka.brokers=…"),
@@ -90,6 +99,7 @@ def run(
                 accept_gap=accept_gap,
                 void=void,
                 drain=drain,
+                shard=shard,
                 progress=False,
                 on_event=watch,
             )

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import WarehouseError
-from penstock.warehouse.lakelog import BEGINNING, files_left, read_log
+from penstock.warehouse.lakelog import BEGINNING, files_left, logs, read_log
 from penstock.warehouse.loader import SILVER, last_entry
 from penstock.warehouse.star import valid
 from penstock.warehouse.target import Target, connect
@@ -21,7 +21,7 @@ class WarehouseAudit:
     """The warehouse against the lake.
 
     Attributes:
-        log_number: The last entry of the lake's log that is loaded.
+        log_number: The last entry of the lake's log that is loaded; in shards the highest.
         silver: Silver rows up to there.
         facts: Rows of fact_events.
         duplicates: Rows kept aside because an earlier event has their key.
@@ -64,14 +64,18 @@ def audit(spec: Mapping[str, Any], warehouse: str | Mapping[str, Any] | Target |
         LakeError: The lake is not there.
         WarehouseError: The warehouse cannot be opened, or holds no loads.
     """
-    log = read_log(spec, BEGINNING, SILVER)
+    entries = {log: read_log(spec, BEGINNING, SILVER, shard) for log, shard in logs(spec).items()}
     name = str(spec["name"])
     backend = connect(warehouse if warehouse is not None else spec.get("warehouse"), read_only=True)
     try:
         if not backend.columns("penstock_loads"):
             raise WarehouseError(f"warehouse {backend.place}: nothing was loaded. Run `penstock load {name}` first")
-        last = last_entry(backend, name)
-        left = files_left(entry for entry in log if entry.number <= last).values()
+        reached = {log: last_entry(backend, log) for log in entries}
+        left = [
+            file
+            for log, found in entries.items()
+            for file in files_left(entry for entry in found if entry.number <= reached[log]).values()
+        ]
         # By file: a row that was moved to another file counts as missing in one and as surplus in the other.
         loaded = dict(
             backend.rows(
@@ -96,7 +100,7 @@ def audit(spec: Mapping[str, Any], warehouse: str | Mapping[str, Any] | Target |
     files = expected.keys() | loaded.keys()
     short = {file: expected.get(file, 0) - loaded.get(file, 0) for file in files}
     return WarehouseAudit(
-        log_number=last,
+        log_number=max(reached.values()),
         silver=sum(expected.values()),
         facts=facts,
         duplicates=duplicates,

@@ -7,8 +7,8 @@ CREATE TABLE penstock_schema (
 
 -- One row for each load, written in its own transaction: what a killed load did is not there, and neither is its row.
 CREATE TABLE penstock_loads (
-    pipeline        TEXT      NOT NULL,
-    load_number     BIGINT    NOT NULL,     -- from 1
+    pipeline        TEXT      NOT NULL,     -- in shards, which have logs of their own: pipeline/0001, …
+    load_number     BIGINT    NOT NULL,     -- from 1, of all shards together
     log_number      BIGINT    NOT NULL,     -- the last entry of the lake's log that is loaded; -1: none yet
     event_date      DATE,                   -- the date loaded, at the same place in the log; null: the log went on
     facts_inserted  BIGINT    NOT NULL,

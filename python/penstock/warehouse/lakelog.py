@@ -57,13 +57,25 @@ def file_number(path: str) -> int:
     return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") >> 1
 
 
-def read_log(spec: Mapping[str, Any], since: int, layer: str) -> list[Entry]:
+def logs(spec: Mapping[str, Any]) -> dict[str, int]:
+    """The logs of a pipeline, one or one a shard, by their names; with the shard's number, 0 where it has none.
+
+    Raises:
+        LakeError: There is no lake.
+    """
+    name = str(spec["name"])
+    shards = _core.lake_shards(json.dumps(spec), storage_secrets=secrets_of(spec))
+    return {f"{name}/{shard:04}": shard for shard in shards} or {name: 0}
+
+
+def read_log(spec: Mapping[str, Any], since: int, layer: str, shard: int = 0) -> list[Entry]:
     """The log after entry `since`, with the files of one layer, in order.
 
     Args:
         spec: The pipeline file, read.
         since: The number of the last entry that is not wanted; `BEGINNING` for all.
         layer: Such as `silver/events`.
+        shard: Whose log, where the pipeline has shards.
 
     Raises:
         LakeError: There is no lake.
@@ -75,7 +87,7 @@ def read_log(spec: Mapping[str, Any], since: int, layer: str) -> list[Entry]:
             added=tuple(_file(file) for file in entry.get("files", ()) if file["layer"] == layer),
             removed=tuple(file["path"] for file in entry.get("removed", ()) if file["layer"] == layer),
         )
-        for entry in json.loads(_core.lake_log(json.dumps(spec), since, storage_secrets=secrets_of(spec)))
+        for entry in json.loads(_core.lake_log(json.dumps(spec), since, shard=shard, storage_secrets=secrets_of(spec)))
         if entry["number"] > since
     ]
     return sorted(entries, key=lambda entry: entry.number)

@@ -19,6 +19,7 @@ from penstock.warehouse.lakelog import (
     file_number,
     files_left,
     live_files,
+    logs,
     read_log,
 )
 from penstock.warehouse.target import Target, connect, parse_target
@@ -42,12 +43,18 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class LoadReport:
-    """What a load did."""
+    """What a load did.
+
+    Attributes:
+        log_number: The last entry of the lake's log that is loaded; of the logs of several shards the highest.
+        shards: The same for each shard, by the name of its log.
+    """
 
     pipeline: str
     warehouse: str
     date: dt.date | None
     log_number: int
+    shards: dict[str, int] = field(default_factory=dict)
     files: int = 0
     rows_read: int = 0
     counts: star.Counts = field(default_factory=star.Counts)
@@ -63,8 +70,9 @@ class LoadReport:
 
 @dataclass(frozen=True)
 class _Step:
-    """What goes into the warehouse in one transaction."""
+    """What goes into the warehouse in one transaction: of one log."""
 
+    log: str
     log_number: int
     files: list[LakeFile]
     removed: list[str]
@@ -150,10 +158,10 @@ def parse_day(date: str | dt.date) -> dt.date:
         ) from None
 
 
-def last_entry(warehouse: Backend, pipeline: str) -> int:
-    """The last entry of the lake's log that was loaded."""
+def last_entry(warehouse: Backend, log: str) -> int:
+    """The last entry of a log of the lake (the pipeline's, or a shard's) that was loaded."""
     ((last,),) = warehouse.rows(
-        f"SELECT max(log_number) FROM penstock_loads WHERE pipeline = {_literal(pipeline)} AND event_date IS NULL"
+        f"SELECT max(log_number) FROM penstock_loads WHERE pipeline = {_literal(log)} AND event_date IS NULL"
     )
     return BEGINNING if last is None else int(last)
 
@@ -177,17 +185,18 @@ class _Loader:
     def load(self, held: list[LakeFile], day: dt.date | None) -> LoadReport:
         """Load what is new, or the day, one transaction a step."""
         self._prepare()
-        last = last_entry(self.warehouse, self.pipeline)
-        # From the last loaded entry on, that one included: it must be there still.
-        log = read_log(self.spec, last - 1 if last > BEGINNING else BEGINNING, SILVER)
-        if last > BEGINNING and (not log or log[0].number != last):
-            raise LakeError(
-                f"lake {self.spec['lake']}: its log has no entry {last}, and the warehouse {self.warehouse.place} has "
-                "loaded it. This is another lake than before; name the right one, or another warehouse"
-            )
-        new = [entry for entry in log if entry.number > last]
-        steps = [_one_day(held, day, last)] if day else list(self._since(new))
-        report = LoadReport(self.pipeline, self.warehouse.place, day, last if day or not new else new[-1].number)
+        reached: dict[str, int] = {}
+        steps: list[_Step] = []
+        for log, shard in logs(self.spec).items():
+            last = last_entry(self.warehouse, log)
+            new = self._new(last, shard)
+            reached[log] = last if day or not new else new[-1].number
+            steps += [] if day else self._since(log, new)
+        if day:
+            # Of all shards at once: the place in no log changes.
+            steps = [_one_day(held, day, self.pipeline, reached.get(self.pipeline, BEGINNING))]
+        report = LoadReport(self.pipeline, self.warehouse.place, day, max(reached.values()))
+        report.shards = {} if self.pipeline in reached else reached
         todo = sum(step.rows for step in steps)
         for step in steps:
             report.counts.add(self._load_step(step, day))
@@ -216,8 +225,19 @@ class _Loader:
             )
         warehouse.commit()
 
-    def _since(self, entries: list[Entry]) -> Iterator[_Step]:
-        """Entries of the log, cut into steps between them."""
+    def _new(self, last: int, shard: int) -> list[Entry]:
+        """The entries of a log after the last that was loaded."""
+        # From that one on, it included: it must be there still.
+        log = read_log(self.spec, last - 1 if last > BEGINNING else BEGINNING, SILVER, shard)
+        if last > BEGINNING and (not log or log[0].number != last):
+            raise LakeError(
+                f"lake {self.spec['lake']}: its log has no entry {last}, and the warehouse {self.warehouse.place} has "
+                "loaded it. This is another lake than before; name the right one, or another warehouse"
+            )
+        return [entry for entry in log if entry.number > last]
+
+    def _since(self, log: str, entries: list[Entry]) -> Iterator[_Step]:
+        """Entries of a log, cut into steps between them."""
         left = files_left(entries)
         gone = {path: place for place, entry in enumerate(entries) for path in entry.removed}
         new: list[LakeFile] = []
@@ -232,7 +252,7 @@ class _Loader:
             removed += entry.removed
             rows += sum(file.rows for file in added)
             if (rows >= self.rows_a_transaction and place >= until) or entry is entries[-1]:
-                yield _Step(entry.number, new, removed, rows)
+                yield _Step(log, entry.number, new, removed, rows)
                 new, removed, rows = [], [], 0
 
     def _load_step(self, step: _Step, day: dt.date | None) -> star.Counts:
@@ -272,11 +292,12 @@ class _Loader:
         return f"lake_file IN ({numbers})"
 
     def _record(self, step: _Step, day: dt.date | None, counts: star.Counts) -> None:
-        name = _literal(self.pipeline)
+        name = _literal(step.log)
         loaded = f"DATE '{day}'" if day else "NULL"
         written = self.warehouse.change(
             f"INSERT INTO penstock_loads SELECT {name}, "
-            f"(SELECT coalesce(max(load_number), 0) + 1 FROM penstock_loads WHERE pipeline = {name}), "
+            f"(SELECT coalesce(max(load_number), 0) + 1 FROM penstock_loads "
+            f"WHERE split_part(pipeline, '/', 1) = {_literal(self.pipeline)}), "
             f"{step.log_number}, {loaded}, {counts.inserted}, {counts.updated}, {counts.deleted}, {counts.repointed}, "
             f"{counts.duplicates}, {counts.users}, CURRENT_TIMESTAMP AT TIME ZONE 'UTC'"
         )
@@ -284,12 +305,12 @@ class _Loader:
             raise DataError(f"warehouse {self.warehouse.place}: the load could not be recorded; nothing was loaded")
 
 
-def _one_day(held: list[LakeFile], day: dt.date, last: int) -> _Step:
+def _one_day(held: list[LakeFile], day: dt.date, log: str, last: int) -> _Step:
     """All files that may hold events of the day, by their statistics."""
     midnight = dt.datetime.combine(day, dt.time(), dt.timezone.utc)
     start = int(midnight.timestamp()) * 1_000_000
     found = [file for file in held if file.may_hold(start, start + 86_400_000_000)]
-    return _Step(last, found, [], sum(file.rows for file in found))
+    return _Step(log, last, found, [], sum(file.rows for file in found))
 
 
 def _literal(text: str) -> str:

@@ -110,6 +110,9 @@ impl Kafka<'_> {
         for topic in &found {
             self.take_topic(topic)?;
         }
+        if self.settings.shard.is_some() {
+            trouble::same_size(&self.sizes)?;
+        }
         if let Some(allowed) = allowed {
             self.check_group(&allowed)?;
             self.group_allowed = true;
@@ -174,7 +177,7 @@ impl Kafka<'_> {
         }
         self.check_id(topic)?;
         self.told.remove(&format!("missing {}", topic.name));
-        let known = self.topics.insert(topic.name.clone(), topic.id.clone()).is_some();
+        self.topics.insert(topic.name.clone(), topic.id.clone());
         let name: Arc<str> = topic.name.as_str().into();
         let mut found = vec![];
         for &number in topic.partitions.iter().filter(|n| self.settings.ours(**n)) {
@@ -183,13 +186,18 @@ impl Kafka<'_> {
                 Entry::default()
             });
         }
-        let grown = known || self.entries.iter().any(|(k, e)| k.0 == name && e.known.is_some());
-        if grown && !found.is_empty() && self.settings.shard.is_some() {
+        let before = self.sizes.insert(topic.name.clone(), topic.partitions.len());
+        // This shard's own may be new since its last run; in a run those of the others are seen, too.
+        let of_ours = self.entries.iter().any(|(k, e)| k.0 == name && e.known.is_some()) && !found.is_empty();
+        let grown = before.is_some_and(|before| before < topic.partitions.len());
+        if (grown || of_ours) && self.settings.shard.is_some() {
             self.questions.watch().warn(
                 "new_partitions",
                 &format!("topic {}", topic.name),
                 &format!(
-                    "has new partitions ({found:?}): keys move between partitions, and so between shards; duplicates and sessions across the move are not seen"
+                    "has new partitions, {} now: keys move between partitions, and so between shards; duplicates and \
+                     sessions across the move are not seen",
+                    topic.partitions.len()
                 ),
             );
         }

@@ -48,6 +48,8 @@ pub struct Kafka<'a> {
     questions: Connection<'a>,
     cluster: Option<String>,
     topics: BTreeMap<String, Option<String>>,
+    /// How many partitions each topic has, of whatever shard.
+    sizes: BTreeMap<String, usize>,
     entries: BTreeMap<Key, Entry>,
     /// The ends that were seen at the start, where reading stops at them.
     bounds: BTreeMap<Key, i64>,
@@ -97,6 +99,7 @@ impl<'a> Kafka<'a> {
             questions,
             cluster: None,
             topics: BTreeMap::new(),
+            sizes: BTreeMap::new(),
             entries: BTreeMap::new(),
             bounds: BTreeMap::new(),
             changed: BTreeSet::new(),

@@ -1,5 +1,6 @@
 //! What can go wrong with a cluster, in words: what, where, why, and what to do.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::error::KafkaError;
@@ -7,7 +8,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::native::Failure;
 use super::settings::{KafkaSettings, SECRETS};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::sources::Range;
 
 fn cluster(brokers: &str) -> String {
@@ -149,6 +150,20 @@ pub(super) fn another_cluster(brokers: &str, before: &str, now: &str) -> Error {
             "is cluster {now}, and this pipeline has read from cluster {before}: the same names hold other events there. Point source.kafka.brokers at the former, or read this one with a new pipeline (another name)"
         ),
     )
+}
+
+/// Refuses topics of unlike size for a shard: a key lies in one partition of each, and those have to be one shard's.
+pub(super) fn same_size(sizes: &BTreeMap<String, usize>) -> Result<()> {
+    let mut all = sizes.iter();
+    let Some((first, size)) = all.next() else { return Ok(()) };
+    let Some((other, unlike)) = all.find(|(_, other)| *other != size) else { return Ok(()) };
+    Err(Error::settings(
+        "shard",
+        format!(
+            "topic {first} has {size} partitions, and {other} has {unlike}: events of one entity would come into several \
+             shards. Give them equally many partitions, or run without --shard"
+        ),
+    ))
 }
 
 /// Offsets beyond the end of a partition.

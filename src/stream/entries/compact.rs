@@ -112,7 +112,7 @@ pub fn compact(work: &mut Work<'_>, options: &CompactOptions) -> Result<CompactR
             None => {
                 work.discard(&draft.added)?;
                 return Err(Error::lake(
-                    layout::control(work.journal.pipeline()),
+                    work.journal.control(),
                     "other entries of the log keep taking the same files away; is another compaction at work? Try again later",
                 ));
             }

@@ -49,8 +49,6 @@ pub struct Work<'a> {
     pub clock: &'a dyn Clock,
     /// Who watches.
     pub observer: &'a dyn Observer,
-    /// The shard whose log this is.
-    pub shard: u32,
     /// Random: part of the names of the entry's files.
     id: String,
 }
@@ -90,9 +88,9 @@ impl Draft {
 }
 
 impl<'a> Work<'a> {
-    /// Work on a pipeline's lake.
-    pub fn new(store: &'a dyn Store, pipeline: &str, clock: &'a dyn Clock, observer: &'a dyn Observer) -> Self {
-        Self { journal: Journal::new(store, pipeline), clock, observer, shard: 0, id: new_id() }
+    /// Work on a pipeline's lake, by its log or that of one of its shards.
+    pub fn new(journal: Journal<'a>, clock: &'a dyn Clock, observer: &'a dyn Observer) -> Self {
+        Self { journal, clock, observer, id: new_id() }
     }
 
     /// The store.
@@ -136,7 +134,7 @@ impl<'a> Work<'a> {
         }
         self.journal.live()?.ok_or_else(|| {
             Error::lake(
-                layout::control(self.journal.pipeline()),
+                self.journal.control(),
                 "nothing was committed yet: there is nothing to work on. Run the pipeline first",
             )
         })
@@ -168,7 +166,7 @@ impl<'a> Work<'a> {
                 Some(Planned::Run(plan)) => {
                     if waited >= PATIENCE {
                         return Err(Error::lake(
-                            layout::plan(self.journal.pipeline(), plan.number),
+                            layout::plan(self.journal.log(), plan.number),
                             format!(
                                 "epoch {} was planned and is not committed: its run was killed, or hangs. Run the \
                                  pipeline to finish it, then do this again; nothing was changed",

@@ -98,7 +98,7 @@ impl Output {
         let layer = table.layer.clone();
         let files = table.writer.take_files(&mut |partition| {
             *next += 1;
-            layout::entry_file(&layer, partition, &pipeline, work.shard, work.id(), *next - 1)
+            layout::entry_file(&layer, partition, &pipeline, work.journal.shard(), work.id(), *next - 1)
         });
         if files.is_empty() {
             return Ok(());

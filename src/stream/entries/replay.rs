@@ -16,7 +16,7 @@ use super::place::place;
 use super::settled::{self, Settled};
 use super::{ATTEMPTS, Draft, Work, silver};
 use crate::error::{Error, Result};
-use crate::lake::layout::{self, Partition};
+use crate::lake::layout::Partition;
 use crate::sessions::Sessionizer;
 use crate::sources::lake::{StoredFile, numbers, text, times};
 use crate::stream::ledger::Counts;
@@ -165,7 +165,7 @@ fn one(work: &mut Work<'_>, judge: &Judge, options: &ReplayOptions, letters: &[R
         }
     }
     Err(Error::lake(
-        layout::control(work.journal.pipeline()),
+        work.journal.control(),
         "other entries of the log, or the stream, keep settling the same events. Try again later; nothing was changed",
     ))
 }

@@ -6,6 +6,7 @@ use super::Work;
 use super::sweep::LAYERS;
 use crate::error::{Error, Result};
 use crate::lake::layout;
+use crate::stream::store::Store;
 
 /// What was removed.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -20,20 +21,29 @@ pub struct ResetReport {
     pub dry_run: bool,
 }
 
-/// Removes everything that the pipeline has in the lake, for good. A run that is at work ends with its next step, because
-/// a newer term was taken.
+impl ResetReport {
+    /// Takes in what was removed of another log.
+    pub fn add(&mut self, other: &Self) {
+        self.files += other.files;
+        self.bytes += other.bytes;
+        self.control += other.control;
+    }
+}
+
+/// Removes everything that the pipeline, or this shard of it, has in the lake, for good. A run that is at work ends with
+/// its next step, because a newer term was taken.
 ///
 /// # Errors
 /// [`Error::Lake`] when there is no such pipeline, or the lake refuses; then it is done again from where it was.
 pub fn reset(work: &Work<'_>, dry_run: bool) -> Result<ResetReport> {
     let journal = &work.journal;
-    let control = layout::control(journal.pipeline());
+    let control = journal.control();
     let mut objects = work.store().list(&control, None)?;
     if objects.is_empty() {
         return Err(Error::lake(control, format!("there is no pipeline {}; nothing to reset", journal.pipeline())));
     }
     let mut report = ResetReport { control: objects.len() as u64, dry_run, ..ResetReport::default() };
-    let ours = |path: &str| layout::writer(journal.pipeline(), work.shard, path).is_some();
+    let ours = |path: &str| layout::writer(journal.pipeline(), work.journal.shard(), path).is_some();
     let trash = LAYERS.map(layout::trash);
     let mut data = vec![];
     for layer in LAYERS.iter().map(|l| (*l).to_owned()).chain(trash) {
@@ -62,4 +72,20 @@ pub fn reset(work: &Work<'_>, dry_run: bool) -> Result<ResetReport> {
         work.store().delete(&object.path)?;
     }
     Ok(report)
+}
+
+/// Removes what the shards of a pipeline share: contracts, and last what it keeps for ever; how many objects.
+///
+/// # Errors
+/// [`Error::Lake`] when the lake refuses.
+pub fn reset_rest(store: &dyn Store, pipeline: &str, dry_run: bool) -> Result<u64> {
+    let control = layout::control(pipeline);
+    let in_log = |path: &str| path[control.len()..].split('/').next().is_some_and(|first| first.parse::<u32>().is_ok());
+    let mut objects = store.list(&control, None)?;
+    objects.retain(|object| !in_log(&object.path));
+    if !dry_run {
+        objects.sort_by_key(|object| object.path == layout::pipeline(pipeline));
+        objects.iter().try_for_each(|object| store.delete(&object.path))?;
+    }
+    Ok(objects.len() as u64)
 }

@@ -100,7 +100,7 @@ pub fn retention(work: &mut Work<'_>, options: &RetentionOptions) -> Result<Rete
         }
     }
     Err(Error::lake(
-        layout::control(work.journal.pipeline()),
+        work.journal.control(),
         "other entries of the log keep taking the same files away. Try again later; nothing was changed",
     ))
 }

@@ -173,7 +173,7 @@ pub fn remember(work: &Work<'_>, judge: &Judge, last: &Commit, keys: &[(u128, i6
         .into_iter()
         .find(|(table, _)| table == "dedup/keys")
         .ok_or_else(|| Error::Internal("no table of keys".into()))?;
-    let path = layout::state(work.journal.pipeline(), last.number + 1, work.id(), &table);
+    let path = layout::state(work.journal.log(), last.number + 1, work.id(), &table);
     let bytes = bytes::Bytes::from(to_ipc(&rows)?);
     let file = StateFile {
         newest: known.newest(&table, &rows)?,

@@ -28,7 +28,9 @@ pub fn sweep(work: &Work<'_>, live: &Snapshot) -> Result<u64> {
     let removed: HashSet<&str> = live.last.removed.iter().map(|f| f.path.as_str()).collect();
     for layer in LAYERS {
         for object in work.store().list(layer, None)? {
-            let Some(writer) = layout::writer(work.journal.pipeline(), work.shard, &object.path) else { continue };
+            let Some(writer) = layout::writer(work.journal.pipeline(), work.journal.shard(), &object.path) else {
+                continue;
+            };
             if live.files.contains_key(&object.path) {
                 continue;
             }

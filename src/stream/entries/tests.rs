@@ -22,6 +22,7 @@ use crate::lake::{Durability, Lake, LakeOptions, ObjectMeta, Put};
 use crate::sources::files::{Files, FilesSettings};
 use crate::sources::lake::StoredFile;
 use crate::stream::audit::audit_store;
+use crate::stream::journal::Journal;
 use crate::stream::log::{FileEntry, Kind};
 use crate::stream::run::{Report, RunOptions, Unwatched, contract_of};
 use crate::stream::runner::Runner;
@@ -152,7 +153,7 @@ impl Shop {
     }
 
     pub fn work<'a>(&'a self, store: &'a dyn Store) -> Work<'a> {
-        Work::new(store, NAME, &self.clock, &Unwatched)
+        Work::new(Journal::new(store, NAME), &self.clock, &Unwatched)
     }
 
     pub fn compact(&self, store: &dyn Store) -> CompactReport {

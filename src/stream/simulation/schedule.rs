@@ -207,7 +207,7 @@ fn keep(setting: &Setting, world: &World, actor: usize) {
         }
         let run = (actor as u64) << 32 | attempt;
         let handle = Handle::new(world, actor, run, setting.seed, setting.rates, 0, setting.steps);
-        let mut work = Work::new(&handle, PIPELINE, &handle, &handle);
+        let mut work = Work::new(Journal::new(&handle, PIPELINE), &handle, &handle);
         work.journal.snapshot_every = setting.snapshot_every;
         let (kind, entries) = if random.random_bool(0.6) {
             let options = CompactOptions { min_age_us: 0, ..CompactOptions::default() };
@@ -299,7 +299,7 @@ fn settle(setting: &Setting, world: &World, contracts: &[Contract]) -> Result<Ta
 /// there twice, and doing it again does nothing.
 fn in_the_end(setting: &Setting, world: &World) -> Result<u64, String> {
     let handle = Handle::new(world, 0, u64::MAX, setting.seed, Rates::default(), 0, u64::MAX);
-    let mut work = Work::new(&handle, PIPELINE, &handle, &handle);
+    let mut work = Work::new(Journal::new(&handle, PIPELINE), &handle, &handle);
     work.journal.snapshot_every = setting.snapshot_every;
     let options = ReplayOptions { codes: vec!["late".to_owned()], ..ReplayOptions::default() };
     let mut again =

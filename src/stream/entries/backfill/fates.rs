@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet};
 use super::gather::{Gathered, bucket_of, number, words};
 use super::{Backfill, BackfillReport};
 use crate::error::{Error, Result};
-use crate::lake::layout;
 use crate::stream::ledger::Counts;
 use crate::verdict::Code;
 
@@ -218,9 +217,8 @@ impl Backfill<'_> {
         }
         // The order is that of a hash table: nothing follows from it but the order of keys in the state.
         fates.new_keys.sort_unstable();
-        let pipeline = self.work.journal.pipeline();
         if fates.counts.consumed != 0 || !fates.counts.balanced() {
-            return Err(Error::Ledger(format!("{}: a backfill moves {:?}", layout::control(pipeline), fates.counts)));
+            return Err(Error::Ledger(format!("{}: a backfill moves {:?}", self.work.journal.control(), fates.counts)));
         }
         Ok(fates)
     }

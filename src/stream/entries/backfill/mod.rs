@@ -19,7 +19,6 @@ use super::judge::{Judge, Means};
 use super::output::Output;
 use super::{ATTEMPTS, Draft, Work, silver};
 use crate::error::{Error, Result};
-use crate::lake::layout;
 use crate::stream::log::{FileEntry, Kind, Snapshot};
 use crate::stream::spec::{Layer, PipelineSpec};
 use crate::time::{DAY, date_of};
@@ -128,7 +127,7 @@ pub fn backfill(
         }
     }
     Err(Error::lake(
-        layout::control(work.journal.pipeline()),
+        work.journal.control(),
         "the stream or other entries of the log keep changing what the backfill replaces. Try again later; nothing was changed",
     ))
 }
