@@ -4,11 +4,13 @@ Usage: python engine_entry.py SPEC.json KIND OPTIONS.json. Prints the report as 
 on standard error, with exit code 3.
 """
 
+import json
 import sys
 from pathlib import Path
 
 from penstock import _core
 from penstock.errors import PenstockError
+from penstock.shards import together
 
 COMMANDS = {
     "compact": _core.compact,
@@ -21,7 +23,7 @@ COMMANDS = {
 def main() -> int:
     """Makes the entry that the command line names."""
     try:
-        print(COMMANDS[sys.argv[2]](Path(sys.argv[1]).read_text(), sys.argv[3]))
+        print(json.dumps(together(json.loads(COMMANDS[sys.argv[2]](Path(sys.argv[1]).read_text(), sys.argv[3])))))
     except PenstockError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 3

@@ -88,6 +88,8 @@ def test_two_shards_are_the_whole(kafka_broker: KafkaBroker, topic: str, whole: 
     # The other has not begun: what there is can be looked at.
     seen = shards.pipeline().inspect()
     assert (seen.counts.consumed, [s["last"] is None for s in seen.shards]) == (one.consumed, [False, True])
+    apart = next(c for c in shards.pipeline().audit().checks if c.name == "no partition is read by two shards")
+    assert apart.passed and apart.detail == "2 partitions, each by one; nothing was committed yet by shards [2]"
     shards.audit()
     two = shards.run(drain=True, shard="2/2")
     assert one.consumed + two.consumed == 1_051

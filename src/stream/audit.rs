@@ -69,11 +69,14 @@ pub fn audit(spec: &PipelineSpec) -> Result<Audit> {
 /// # Errors
 /// As [`audit`].
 pub fn audit_store(store: &dyn Store, pipeline: &str) -> Result<Audit> {
-    let mut found = vec![];
+    let (mut found, mut empty) = (vec![], vec![]);
     for journal in shards::journals(store, pipeline)? {
-        found.extend(audit_log(&journal)?.map(|(audit, read)| (journal.shard(), audit, read)));
+        match audit_log(&journal)? {
+            Some((audit, read)) => found.push((journal.shard(), audit, read)),
+            None => empty.push(journal.shard()),
+        }
     }
-    sum(found).ok_or_else(|| {
+    sum(found, &empty).ok_or_else(|| {
         Error::lake(
             layout::control(pipeline),
             "nothing was committed yet: there is nothing to audit. Run the pipeline first",
@@ -84,8 +87,8 @@ pub fn audit_store(store: &dyn Store, pipeline: &str) -> Result<Audit> {
 /// A partition of the source.
 type Partition = (String, i32);
 
-/// The audits of all shards as one; none when there is none.
-fn sum(found: Vec<(u32, Audit, Vec<Partition>)>) -> Option<Audit> {
+/// The audits of all shards as one; none when there is none. `empty` are those that have committed nothing yet.
+fn sum(found: Vec<(u32, Audit, Vec<Partition>)>, empty: &[u32]) -> Option<Audit> {
     let mut readers: BTreeMap<Partition, Vec<u32>> = BTreeMap::new();
     let mut whole: Option<Audit> = None;
     for (shard, mut audit, read) in found {
@@ -122,7 +125,11 @@ fn sum(found: Vec<(u32, Audit, Vec<Partition>)>) -> Option<Audit> {
         .filter(|(_, shards)| shards.len() > 1)
         .map(|((topic, partition), shards)| format!("{topic} {partition} by {shards:?}"))
         .collect();
-    let detail = if twice.is_empty() { format!("{} partitions, each by one", readers.len()) } else { twice.join("; ") };
+    let mut detail =
+        if twice.is_empty() { format!("{} partitions, each by one", readers.len()) } else { twice.join("; ") };
+    if !empty.is_empty() {
+        detail = format!("{detail}; nothing was committed yet by shards {empty:?}");
+    }
     whole.checks.push(Check { name: "no partition is read by two shards", passed: twice.is_empty(), detail });
     whole.balanced &= twice.is_empty();
     Some(whole)
