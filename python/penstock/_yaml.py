@@ -168,7 +168,7 @@ def override(document: Document, assignment: str) -> None:
         text = fill(text)
     except KeyError as missing:
         raise SettingsError(
-            f"--set {name}: the environment variable {missing.args[0]} is not set; set it, or write $$ for a dollar sign",
+            f"--set {name}: the environment variable {missing.args[0]} is not set; set it, or write $$ for a dollar",
             name=name,
         ) from None
     try:

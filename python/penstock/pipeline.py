@@ -221,8 +221,9 @@ class Pipeline:
         """
         spec, secrets = self.spec(), self.file.storage.secrets
         found = json.loads(_core.inspect(json.dumps(spec), epochs=epochs, samples=samples, storage_secrets=secrets))
-        if broker and "kafka" in spec["source"]:
-            spec["source"]["kafka"]["give_up_us"] = min(spec["source"]["kafka"]["give_up_us"], _PATIENCE)
+        kafka = spec["source"].get("kafka")
+        if broker and kafka and kafka["brokers"]:
+            kafka["give_up_us"] = min(kafka["give_up_us"], _PATIENCE)
             try:
                 found["broker"] = self._broker(spec)
             except SourceError as error:

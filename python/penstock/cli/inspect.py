@@ -45,8 +45,8 @@ def inspect(
     found = flow.inspect(epochs=epochs, samples=samples, broker=broker)
     _show_head(found, out)
     if found.shards:
-        columns = (">shard", ">entry", ">consumed", ">silver", ">pending", "watermark")
-        out.print(simple_table("Shards", columns, _shards(found)))
+        heads = (">shard", ">entry", ">consumed", ">silver", ">pending", "watermark")
+        out.print(simple_table("Shards", heads, _shards(found)))
     _show_partitions(found, out)
     _show_dead_letters(found, out)
     out.print(
