@@ -244,7 +244,7 @@ struct Listing {
 }
 
 impl Listing {
-    /// Lists the layers: every file that counts is there, as long as it was when it was written.
+    /// Lists the layers, and reads every file that counts: each is there, byte for byte as it was written.
     fn read(journal: &Journal<'_>, live: &Snapshot) -> Result<Self> {
         let mut sizes: HashMap<String, u64> = HashMap::new();
         let mut strays = vec![];
@@ -267,6 +267,12 @@ impl Listing {
                 Some(_) => {}
             }
         }
+        let files: Vec<_> = live.files.values().filter(|file| file.digest.is_some()).collect();
+        files.into_par_iter().with_max_len(1).try_for_each(|file| match journal.store().get(&file.path)? {
+            Some(bytes) if file.is_whole(&bytes) => Ok(()),
+            Some(_) => Err(damaged(file, "is as long as it was when it was written, and holds other bytes")),
+            None => Err(damaged(file, "missing")),
+        })?;
         Ok(Self { strays })
     }
 }

@@ -130,17 +130,7 @@ impl Runner<'_> {
 
     fn put_files(&self, files: Vec<(String, DataFile)>) -> Result<Vec<FileEntry>> {
         failpoint::pass("files.before")?;
-        let entries = files
-            .iter()
-            .map(|(layer, f)| FileEntry {
-                path: f.path.clone(),
-                layer: layer.clone(),
-                rows: f.rows,
-                bytes: f.bytes.len() as u64,
-                min_event_time: f.min_time,
-                max_event_time: f.max_time,
-            })
-            .collect();
+        let entries = files.iter().map(|(layer, file)| FileEntry::of(layer, file)).collect();
         // Two halves, with a look at the term before each: a writer that slept in between stops there.
         let mut objects: Vec<_> = files.into_iter().map(|(_, f)| (f.path, f.bytes)).collect();
         let rest = objects.split_off(objects.len() / 2);

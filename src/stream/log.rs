@@ -8,6 +8,7 @@ use super::change::Change;
 use super::ledger::{Counts, Ledger};
 use super::spec::Shape;
 use crate::error::{Error, Result};
+use crate::sinks::parquet::DataFile;
 use crate::sources::{PartitionState, Range, Unread};
 
 /// The version of the log's format. A lake with a higher one was made by a newer Penstock.
@@ -155,6 +156,33 @@ pub struct FileEntry {
     pub min_event_time: Option<i64>,
     /// The highest event time in it.
     pub max_event_time: Option<i64>,
+    /// What its bytes hash to (XXH3, 64 bits, hexadecimal); none in logs of older versions.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub digest: Option<String>,
+}
+
+impl FileEntry {
+    /// The entry of a file that is about to be put.
+    pub fn of(layer: &str, file: &DataFile) -> Self {
+        Self {
+            path: file.path.clone(),
+            layer: layer.to_owned(),
+            rows: file.rows,
+            bytes: file.bytes.len() as u64,
+            min_event_time: file.min_time,
+            max_event_time: file.max_time,
+            digest: Some(digest_of(&file.bytes)),
+        }
+    }
+
+    /// Whether these are the bytes that were put, as far as the log says.
+    pub fn is_whole(&self, bytes: &[u8]) -> bool {
+        self.bytes == bytes.len() as u64 && self.digest.as_ref().is_none_or(|digest| *digest == digest_of(bytes))
+    }
+}
+
+fn digest_of(bytes: &[u8]) -> String {
+    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(bytes))
 }
 
 /// A file of state that counts: what changed in a table, older files first.

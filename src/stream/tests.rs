@@ -117,6 +117,7 @@ pub(super) fn commit(number: u64, term: &super::log::Term) -> Commit {
         bytes: 1,
         min_event_time: None,
         max_event_time: None,
+        digest: None,
     };
     Commit {
         format: FORMAT,

@@ -105,14 +105,7 @@ impl Output {
         }
         work.stop_if_asked()?;
         failpoint::pass("entry.files.before")?;
-        self.files.extend(files.iter().map(|f| FileEntry {
-            path: f.path.clone(),
-            layer: table.layer.clone(),
-            rows: f.rows,
-            bytes: f.bytes.len() as u64,
-            min_event_time: f.min_time,
-            max_event_time: f.max_time,
-        }));
+        self.files.extend(files.iter().map(|file| FileEntry::of(&table.layer, file)));
         work.store().put_many(files.into_iter().map(|f| (f.path, f.bytes)).collect())?;
         failpoint::pass("entry.files.after")
     }
