@@ -140,6 +140,7 @@ class DemoStream:
             last = self._over
             ledger = flow.run(until_caught_up=True, drain=last, progress=False, on_event=take)
             if last:
+                self._check()
                 return ledger
 
     def _look(self, sent: dict[str, Any]) -> bool | str:

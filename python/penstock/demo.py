@@ -21,6 +21,7 @@ import yaml
 from penstock._demo_stream import DemoStream
 from penstock.errors import SettingsError
 from penstock.generate import generate
+from penstock.kafka import is_secret
 from penstock.pipeline import Pipeline
 from penstock.resources import copy_out
 
@@ -141,6 +142,11 @@ class Demo:
         (folder / "in").mkdir(exist_ok=True)
         file = folder / "pipeline.yaml"
         source = self.stream.source() if self.stream else {"files": {"paths": ["in/*.jsonl"], "bounded": True}}
+        for name, value in source.get("kafka", {}).items():
+            if is_secret(name):
+                variable = f"PENSTOCK_DEMO_{re.sub('[^A-Z]', '_', name.upper())}"
+                os.environ[variable] = str(value)
+                source["kafka"][name] = f"${{{variable}}}"
         block = yaml.safe_dump({"source": source}, sort_keys=False)
         # Everything up to the next key at the left edge.
         text = re.sub(r"(?ms)^source:.*?(?=^[a-z])", lambda _: block, file.read_text(encoding="utf-8"))

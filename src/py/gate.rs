@@ -47,6 +47,8 @@ pub enum OnInterrupt {
     Abandon,
     /// It writes: wait until it has stopped by itself, unless that takes ten seconds, or Python is interrupted again.
     Wait,
+    /// The same, and what it gives says itself that it was asked to stop.
+    Told,
 }
 
 /// Runs `work` on the engine's threads without the GIL, while this thread lets Python's signal handlers run.
@@ -83,6 +85,8 @@ pub fn enter_beside<T: Send + 'static>(
                 let _ = worker.join();
                 return match (interrupt.or(said.err()), result) {
                     (Some(interrupt), Err(Error::Interrupted)) => Err(interrupt),
+                    // It was done before it could stop. What comes after it is not wanted.
+                    (Some(interrupt), Ok(_)) if on_interrupt != OnInterrupt::Told => Err(interrupt),
                     (_, Ok(value)) => Ok(value),
                     (_, Err(error)) => Err(to_python(py, error)),
                 };

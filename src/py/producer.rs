@@ -25,7 +25,7 @@ pub fn produce(
     let events: GenerateOptions = read(py, "options", events_json)?;
     let target: Target = read(py, "target", target_json)?;
     let options: ProduceOptions = read(py, "options", options_json)?;
-    enter_beside(py, OnInterrupt::Wait, move |stop| {
+    enter_beside(py, OnInterrupt::Told, move |stop| {
         let mut progress = |sent: Sent| tell(on_progress.as_ref(), sent);
         let produced = producer::produce(profile, &events, &target, &options, &|| stop.asked(), &mut progress)?;
         serde_json::to_string(&produced).map_err(|e| Error::Internal(e.to_string()))

@@ -85,7 +85,7 @@ pub fn run_pipeline(
     spec.source_secrets = stream::spec::Secrets(source_secrets.unwrap_or_default().into_iter().collect());
     let transform = transform.map(|t| Arc::new(Function(t)) as Arc<dyn Transform>);
     let options = RunOptions { until_caught_up, max_epochs, accept_gap, void, drain, transform };
-    enter(py, OnInterrupt::Wait, move |stop| {
+    enter(py, OnInterrupt::Told, move |stop| {
         let watcher = Watcher::new(on_event, stop);
         let mut report = stream::run(&spec, &options, secret.as_deref(), &watcher)?;
         // It may have had nothing left to do; whoever asked still does not want what comes after it.

@@ -259,6 +259,8 @@ impl Listing {
         }
         for file in live.files.values() {
             match sizes.get(&file.path) {
+                // An entry of the log that came meanwhile may have put it into the trash.
+                None if journal.store().get_range(&layout::trash(&file.path), 0..1)?.is_some() => {}
                 None => return Err(damaged(file, "missing")),
                 Some(size) if *size != file.bytes => {
                     let reason = format!("has {size} bytes, and had {} when it was written", file.bytes);
@@ -268,10 +270,14 @@ impl Listing {
             }
         }
         let files: Vec<_> = live.files.values().filter(|file| file.digest.is_some()).collect();
-        files.into_par_iter().with_max_len(1).try_for_each(|file| match journal.store().get(&file.path)? {
-            Some(bytes) if file.is_whole(&bytes) => Ok(()),
-            Some(_) => Err(damaged(file, "is as long as it was when it was written, and holds other bytes")),
-            None => Err(damaged(file, "missing")),
+        files.into_par_iter().with_max_len(1).try_for_each(|file| {
+            let store = journal.store();
+            let there = store.get(&file.path)?;
+            match there.map_or_else(|| store.get(&layout::trash(&file.path)), |bytes| Ok(Some(bytes)))? {
+                Some(bytes) if file.is_whole(&bytes) => Ok(()),
+                Some(_) => Err(damaged(file, "is as long as it was when it was written, and holds other bytes")),
+                None => Err(damaged(file, "missing")),
+            }
         })?;
         Ok(Self { strays })
     }

@@ -7,6 +7,7 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use serde::Serialize;
 
+use super::entries::settled::Index;
 use super::log::{FileEntry, Snapshot};
 use super::store::Store;
 use crate::error::Result;
@@ -49,7 +50,8 @@ pub fn find(store: &dyn Store, live: &Snapshot, each: usize) -> Result<Vec<Sampl
     let mut files: Vec<&FileEntry> = live.files.values().filter(|f| f.layer == "dead_letters").collect();
     // Names hold the epoch.
     files.sort_by(|a, b| b.path.rsplit('/').next().cmp(&a.path.rsplit('/').next()));
-    let columns = ["code", "problems", "topic", "partition", "offset"];
+    let columns = ["code", "problems", "topic", "partition", "offset", "epoch"];
+    let settled = if wanted.is_empty() { Index::default() } else { Index::read(store, live)? };
     let mut found = vec![];
     for file in files {
         if wanted.is_empty() {
@@ -57,7 +59,8 @@ pub fn find(store: &dyn Store, live: &Snapshot, each: usize) -> Result<Vec<Sampl
         }
         StoredFile::open(store, file)?.read(store, Some(&columns), None, &mut |rows| {
             let codes = text(&rows, "code")?;
-            for row in (0..rows.num_rows()).rev() {
+            let settled = settled.which(&rows)?;
+            for row in (0..rows.num_rows()).rev().filter(|row| !settled[*row]) {
                 let Some(left) = wanted.get_mut(codes.value(row)) else { continue };
                 *left -= 1;
                 if *left == 0 {

@@ -121,6 +121,11 @@ impl<'a> Kafka<'a> {
         if self.settings.until_caught_up { self.bounds.get(key).copied().unwrap_or(0) } else { i64::MAX }
     }
 
+    /// Whether the cluster has answered lately: an end that was seen before an outage says nothing of now.
+    fn answers(&self) -> bool {
+        self.looked.is_some_and(|at| at.elapsed() < self.settings.look_every() * 3 / 2)
+    }
+
     /// The partitions that there may be something of, the one with the lowest watermark first.
     fn order(&self, times: &dyn PartitionTimes) -> Vec<Key> {
         let open = |(key, entry): &(&Key, &Entry)| !entry.dropped && entry.position < self.until(key);
@@ -281,7 +286,7 @@ impl<'a> Kafka<'a> {
         let mut since = Instant::now();
         let mut position = range.from;
         while position < range.to {
-            let limit = Limit { until: range.to, bytes: TURN_BYTES, events: usize::MAX, arrival };
+            let limit = Limit { until: range.to, bytes: TURN_BYTES, events: usize::MAX, arrival, live: false };
             let taken = reader.take(key, &limit)?;
             if let Some(failure) = &taken.failure {
                 match failure.code {
@@ -402,6 +407,7 @@ impl Source for Kafka<'_> {
                     bytes: want.bytes.clamp(1, TURN_BYTES),
                     events: want.events.max(1),
                     arrival: want.arrival,
+                    live: !self.settings.until_caught_up,
                 };
                 let mut taken = reader.take(&key, &limit)?;
                 let failure = taken.failure.take();
@@ -447,7 +453,9 @@ impl Source for Kafka<'_> {
         let status = |(key, entry): (&Key, &Entry)| PartitionStatus {
             topic: key.0.to_string(),
             partition: key.1,
-            progress: if entry.position >= self.until(key) || (!self.settings.until_caught_up && !self.lags(key)) {
+            progress: if entry.position >= self.until(key)
+                || (!self.settings.until_caught_up && !self.lags(key) && self.answers())
+            {
                 Progress::CaughtUp
             } else if entry.newest.is_none() {
                 Progress::Waiting

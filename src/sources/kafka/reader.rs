@@ -47,6 +47,8 @@ pub(super) struct Limit {
     pub(super) bytes: usize,
     pub(super) events: usize,
     pub(super) arrival: i64,
+    /// The run goes on for ever: what a producer says of the time tells nothing of when the message came.
+    pub(super) live: bool,
 }
 
 /// What was read of one partition.
@@ -138,7 +140,7 @@ impl<'a> Reader<'a> {
                     slot.at_end = true;
                     // Offsets that hold no events (control records, aborted transactions) end with the partition.
                     taken.position = taken.position.max(message.offset().min(limit.until));
-                } else if count > 0 {
+                } else if taken.position > slot.position {
                     // It is for the next time: what came before it is read first.
                     break;
                 } else {
@@ -163,7 +165,8 @@ impl<'a> Reader<'a> {
                 piece.kind = kind;
                 let micros = time.and_then(|t| t.checked_mul(1_000));
                 taken.bytes += piece.push(message, micros);
-                taken.newest = taken.newest.max(micros);
+                let came = if limit.live && kind != Some("log_append_time") { Some(limit.arrival) } else { None };
+                taken.newest = taken.newest.max(micros).max(came);
                 taken.framed = taken.framed.or_else(|| framed(message));
                 taken.position = message.offset() + 1;
                 count += 1;
@@ -207,9 +210,12 @@ impl Piece {
         self.valid.push(value.is_some());
         self.offsets.push(message.offset());
         self.times.push(time);
-        self.keys.append_option(message.key());
-        self.headers.push(message.headers());
-        bytes.len() as u64
+        let (key, headers) = (message.key(), message.headers());
+        let headed = |(name, value): &(String, Option<Vec<u8>>)| name.len() + value.as_ref().map_or(0, Vec::len);
+        let size = bytes.len() + key.map_or(0, <[u8]>::len) + headers.iter().map(headed).sum::<usize>();
+        self.keys.append_option(key);
+        self.headers.push(headers);
+        size as u64
     }
 
     fn finish(mut self, key: &Key, arrival: i64) -> Result<RawEvents> {

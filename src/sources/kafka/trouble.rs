@@ -22,11 +22,9 @@ fn partition(topic: &str, partition: i32) -> String {
 /// A setting that librdkafka does not take.
 pub(super) fn configuration(settings: &KafkaSettings, error: &KafkaError) -> Error {
     match error {
-        KafkaError::ClientConfig(_, reason, name, value) => {
+        KafkaError::ClientConfig(_, reason, name, _) => {
             let secret = SECRETS.contains(&name.as_str()) || settings.secrets.contains_key(name);
-            let reason =
-                if secret || value.is_empty() { reason.replace(value.as_str(), "***") } else { reason.clone() };
-            let reason = if secret { "its value is not taken by librdkafka".to_owned() } else { reason };
+            let reason = if secret { "its value is not taken by librdkafka".to_owned() } else { reason.clone() };
             Error::settings(format!("source.kafka.{name}"), reason)
         }
         other => {

@@ -31,7 +31,7 @@ impl ResetReport {
 }
 
 /// Removes everything that the pipeline, or this shard of it, has in the lake, for good. A run that is at work ends with
-/// its next step, because a newer term was taken.
+/// its next step, because a newer term was taken; the terms stay.
 ///
 /// # Errors
 /// [`Error::Lake`] when there is no such pipeline, or the lake refuses; then it is done again from where it was.
@@ -56,13 +56,14 @@ pub fn reset(work: &Work<'_>, dry_run: bool) -> Result<ResetReport> {
     }
     journal.take_term(work.clock)?;
     objects = work.store().list(&control, None)?;
+    // The terms stay: a run that is still at work looks for the one above its own, and finds it.
+    objects.retain(|o| !o.path[control.len()..].starts_with("terms/"));
     // The newest entries of the log go first: whatever is left when this is killed is a shorter log, and the identity
     // goes last.
     let rank = |path: &str| match path.strip_prefix(&control).and_then(|p| p.split('/').next()) {
         Some("snapshots") => 0,
         Some("epochs") => 1,
-        Some("pipeline.json") => 4,
-        Some("terms") => 3,
+        Some("pipeline.json") => 3,
         _ => 2,
     };
     objects.sort_by(|a, b| rank(&a.path).cmp(&rank(&b.path)).then(b.path.cmp(&a.path)));

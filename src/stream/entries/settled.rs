@@ -86,6 +86,7 @@ pub fn positions(batch: &RecordBatch, names: [&str; 3]) -> Result<Vec<u128>> {
 }
 
 /// Positions that are settled, each with the newest log entry whose dead letters are meant.
+#[derive(Default)]
 pub struct Index(HashMap<u128, i64>);
 
 impl Index {

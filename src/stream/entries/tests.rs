@@ -17,7 +17,7 @@ use super::judge::Means;
 use super::replay::{ReplayOptions, ReplayReport, replay};
 use super::reset::reset;
 use super::retention::{RetentionOptions, retention};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lake::{Durability, Lake, LakeOptions, ObjectMeta, Put};
 use crate::sources::files::{Files, FilesSettings};
 use crate::sources::lake::StoredFile;
@@ -633,7 +633,7 @@ fn retention_takes_what_is_old_and_settled() {
 }
 
 #[test]
-fn a_reset_leaves_nothing_and_stops_who_is_at_work() {
+fn a_reset_leaves_the_terms_alone_and_stops_who_is_at_work() {
     let shop = Shop::new(50);
     shop.put("a.jsonl", &some_events(60));
     shop.run();
@@ -641,8 +641,14 @@ fn a_reset_leaves_nothing_and_stops_who_is_at_work() {
     shop.lake.put(others, Bytes::from_static(b"of another pipeline")).unwrap();
     assert!(reset(&shop.work(&shop.lake), true).unwrap().files > 0);
     assert!(!shop.rows("silver/events").is_empty(), "only told");
+    let journal = Journal::new(&shop.lake, "shop");
+    let at_work = journal.take_term(&Played(AtomicI64::new(0))).unwrap();
     reset(&shop.work(&shop.lake), false).unwrap();
     let left: Vec<_> = shop.lake.list("", None).unwrap().into_iter().map(|o| o.path).collect();
-    assert_eq!(left, [others]);
+    let terms = format!("{}terms/", journal.control());
+    assert!(left.iter().all(|path| path == others || path.starts_with(&terms)), "{left:?}");
+    assert!(left.contains(&others.to_owned()));
+    assert!(matches!(journal.check_term(&at_work), Err(Error::Superseded { .. })));
     assert!(shop.run().balanced);
+    assert!(journal.check_term(&at_work).is_err(), "whoever comes later has a higher one");
 }
