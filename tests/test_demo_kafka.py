@@ -57,3 +57,16 @@ def test_a_broker_that_is_not_there_ends_it_with_the_reason(tmp_path: Path) -> N
         stream.fill("ecommerce", total=1_000)
     done = cli("demo", "--dir", tmp_path / "demo", "--brokers", "127.0.0.1:1")
     assert done.returncode == 3 and "no broker answered" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_password_is_in_no_file_of_the_demo(tmp_path: Path) -> None:
+    settings = {"sasl.password": "hunter2", "sasl.username": "ada", "socket.connection.setup.timeout.ms": "1000"}
+    run = demo.Demo(
+        "ecommerce", tmp_path / "demo", events=1_000, seed=1, progress=False, brokers="127.0.0.1:1", kafka=settings
+    )
+    with pytest.raises(SourceError, match="no broker answered"):
+        run.run()
+    pipeline = (tmp_path / "demo/pipeline.yaml").read_text()
+    assert "sasl.password: ${PENSTOCK_DEMO_SASL_PASSWORD}" in pipeline and "ada" in pipeline
+    assert not [p for p in (tmp_path / "demo").rglob("*") if p.is_file() and b"hunter2" in p.read_bytes()]
+    assert run.flow.file.source_secrets == {"sasl.password": "hunter2"}
