@@ -112,9 +112,15 @@ pub fn pass(name: &'static str) -> Result<()> {
     }
 }
 
-/// Sends this process a signal by way of `kill`, and waits for it to work.
+/// Sends a signal to the process `$0`, and waits until it works. A process that is to stand still may go on for a moment
+/// until one of its threads has noticed: no thread passes once the first one stands.
+const SEND: &str = r#"kill -"$1" "$0" || exit 1
+until ! [ -e "/proc/$0/status" ] || grep -q '^State:.[TtZX]' "/proc/$0/status"; do :; done"#;
+
+/// Sends this process a signal by way of a shell, and waits for it to work.
 fn signal(name: &str) -> Result<()> {
-    let sent = std::process::Command::new("kill").args([format!("-{name}"), std::process::id().to_string()]).status();
+    let pid = std::process::id().to_string();
+    let sent = std::process::Command::new("sh").args(["-c", SEND, &pid, name]).status();
     match sent {
         Ok(status) if status.success() => Ok(()),
         other => Err(Error::Internal(format!("failpoint: kill -{name} did not work: {other:?}"))),
