@@ -105,8 +105,12 @@ impl ObjectStore for Faulty {
         self.through(|| self.inner.put_opts(location, payload.clone(), opts.clone())).await
     }
 
-    async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> StoreResult<Box<dyn MultipartUpload>> {
-        unimplemented!("not used")
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> StoreResult<Box<dyn MultipartUpload>> {
+        self.through(|| self.inner.put_multipart_opts(location, opts.clone())).await
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> StoreResult<GetResult> {
