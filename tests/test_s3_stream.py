@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import signal
 import subprocess
-import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -146,29 +146,36 @@ def test_the_reply_to_each_claim_is_lost(
         assert crash.newest_commit(pipeline.fetched().lake)["term"] == 1, "no term was taken for another's"
 
 
-def test_the_server_is_killed_and_started(tmp_path: Path, inputs: list[Path], undisturbed: crash.Pipeline) -> None:
+def test_the_server_is_killed_and_started(tmp_path: Path, inputs: list[Path]) -> None:
     """The run waits for the server, and loses nothing that it had acknowledged."""
     chance = random.Random(3)
+    whole = crash.make(tmp_path / "whole", inputs, epoch_events=300)
+    assert whole.run().returncode == 0
+    kills = runs = 0
     with s3_server(tmp_path / "s3") as server:
-        pipeline = s3_support.make(tmp_path / "p", inputs, server, epoch_events=300)
-        run = pipeline.start()
-        done = threading.Event()
-        kills = 0
-        while run.poll() is None and kills < KILLS:
-            done.wait(chance.uniform(0.05, 0.5))
-            if run.poll() is not None:
-                break
-            server.kill()
-            kills += 1
-            done.wait(chance.uniform(0.0, 0.5))
-            server.start()
-        _, err = run.communicate(timeout=240)
-        assert run.returncode == 0, err
-        assert kills >= 2, "it was too quick to be disturbed"
-        whole = crash.make(tmp_path / "whole", inputs, epoch_events=300)
-        assert whole.run().returncode == 0
-        s3_support.assert_same(whole, pipeline)
-        print(f"\nserver killed {kills} times")
+        while kills < KILLS:
+            pipeline = s3_support.make(tmp_path / f"p{runs}", inputs, server, epoch_events=300)
+            run = pipeline.start()
+            until("the run has put its first commit", lambda: commits(pipeline, server) or run.poll() is not None)
+            while run.poll() is None and kills < KILLS:
+                server.kill()
+                kills += run.poll() is None
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    run.wait(timeout=chance.uniform(0.0, 0.5))
+                server.start()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    run.wait(timeout=chance.uniform(0.0, 0.2))
+            _, err = run.communicate(timeout=240)
+            assert run.returncode == 0, err
+            runs += 1
+            s3_support.assert_same(whole, pipeline)
+    print(f"\nserver killed {kills} times in {runs} runs")
+
+
+def commits(pipeline: s3_support.BucketPipeline, server: S3Server) -> int:
+    """How many epochs it has committed."""
+    keys = server.client.objects(pipeline.bucket, f"{s3_support.PREFIX}/_penstock/{crash.PIPELINE}/epochs/")
+    return sum(key.endswith(".commit") for key in keys)
 
 
 def test_both_are_killed(tmp_path: Path, inputs: list[Path], undisturbed: crash.Pipeline) -> None:
@@ -203,10 +210,11 @@ def test_a_server_that_stays_away(tmp_path: Path, inputs: list[Path], undisturbe
     """The run gives up after its time and says so; the next one goes on from the last commit."""
     with s3_server(tmp_path / "s3") as server:
         pipeline = s3_support.make(tmp_path / "p", inputs, server, timeout=2, epoch_events=300)
-        run = pipeline.start()
-        commits = f"{s3_support.PREFIX}/_penstock/{crash.PIPELINE}/epochs/0000000002.commit"
-        until("three epochs are committed", lambda: commits in server.client.objects(pipeline.bucket))
+        run = pipeline.start(failpoint="commit.after@3=stop")
+        _, status = os.waitpid(run.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status), "it ended before it stopped"
         server.kill()
+        run.send_signal(signal.SIGCONT)
         _, err = run.communicate(timeout=120)
         assert run.returncode == 3, err
         assert "LakeError" in err and server.endpoint in err and "cannot be reached" in err, err
