@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -156,7 +157,7 @@ def test_the_server_is_killed_and_started(tmp_path: Path, inputs: list[Path]) ->
         while kills < KILLS:
             pipeline = s3_support.make(tmp_path / f"p{runs}", inputs, server, epoch_events=300)
             run = pipeline.start()
-            until("the run has put its first commit", lambda: commits(pipeline, server) or run.poll() is not None)
+            until("the run has put its first commit", partial(begun, run, pipeline, server))
             while run.poll() is None and kills < KILLS:
                 server.kill()
                 kills += run.poll() is None
@@ -172,10 +173,10 @@ def test_the_server_is_killed_and_started(tmp_path: Path, inputs: list[Path]) ->
     print(f"\nserver killed {kills} times in {runs} runs")
 
 
-def commits(pipeline: s3_support.BucketPipeline, server: S3Server) -> int:
-    """How many epochs it has committed."""
+def begun(run: subprocess.Popen[str], pipeline: s3_support.BucketPipeline, server: S3Server) -> bool:
+    """Whether it has put its first commit, or has ended."""
     keys = server.client.objects(pipeline.bucket, f"{s3_support.PREFIX}/_penstock/{crash.PIPELINE}/epochs/")
-    return sum(key.endswith(".commit") for key in keys)
+    return any(key.endswith(".commit") for key in keys) or run.poll() is not None
 
 
 def test_both_are_killed(tmp_path: Path, inputs: list[Path], undisturbed: crash.Pipeline) -> None:
