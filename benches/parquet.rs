@@ -201,7 +201,7 @@ fn encode(schema: &SchemaRef, batches: &[RecordBatch], settings: &ParquetSetting
 fn files(folder: &std::path::Path) -> Files {
     let settings = FilesSettings { base: folder.to_path_buf(), paths: vec!["*.jsonl".into()], bounded: true };
     let mut files = Files::new(settings).expect("patterns");
-    files.refresh().expect("finds");
+    files.refresh(0).expect("finds");
     files
 }
 

@@ -200,7 +200,7 @@ pub fn validate(
                 let paths = vec![path.to_string_lossy().into_owned()];
                 let mut files = Files::new(FilesSettings { base: ".".into(), paths, bounded: true })?;
                 files.restore(&[])?;
-                files.refresh()?;
+                files.refresh(arrival)?;
                 let want = Want { bytes: BURST_BYTES, events: usize::MAX, arrival };
                 let none = |_: &str, _: i32| None;
                 let mut chunk = files.next(&none, &want)?;

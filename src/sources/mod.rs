@@ -86,6 +86,9 @@ pub struct PartitionStatus {
     /// Where the partition ended when it was last looked at; the lag is this less the position. None where no lag is
     /// known (files).
     pub end: Option<i64>,
+    /// When, by the loop's clock, it was last known that nothing lies behind `position`; none where that is not known.
+    /// Whether a partition is idle is told by this time: what came since is not known yet.
+    pub as_of: Option<i64>,
 }
 
 /// Bytes at the end of a file that are no event yet.
@@ -159,11 +162,11 @@ pub trait Source: Send {
     fn restore(&mut self, states: &[PartitionState]) -> Result<()>;
 
     /// Looks for partitions that are new and for what was added to those known. Nothing beyond what was seen here is
-    /// read until the next call, so that a bounded run ends.
+    /// read until the next call, so that a bounded run ends. `now` is the loop's clock, in microseconds.
     ///
     /// # Errors
     /// As [`Source::restore`].
-    fn refresh(&mut self) -> Result<()>;
+    fn refresh(&mut self, now: i64) -> Result<()>;
 
     /// Reads on, in the partition whose watermark is lowest; those not yet begun come first. None when all that was
     /// seen is read.
@@ -196,13 +199,14 @@ pub trait Source: Send {
     /// What was left unread at the end of partitions, for the ledger.
     fn unread(&self) -> Vec<Unread>;
 
-    /// Where a pipeline without history begins, resolved once and kept as an empty epoch 0. Called after a restore of
-    /// nothing; the same positions come back by [`Source::restore`]. Empty where there is nothing to resolve.
+    /// Where a pipeline without history begins, resolved once and kept as an empty epoch 0, also when there is no
+    /// partition yet. Called after a restore of nothing; the same positions come back by [`Source::restore`]. None where
+    /// every partition begins at its beginning.
     ///
     /// # Errors
     /// When the source cannot be asked.
-    fn begin(&mut self) -> Result<Vec<PartitionState>> {
-        Ok(vec![])
+    fn begin(&mut self) -> Result<Option<Vec<PartitionState>>> {
+        Ok(None)
     }
 
     /// What was read is about to be planned: whether it still comes from what was there when it was read.

@@ -1,13 +1,13 @@
 //! What goes into an epoch: read, judged and taken through the operators until it is full or nothing more is there.
 
 use std::collections::HashSet;
-use std::sync::atomic::Ordering;
 
 use super::epoch::{Epoch, Judgment, judge_all};
 use super::log::{Plan, Tick};
 use super::operators::Operators;
 use super::run::{Event, RunOptions};
 use super::runner::{POLL, Runner};
+use super::spec::WatermarkSpec;
 use super::tick::Read;
 use crate::contract::Contract;
 use crate::error::{Error, Result};
@@ -100,7 +100,7 @@ impl Runner<'_> {
                     break;
                 }
                 self.clock.wait(POLL);
-                self.refresh(source)?;
+                source.refresh(self.clock.now())?;
                 continue;
             };
             gathered.caught_up = false;
@@ -144,31 +144,36 @@ impl Runner<'_> {
         failpoint::pass("read.after")?;
         Ok(gathered)
     }
+}
 
-    /// Which partitions were quiet when the source was last looked at, and how far that lets the watermark move. What came
-    /// since is not known yet: by the clock of now a partition would be quiet though much waits in it.
-    pub(super) fn quiet(&self, source: &dyn Source, operators: &Operators) -> Quiet {
-        let now = self.looked_at.load(Ordering::Relaxed);
-        let settings = &self.shape.watermark;
-        let open: Vec<_> = source.partitions().into_iter().filter(|p| p.progress != Progress::Finished).collect();
+impl Quiet {
+    /// Which partitions were quiet when they were last known to be read to their end, and how far that lets the watermark
+    /// move. What came since is not known yet: by the clock of now a partition would be quiet though much waits in it.
+    pub(super) fn of(partitions: Vec<PartitionStatus>, watermark: &Watermark, settings: &WatermarkSpec) -> Self {
+        let open: Vec<_> = partitions.into_iter().filter(|p| p.progress != Progress::Finished).collect();
+        let latest = open.iter().filter_map(|p| p.as_of).max().unwrap_or(i64::MIN);
+        // One that nothing has been heard of for as long is not known to be idle: its leader may be away, and may have
+        // taken events that nobody could read yet.
         let is_idle = |p: &&PartitionStatus| {
-            p.progress == Progress::CaughtUp && p.newest.is_none_or(|newest| now - newest > settings.idle_timeout_us)
+            let past = |as_of: i64, time: i64| as_of.saturating_sub(time) > settings.idle_timeout_us;
+            p.as_of.is_some_and(|as_of| !past(latest, as_of) && p.newest.is_none_or(|newest| past(as_of, newest)))
         };
         let (quiet, awake): (Vec<_>, Vec<_>) = open.iter().partition(is_idle);
         let all = !open.is_empty() && awake.is_empty();
-        let idle = |p: &&&PartitionStatus| operators.watermark.is_idle(&p.topic, p.partition);
+        let idle = |p: &&&PartitionStatus| watermark.is_idle(&p.topic, p.partition);
         let name = |p: &PartitionStatus| (p.topic.clone(), p.partition);
         let fell_asleep = quiet.iter().filter(|p| !idle(p)).map(|p| name(p)).collect();
         let woken = awake.iter().filter(idle).map(|p| name(p)).collect();
         let newest = open.iter().filter_map(|p| p.newest).max();
-        let watermark = match (all, newest, operators.watermark.highest()) {
+        let now = open.iter().filter_map(|p| p.as_of).min().unwrap_or(i64::MIN);
+        let watermark = match (all, newest, watermark.highest()) {
             (true, Some(newest), Some(highest)) => {
                 let moved = highest - settings.lateness_us + (now - newest);
                 Some(moved.min(now - settings.lateness_us))
             }
             _ => None,
         };
-        Quiet { fell_asleep, woken, watermark }
+        Self { fell_asleep, woken, watermark }
     }
 }
 
@@ -224,5 +229,70 @@ pub(super) fn finish_partitions(operators: &mut Operators, plan: &Plan) {
     if let Some(woken) = &plan.woken {
         plan.idle.iter().for_each(|(topic, p)| watermark.set_idle(topic, *p, true));
         woken.iter().for_each(|(topic, p)| watermark.set_idle(topic, *p, false));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: WatermarkSpec = WatermarkSpec { lateness_us: 10, idle_timeout_us: 30, max_future_skew_us: 0 };
+
+    /// Partition `n`, whose newest message is as old as that, and which was known to be read to its end then.
+    fn partition(n: i32, newest: i64, as_of: Option<i64>) -> PartitionStatus {
+        let progress = if as_of.is_some() { Progress::CaughtUp } else { Progress::Open };
+        PartitionStatus {
+            topic: "t".into(),
+            partition: n,
+            progress,
+            newest: Some(newest),
+            position: 1,
+            end: None,
+            as_of,
+        }
+    }
+
+    /// A watermark that has seen an event of time 100 in each partition; these are idle.
+    fn seen(partitions: i32, idle: &[i32]) -> Watermark {
+        let mut watermark = Watermark::new(10);
+        (0..partitions).for_each(|n| watermark.observe("t", n, 100));
+        idle.iter().for_each(|n| watermark.set_idle("t", *n, true));
+        watermark
+    }
+
+    fn numbers(of: &[(String, i32)]) -> Vec<i32> {
+        of.iter().map(|(_, n)| *n).collect()
+    }
+
+    #[test]
+    fn a_partition_is_idle_by_what_was_known_of_it_last() {
+        let now = |as_of| {
+            Quiet::of(vec![partition(0, 1_000, Some(as_of)), partition(1, 900, Some(as_of))], &seen(2, &[]), &SETTINGS)
+        };
+        assert_eq!(numbers(&now(1_000).fell_asleep), [1]);
+        assert_eq!(now(1_030).watermark, None, "not yet older than the time-out");
+        let all = now(1_031);
+        assert_eq!((numbers(&all.fell_asleep), all.watermark), (vec![0, 1], Some(100 - 10 + 31)));
+    }
+
+    #[test]
+    fn one_whose_leader_is_away_is_not_idle() {
+        // Its leader was heard of at 1,000; the others go on. What it took since then, nobody could read.
+        let away = |now| {
+            Quiet::of(vec![partition(0, now, Some(now)), partition(1, 900, Some(1_000))], &seen(2, &[1]), &SETTINGS)
+        };
+        assert!(away(1_030).woken.is_empty());
+        assert_eq!(numbers(&away(1_031).woken), [1], "it holds the watermark again");
+        let unknown =
+            Quiet::of(vec![partition(0, 900, Some(1_000)), partition(1, 900, None)], &seen(2, &[]), &SETTINGS);
+        assert_eq!((numbers(&unknown.fell_asleep), unknown.watermark), (vec![0], None));
+    }
+
+    #[test]
+    fn while_nobody_answers_the_clock_stands_still() {
+        // Both were heard of at 1,040 and 1,035: a machine that slept, or a cluster that is away, moves nothing.
+        let quiet =
+            Quiet::of(vec![partition(0, 1_000, Some(1_040)), partition(1, 900, Some(1_035))], &seen(2, &[]), &SETTINGS);
+        assert_eq!(quiet.watermark, Some(100 - 10 + 35));
     }
 }

@@ -1,6 +1,5 @@
 //! The epoch loop: term → plan → run → state → commit, again and again.
 
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -72,8 +71,6 @@ pub(super) struct Runner<'a> {
     pub(super) swept_at: Option<i64>,
     /// Whether the epoch that was to be made void is.
     pub(super) voided: bool,
-    /// When the source was last looked at, by our clock: what is known of its partitions is as old as that.
-    pub(super) looked_at: AtomicI64,
 }
 
 /// What the next epoch starts from.
@@ -139,7 +136,6 @@ impl<'a> Runner<'a> {
             stopped: false,
             swept_at: None,
             voided: false,
-            looked_at: AtomicI64::new(i64::MIN),
         })
     }
 
@@ -195,14 +191,14 @@ impl<'a> Runner<'a> {
         source.restore(&partitions)?;
         // An epoch 0 that was made void has settled nothing.
         let fresh = commit.as_ref().is_none_or(|c| c.kind == Kind::Void) && planned.is_none() && partitions.is_empty();
-        let begin = if fresh { source.begin()? } else { vec![] };
-        self.refresh(source)?;
+        let begin = if fresh { source.begin()? } else { None };
+        source.refresh(self.clock.now())?;
         self.observer.event(&Event::Started { term: self.term.number, epoch: at.next, recovering: planned.is_some() });
         if let Some(commit) = &commit {
             self.sweep_if_due(commit)?;
         }
 
-        if !begin.is_empty() {
+        if let Some(begin) = begin {
             // Where reading begins is settled once, by an epoch that reads nothing.
             let mut plan = self.plan(Gathered::default(), Quiet::default(), vec![], begin);
             plan.number = at.next;
@@ -330,14 +326,6 @@ impl<'a> Runner<'a> {
         Ok(pinned.map_err(|e| with_way_out(e, plan))?.with_secret(self.secret))
     }
 
-    /// Looks for what is new, and keeps when that was.
-    pub(super) fn refresh(&self, source: &mut dyn Source) -> Result<()> {
-        let now = self.clock.now();
-        source.refresh()?;
-        self.looked_at.store(now, Ordering::Relaxed);
-        Ok(())
-    }
-
     pub(super) fn rules(&self, shape: &Shape) -> JudgeRules {
         JudgeRules { max_future_skew: Some(shape.watermark.max_future_skew_us) }
     }
@@ -361,7 +349,7 @@ impl<'a> Runner<'a> {
             let began = Instant::now();
             let mut epoch = Epoch::new(at.next, &contract, &shape, &operators)?;
             if !options.until_caught_up {
-                self.refresh(source)?;
+                source.refresh(self.clock.now())?;
             }
             let gathered = self.gather(source, &contract, &mut operators, &mut epoch, options)?;
             let unread = source.unread();
@@ -373,7 +361,7 @@ impl<'a> Runner<'a> {
 
             let bounded = bounded(self.spec, options) || options.drain;
             let flush = bounded && gathered.caught_up && flushable(&operators);
-            let quiet = self.quiet(source, &operators);
+            let quiet = Quiet::of(source.partitions(), &operators.watermark, &shape.watermark);
             // Only where something comes out: else an idle pipeline would commit for ever.
             let moves_on = gathered.ticks.is_empty()
                 && quiet.watermark.is_some_and(|to| {
@@ -460,6 +448,9 @@ impl<'a> Runner<'a> {
                     "was planned over {planned} events, and {events} are there now: the input was changed after it was read"
                 ),
             ));
+        }
+        if !plan.ticks.is_empty() {
+            source.verify()?;
         }
         let mut partitions = at.partitions.clone();
         partitions.take(&plan.partitions);

@@ -32,7 +32,10 @@ pub(super) struct Read {
     pub(super) pieces: Vec<RawEvents>,
 }
 
-/// What of one partition came within a tick.
+/// A partition, and where in it.
+type Place = (String, i32, i64);
+
+/// What of one partition came within a tick, without a break.
 struct Gathered {
     range: Range,
     pieces: Vec<RawEvents>,
@@ -61,7 +64,7 @@ impl Runner<'_> {
         options: &RunOptions,
     ) -> Result<Option<Read>> {
         let arrival = want.arrival;
-        let mut partitions: BTreeMap<(String, i32), Gathered> = BTreeMap::new();
+        let mut partitions: BTreeMap<Place, Gathered> = BTreeMap::new();
         let (mut events, mut bytes, mut waited) = (0, 0, 0);
         // A partition ended, or more is there that has not come yet: the source is to be asked again.
         let mut again = false;
@@ -74,7 +77,7 @@ impl Runner<'_> {
                 let glance = rest.min(GLANCE);
                 self.clock.wait(glance);
                 waited += glance;
-                self.refresh(source)?;
+                source.refresh(self.clock.now())?;
                 continue;
             };
             again |= chunk.finished || chunk.range.from == chunk.range.to;
@@ -86,7 +89,7 @@ impl Runner<'_> {
                 // A range that holds no events (aborted transactions, control records) must not keep the tick open.
                 want.bytes = want.bytes.saturating_sub(size.max(1));
                 want.events = want.events.saturating_sub(count);
-                add(&mut partitions, chunk.range, chunk.pieces)?;
+                add(&mut partitions, chunk.range, chunk.pieces);
             }
             if self.clock.now() - arrival >= self.spec.epoch.tick_us {
                 break;
@@ -129,25 +132,21 @@ fn one_read(source: &mut dyn Source, times: &dyn PartitionTimes, want: Want) -> 
     Ok(Some(Read { tick: Tick { arrival: want.arrival, ranges, events, bytes }, pieces: chunk.pieces }))
 }
 
-/// Takes in what one read brought; a partition's reads have to follow on one another.
-fn add(partitions: &mut BTreeMap<(String, i32), Gathered>, range: Range, pieces: Vec<RawEvents>) -> Result<()> {
-    match partitions.entry((range.topic.clone(), range.partition)) {
-        std::collections::btree_map::Entry::Vacant(place) => {
-            place.insert(Gathered { range, pieces });
-        }
-        std::collections::btree_map::Entry::Occupied(mut place) => {
-            let gathered = place.get_mut();
-            if gathered.range.to != range.from {
-                return Err(Error::Internal(format!(
-                    "{} partition {}: a read from {} follows one that ended at {}",
-                    range.topic, range.partition, range.from, gathered.range.to
-                )));
-            }
+/// Takes in what one read brought. Where it does not follow on what came before (events between them are gone, and that was
+/// accepted), it is a range of its own.
+fn add(partitions: &mut BTreeMap<Place, Gathered>, range: Range, pieces: Vec<RawEvents>) {
+    let place = (range.topic.clone(), range.partition, range.from);
+    let before = partitions.range_mut(..place.clone()).next_back();
+    let same = |r: &Range| (&r.topic, r.partition, r.to) == (&range.topic, range.partition, range.from);
+    match before.filter(|(_, gathered)| same(&gathered.range)) {
+        Some((_, gathered)) => {
             gathered.range.to = range.to;
             gathered.pieces.extend(pieces);
         }
+        None => {
+            partitions.insert(place, Gathered { range, pieces });
+        }
     }
-    Ok(())
 }
 
 /// Cuts the events of one partition anew: where follows from the events alone, however they were read.
@@ -323,11 +322,12 @@ mod tests {
 
     #[test]
     fn reads_of_a_partition_follow_on_one_another() {
-        let range = |from, to| Range { topic: "t".into(), partition: 0, from, to };
+        let range = |topic: &str, from, to| Range { topic: topic.into(), partition: 0, from, to };
         let mut partitions = BTreeMap::new();
-        add(&mut partitions, range(0, 3), vec![]).unwrap();
-        add(&mut partitions, range(3, 5), vec![]).unwrap();
-        assert_eq!(partitions.values().next().unwrap().range, range(0, 5));
-        assert!(add(&mut partitions, range(6, 7), vec![]).is_err());
+        for read in [range("t", 0, 3), range("s", 3, 4), range("t", 3, 5), range("t", 9, 10), range("t", 10, 12)] {
+            add(&mut partitions, read, vec![]);
+        }
+        let ranges: Vec<_> = partitions.into_values().map(|g| g.range).collect();
+        assert_eq!(ranges, [range("s", 3, 4), range("t", 0, 5), range("t", 9, 12)], "5 to 9 are gone");
     }
 }

@@ -88,6 +88,8 @@ pub struct Files {
     changed: BTreeSet<Arc<str>>,
     /// Decoders kept open, the one used last at the end.
     decoders: Vec<(Arc<str>, Text)>,
+    /// When the files were last looked at.
+    looked_at: Option<i64>,
 }
 
 /// A file as the source knows it.
@@ -134,6 +136,7 @@ impl Files {
             open: BTreeSet::new(),
             changed: BTreeSet::new(),
             decoders: Vec::new(),
+            looked_at: None,
         })
     }
 
@@ -345,7 +348,8 @@ impl Source for Files {
         Ok(())
     }
 
-    fn refresh(&mut self) -> Result<()> {
+    fn refresh(&mut self, now: i64) -> Result<()> {
+        self.looked_at = Some(now);
         let mut found = BTreeMap::new();
         for pattern in &self.patterns {
             let mut files = Vec::new();
@@ -429,6 +433,7 @@ impl Source for Files {
             newest: (entry.length > 0).then_some(entry.modified),
             position: i64::try_from(entry.position).unwrap_or(i64::MAX),
             end: None,
+            as_of: self.looked_at.filter(|_| entry.ended || entry.finished),
         };
         self.files.iter().map(status).collect()
     }

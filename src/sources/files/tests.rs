@@ -14,7 +14,7 @@ const TINY: Grid = Grid { first: 16, cell: 64, whole: 100, kept: 10 };
 fn source(base: &std::path::Path, bounded: bool) -> Files {
     let paths = vec!["in/*".to_owned()];
     let mut files = Files::new(FilesSettings { base: base.to_path_buf(), paths, bounded }).unwrap();
-    files.refresh().unwrap();
+    files.refresh(0).unwrap();
     files
 }
 
@@ -215,7 +215,7 @@ proptest! {
                     files = source(folder.path(), true);
                     files.grid = TINY;
                     files.restore(&states).unwrap();
-                    files.refresh().unwrap();
+                    files.refresh(0).unwrap();
                     assert_eq!(files.snapshot(), states);
                 }
             }
@@ -227,7 +227,7 @@ proptest! {
 
 fn fails(files: &mut Files) -> String {
     let read = |files: &mut Files| {
-        files.refresh()?;
+        files.refresh(0)?;
         while files.next(&NO_TIMES, &ALL)?.is_some() {}
         Ok::<_, Error>(())
     };
@@ -256,13 +256,13 @@ fn a_file_that_grows_is_read_on() {
 
     // Nothing new: nothing to read, and what is left is told again.
     let mut files = next_run(base, &files, true);
-    files.refresh().unwrap();
+    files.refresh(0).unwrap();
     assert_eq!(chunks(&mut files, &ALL).len(), 0);
     assert_eq!(files.unread().len(), 1);
 
     append(base, "x", b"\":1}\n{\"whole\":1}");
     let mut files = next_run(base, &files, true);
-    files.refresh().unwrap();
+    files.refresh(0).unwrap();
     assert_eq!(files.partitions()[0].progress, Progress::Open);
     let read = all_rows(&chunks(&mut files, &ALL));
     assert_eq!(read, [(4, b"{\"half\":1}".to_vec()), (15, b"{\"whole\":1}".to_vec())]);
@@ -270,7 +270,7 @@ fn a_file_that_grows_is_read_on() {
 
     // The end of the line that was taken without one is no event of its own.
     append(base, "x", b"\n3\n");
-    files.refresh().unwrap();
+    files.refresh(0).unwrap();
     assert_eq!(all_rows(&chunks(&mut files, &ALL)), [(27, b"3".to_vec())]);
 }
 
@@ -290,12 +290,12 @@ fn unbounded_a_last_line_waits_for_its_end() {
     // What is added is seen at the next look, not before.
     append(base, "x", b"\n4\n");
     assert!(files.next(&NO_TIMES, &ALL).unwrap().is_none());
-    files.refresh().unwrap();
+    files.refresh(0).unwrap();
     assert_eq!(all_rows(&chunks(&mut files, &ALL)), [(2, b"{}".to_vec()), (5, b"4".to_vec())]);
     // A bounded run after it finishes what an unbounded one left open.
     write(base, "x", b"1\n{}\n4\n[5]");
     let mut files = next_run(base, &files, true);
-    files.refresh().unwrap();
+    files.refresh(0).unwrap();
     let read = chunks(&mut files, &ALL);
     assert_eq!(all_rows(&read), [(7, b"[5]".to_vec())]);
     assert_eq!(read.iter().filter(|c| c.finished).count(), 2);
@@ -313,7 +313,7 @@ fn a_bounded_run_ends_where_the_file_ended() {
     append(base, "x", b"3\n");
     append(base, "gz", &gzip(b"3\n"));
     assert_eq!(all_rows(&chunks(&mut files, &ALL)).len(), 4);
-    files.refresh().unwrap();
+    files.refresh(0).unwrap();
     assert_eq!(all_rows(&chunks(&mut files, &ALL)), [(4, b"3".to_vec()), (4, b"3".to_vec())]);
 }
 
@@ -361,9 +361,9 @@ fn a_file_that_is_not_what_it_was_is_an_error() {
     let mut files = started(b"1\n");
     assert!(files.partitions()[0].progress == Progress::Finished);
     write(base, "y", b"1\n");
-    files.refresh().unwrap();
+    files.refresh(0).unwrap();
     fs::remove_dir_all(base.join("in")).unwrap();
-    files.refresh().unwrap();
+    files.refresh(0).unwrap();
     assert!(files.next(&NO_TIMES, &ALL).unwrap().is_none());
     assert_eq!(files.snapshot().len(), 1);
 }

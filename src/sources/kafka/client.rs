@@ -27,6 +27,11 @@ const QUEUED_KBYTES: usize = 128 << 10;
 /// So many messages of that kind, over all partitions: librdkafka takes some 400 bytes for each beside its own.
 const QUEUED_MESSAGES: usize = 200_000;
 
+/// For so long an answer is waited for before the question is asked again.
+const QUESTION: Duration = Duration::from_secs(30);
+/// After so long without an answer it is told that the cluster is away, where it is.
+const AWAY: Duration = Duration::from_secs(1);
+
 /// What a client has said by its error callback: some things reach nobody else.
 #[derive(Debug, Default)]
 pub(super) struct Said {
@@ -40,6 +45,8 @@ pub(super) struct Said {
     fatal: Option<String>,
     /// What was said last: it comes again with every attempt.
     last: Option<String>,
+    /// Whether it was told that the cluster is away.
+    told: bool,
 }
 
 /// What librdkafka calls when it has something to say.
@@ -109,7 +116,8 @@ impl ConsumerContext for Context {}
 pub(super) struct Connection<'a> {
     pub(super) client: Arc<Client>,
     pub(super) brokers: String,
-    give_up: Duration,
+    /// For so long the cluster is waited for; none: for ever.
+    give_up: Option<Duration>,
     watch: &'a dyn Watch,
 }
 
@@ -151,7 +159,7 @@ impl<'a> Connection<'a> {
         let context = Context { said: Mutex::default(), secrets };
         let client: BaseConsumer<Context> =
             config.create_with_context(context).map_err(|e| trouble::configuration(settings, &e))?;
-        Ok(Self { client: Arc::new(client), brokers: settings.brokers.clone(), give_up: settings.give_up, watch })
+        Ok(Self { client: Arc::new(client), brokers: settings.brokers.clone(), give_up: Some(settings.give_up), watch })
     }
 
     /// Lets the client say what it has to say.
@@ -167,13 +175,45 @@ impl<'a> Connection<'a> {
     /// What stands in the way; [`Error::Interrupted`].
     pub(super) fn patience(&self, since: Instant) -> Result<()> {
         self.listen();
-        let last = since.elapsed() >= self.give_up;
-        self.refusal(last)?;
-        if !last {
-            return Ok(());
+        let last = self.give_up.filter(|give_up| since.elapsed() >= *give_up);
+        self.refusal(last.is_some())?;
+        if since.elapsed() >= AWAY {
+            self.warn_if_down();
         }
-        let said = self.context().said();
-        Err(trouble::unreachable(&self.brokers, self.give_up, said.unreachable.as_deref()))
+        match last {
+            None => Ok(()),
+            Some(waited) => {
+                Err(trouble::unreachable(&self.brokers, waited, self.context().said().unreachable.as_deref()))
+            }
+        }
+    }
+
+    /// Warns, once, that the cluster is away and waited for.
+    pub(super) fn warn_if_down(&self) {
+        let reason = {
+            let mut said = self.context().said();
+            if !said.all_down || said.told {
+                return;
+            }
+            said.told = true;
+            said.unreachable.clone().unwrap_or_else(|| "all brokers are down".to_owned())
+        };
+        self.watch.warn("brokers_unreachable", &format!("kafka {}", self.brokers), &format!("{reason}; trying again"));
+    }
+
+    /// From now on the cluster is waited for, however long it is away.
+    pub(super) fn wait_for_ever(&mut self) {
+        self.give_up = None;
+    }
+
+    /// Whether the cluster is waited for however long it is away.
+    pub(super) fn waits(&self) -> bool {
+        self.give_up.is_none()
+    }
+
+    /// For so long an answer to one question is waited for before it is asked again.
+    pub(super) fn question(&self) -> Duration {
+        self.give_up.map_or(QUESTION, |give_up| give_up.min(QUESTION))
     }
 
     /// What no waiting mends; when there is no more waiting, whatever stands in the way.
@@ -198,12 +238,6 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Whether no broker can be reached now, and why.
-    pub(super) fn down(&self) -> Option<String> {
-        let said = self.context().said();
-        said.all_down.then(|| said.unreachable.clone().unwrap_or_else(|| "all brokers are down".to_owned()))
-    }
-
     pub(super) fn context(&self) -> &Context {
         use rdkafka::consumer::Consumer;
         self.client.context()
@@ -221,10 +255,6 @@ impl<'a> Connection<'a> {
             }
             self.patience(since)?;
         }
-    }
-
-    pub(super) fn give_up(&self) -> Duration {
-        self.give_up
     }
 
     pub(super) fn watch(&self) -> &'a dyn Watch {

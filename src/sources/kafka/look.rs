@@ -1,6 +1,6 @@
 //! What there is: topics by their ids, partitions, their offsets; and where a pipeline without history begins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,10 @@ const EARLIEST: i64 = -2;
 const END: i64 = -1;
 /// How long to wait before a question is asked once more.
 const PAUSE: Duration = Duration::from_millis(200);
+/// A topic that is known is gone when the cluster has said so for this long: one that has just started may not know yet.
+const GONE_FOR: Duration = Duration::from_secs(3);
+/// For so long a run that was asked to stop waits to hear what the topics are that it has read from.
+const LAST_WORD: Duration = Duration::from_secs(5);
 /// For so long it is waited to hear whether the group may be used.
 const GROUP_WAIT: Duration = Duration::from_secs(10);
 
@@ -35,7 +39,7 @@ impl Kafka<'_> {
     pub(super) fn look_by_the_way(&mut self) -> Result<()> {
         let asked = match self.looking.take() {
             Some(asked) => asked,
-            None => native::ask_topics(&self.questions.client, &self.settings.topics, self.questions.give_up()),
+            None => native::ask_topics(&self.questions.client, &self.settings.topics, self.questions.question()),
         };
         self.questions.listen();
         match asked.topics(Duration::ZERO) {
@@ -49,12 +53,12 @@ impl Kafka<'_> {
             }
             Some(Ok(found)) => {
                 self.questions.context().answered();
-                let known = self.entries.len();
+                // What is new begins at 0; where it ends is asked by the way, too.
                 for topic in found.iter().filter(|t| t.failure.as_ref().is_none_or(|f| !trouble::passing(f.code))) {
                     self.take_topic(topic)?;
                 }
-                if self.entries.len() > known {
-                    self.look_at_offsets()?;
+                if !self.unknown.is_empty() {
+                    return Ok(());
                 }
             }
         }
@@ -67,12 +71,17 @@ impl Kafka<'_> {
         let fresh: Vec<Key> =
             self.entries.iter().filter(|(k, e)| !e.dropped && !reading(k)).map(|(k, _)| k.clone()).collect();
         let committed_only = self.settings.committed_only();
+        let begun: BTreeSet<Arc<str>> =
+            self.entries.iter().filter(|(_, e)| e.known.is_some()).map(|(k, _)| Arc::clone(&k.0)).collect();
         let low = self.offsets(&fresh, EARLIEST, true)?;
         let ends = self.offsets(&fresh, END, committed_only)?;
         for key in fresh {
             let (Some(&low), Some(&end)) = (low.get(&key), ends.get(&key)) else { continue };
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             entry.end = Some(end);
+            if self.settings.until_caught_up {
+                entry.told = Some((self.now, end));
+            }
             let position = entry.position;
             if position > end {
                 // What a transaction holds back lies behind the last stable offset: it is no end.
@@ -81,7 +90,13 @@ impl Kafka<'_> {
                     return Err(trouble::beyond_end(&key.0, key.1, position, last));
                 }
             }
-            if position < low {
+            if position < low && !begun.contains(&key.0) {
+                // A topic that nothing was read of begins with what it has.
+                if let Some(entry) = self.entries.get_mut(&key) {
+                    entry.position = low;
+                }
+                self.changed.insert(key.clone());
+            } else if position < low {
                 let range = Range { topic: key.0.to_string(), partition: key.1, from: position, to: low };
                 if !self.settings.accept_gap {
                     return Err(trouble::gone(&range));
@@ -105,10 +120,17 @@ impl Kafka<'_> {
         } else {
             native::ask_group(&self.questions.client, &self.settings.group, GROUP_WAIT)
         };
-        let found = self.topics(self.questions.give_up())?;
-        self.check_cluster()?;
-        for topic in &found {
-            self.take_topic(topic)?;
+        loop {
+            let found = self.topics()?;
+            self.check_cluster()?;
+            for topic in &found {
+                self.take_topic(topic)?;
+            }
+            if self.unknown.is_empty() {
+                break;
+            }
+            self.questions.patience(Instant::now())?;
+            std::thread::sleep(PAUSE);
         }
         if self.settings.shard.is_some() {
             trouble::same_size(&self.sizes)?;
@@ -136,10 +158,10 @@ impl Kafka<'_> {
     }
 
     /// Asks what the topics are; asks again while the cluster is not ready to answer.
-    fn topics(&self, give_up: Duration) -> Result<Vec<Topic>> {
+    fn topics(&self) -> Result<Vec<Topic>> {
         let since = Instant::now();
         loop {
-            let asked = native::ask_topics(&self.questions.client, &self.settings.topics, give_up);
+            let asked = native::ask_topics(&self.questions.client, &self.settings.topics, self.questions.question());
             match self.questions.wait(|wait| asked.topics(wait))? {
                 Ok(found) if !found.iter().filter_map(|t| t.failure.as_ref()).any(|f| trouble::passing(f.code)) => {
                     self.questions.context().answered();
@@ -176,6 +198,7 @@ impl Kafka<'_> {
             };
         }
         self.check_id(topic)?;
+        self.unknown.remove(&topic.name);
         self.told.remove(&format!("missing {}", topic.name));
         self.topics.insert(topic.name.clone(), topic.id.clone());
         let name: Arc<str> = topic.name.as_str().into();
@@ -206,7 +229,8 @@ impl Kafka<'_> {
 
     fn missing(&mut self, topic: &str) -> Result<()> {
         if self.topics.contains_key(topic) || self.entries.iter().any(|(k, e)| &*k.0 == topic && e.known.is_some()) {
-            return Err(trouble::deleted_topic(topic));
+            let since = *self.unknown.entry(topic.to_owned()).or_insert_with(Instant::now);
+            return if since.elapsed() < GONE_FOR { Ok(()) } else { Err(trouble::deleted_topic(topic)) };
         }
         let wait = match self.settings.missing {
             MissingTopics::Auto => !self.settings.until_caught_up,
@@ -234,31 +258,50 @@ impl Kafka<'_> {
         }
     }
 
-    /// Whether the topics still are those that were read. A cluster that does not answer says nothing against it.
-    pub(super) fn verify_topics(&mut self, wait: Duration) -> Result<()> {
-        let asked = native::ask_topics(&self.questions.client, &self.settings.topics, wait);
-        let since = Instant::now();
-        while since.elapsed() < wait {
-            match asked.topics(super::client::SLICE) {
-                None => {
-                    self.questions.listen();
+    /// Whether the topics still are those that were read. It is asked until the cluster has answered: what was read of a
+    /// topic that was deleted and made again meanwhile must not be planned.
+    pub(super) fn verify_topics(&mut self) -> Result<()> {
+        let began = Instant::now();
+        let mut since = began;
+        loop {
+            let asked = native::ask_topics(&self.questions.client, &self.settings.topics, self.questions.question());
+            let answer = loop {
+                match asked.topics(super::client::SLICE) {
+                    Some(answer) => break answer,
+                    None => self.bear(began, since)?,
                 }
-                Some(Err(_)) => return Ok(()),
-                Some(Ok(found)) => {
-                    for topic in &found {
-                        let gone = topic.failure.as_ref().is_some_and(|f| f.code == Code::UnknownTopicOrPartition);
-                        if gone && self.topics.contains_key(&topic.name) {
-                            return Err(trouble::deleted_topic(&topic.name));
-                        }
-                        if topic.failure.is_none() {
-                            self.check_id(topic)?;
-                        }
+            };
+            match answer {
+                Ok(found) => {
+                    let passing = |t: &&Topic| t.failure.as_ref().is_none_or(|f| !trouble::passing(f.code));
+                    let answered = found.iter().filter(passing).count() == found.len();
+                    for topic in found.iter().filter(passing) {
+                        self.take_topic(topic)?;
                     }
-                    return Ok(());
+                    if answered && self.unknown.is_empty() {
+                        self.questions.context().answered();
+                        return Ok(());
+                    }
+                    if answered {
+                        since = Instant::now();
+                    }
+                }
+                Err(failure) if trouble::passing(failure.code) => {}
+                Err(failure) => {
+                    return Err(trouble::of_question(&self.settings.brokers, "what its topics are", &failure));
                 }
             }
+            self.bear(began, since)?;
+            std::thread::sleep(PAUSE);
         }
-        Ok(())
+    }
+
+    /// Whether to go on waiting for what the topics are. A run that was asked to stop waits a little, too.
+    fn bear(&self, began: Instant, since: Instant) -> Result<()> {
+        match self.questions.patience(since) {
+            Err(Error::Interrupted) if began.elapsed() < LAST_WORD => Ok(()),
+            other => other,
+        }
     }
 
     /// The offsets of partitions at a time (milliseconds), at their beginning or at their end.
@@ -279,7 +322,7 @@ impl Kafka<'_> {
             if list.count() == 0 {
                 return Ok(found);
             }
-            let asked = native::ask_offsets(&self.questions.client, &list, committed_only, self.questions.give_up());
+            let asked = native::ask_offsets(&self.questions.client, &list, committed_only, self.questions.question());
             match self.questions.wait(|wait| asked.offsets(wait))? {
                 Err(failure) if trouble::passing(failure.code) => {}
                 Err(failure) => return Err(trouble::of_question(&self.settings.brokers, "its offsets", &failure)),

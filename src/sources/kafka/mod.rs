@@ -5,6 +5,7 @@
 //! is known by its id: one that was deleted and made again is an error, and so are offsets that are gone.
 
 mod client;
+mod ends;
 mod group;
 mod look;
 mod native;
@@ -35,9 +36,6 @@ const LOWEST_FIRST: Duration = Duration::from_millis(20);
 const ON_ITS_WAY: Duration = Duration::from_millis(200);
 /// When nothing came for so long, a run without end takes what it has for all there is.
 const STALLED: Duration = Duration::from_secs(1);
-/// For so long it is waited for what a topic is, before what was read of it is planned.
-const VERIFY_WAIT: Duration = Duration::from_secs(5);
-
 /// Positions by partition.
 type Positions = BTreeMap<Key, i64>;
 
@@ -61,6 +59,14 @@ pub struct Kafka<'a> {
     /// When the cluster was last asked what topics and partitions there are.
     looked: Option<Instant>,
     looking: Option<Asked>,
+    /// Topics that are known and that the cluster says it does not have, since when.
+    unknown: BTreeMap<String, Instant>,
+    /// The loop's clock when the source was last looked at.
+    now: i64,
+    /// The leaders being asked where their partitions end, since when by the loop's clock.
+    asking: Option<(Asked, i64)>,
+    /// When they last answered.
+    asked: Option<Instant>,
     /// Since when nothing comes though more is there.
     waiting: Option<Instant>,
     /// What was said once and need not be said again.
@@ -78,6 +84,8 @@ struct Entry {
     position: i64,
     /// Its end as last seen.
     end: Option<i64>,
+    /// When its leader was last asked where it ends, by the loop's clock, and what it said.
+    told: Option<(i64, i64)>,
     newest: Option<i64>,
     /// What the last commit knows of its topic.
     known: Option<KafkaState>,
@@ -108,6 +116,10 @@ impl<'a> Kafka<'a> {
             again: None,
             looked: None,
             looking: None,
+            unknown: BTreeMap::new(),
+            now: 0,
+            asking: None,
+            asked: None,
             waiting: None,
             told: BTreeSet::new(),
             group_allowed: false,
@@ -116,14 +128,18 @@ impl<'a> Kafka<'a> {
         })
     }
 
+    /// A client that reads so many partitions, as patient as the one that asks.
+    fn reads(&self, partitions: usize) -> Result<Connection<'a>> {
+        let mut connection = Connection::reads(&self.settings, partitions, self.questions.watch())?;
+        if self.questions.waits() {
+            connection.wait_for_ever();
+        }
+        Ok(connection)
+    }
+
     /// Up to where a partition is read.
     fn until(&self, key: &Key) -> i64 {
         if self.settings.until_caught_up { self.bounds.get(key).copied().unwrap_or(0) } else { i64::MAX }
-    }
-
-    /// Whether the cluster has answered lately: an end that was seen before an outage says nothing of now.
-    fn answers(&self) -> bool {
-        self.looked.is_some_and(|at| at.elapsed() < self.settings.look_every() * 3 / 2)
     }
 
     /// The partitions that there may be something of, the one with the lowest watermark first.
@@ -140,7 +156,7 @@ impl<'a> Kafka<'a> {
             Some(reader) => reader,
             None => {
                 let count = self.entries.values().filter(|e| !e.dropped).count();
-                Reader::new(Connection::reads(&self.settings, count, self.questions.watch())?)
+                Reader::new(self.reads(count)?)
             }
         };
         let reader = self.reader.insert(reader);
@@ -169,7 +185,6 @@ impl<'a> Kafka<'a> {
         entry.end = entry.end.max(Some(taken.position));
         self.changed.insert(key.clone());
         self.waiting = None;
-        self.told.remove("brokers_unreachable");
         if let Some(reader) = &self.reader {
             reader.connection.context().answered();
         }
@@ -248,12 +263,7 @@ impl<'a> Kafka<'a> {
             return Ok(());
         }
         reader.connection.refusal(false)?;
-        if let Some(reason) = reader.connection.down()
-            && self.told.insert("brokers_unreachable".into())
-        {
-            let place = format!("kafka {}", self.settings.brokers);
-            self.questions.watch().warn("brokers_unreachable", &place, &format!("{reason}; trying again"));
-        }
+        reader.connection.warn_if_down();
         Ok(())
     }
 
@@ -310,10 +320,10 @@ impl<'a> Kafka<'a> {
                 continue;
             }
             reader.wait(key, client::SLICE);
-            if let Err(error) = reader.connection.patience(since) {
-                let ended = reader.at_end(key) && !matches!(error, Error::Interrupted);
-                return Err(if ended { trouble::beyond_end(&key.0, key.1, range.to, position) } else { error });
+            if reader.at_end(key) && since.elapsed() >= self.settings.give_up {
+                return Err(trouble::beyond_end(&key.0, key.1, range.to, position));
             }
+            reader.connection.patience(since)?;
         }
         Ok(())
     }
@@ -330,7 +340,7 @@ impl Source for Kafka<'_> {
         self.again = None;
         self.untold.clear();
         for entry in self.entries.values_mut() {
-            *entry = Entry { end: entry.end, ..Entry::default() };
+            *entry = Entry { end: entry.end, told: entry.told, ..Entry::default() };
         }
         for state in states {
             if state.position < 0 || state.kafka.is_none() {
@@ -362,20 +372,26 @@ impl Source for Kafka<'_> {
         Ok(())
     }
 
-    fn begin(&mut self) -> Result<Vec<PartitionState>> {
+    fn begin(&mut self) -> Result<Option<Vec<PartitionState>>> {
         self.looked = None;
         self.discover()?;
         self.resolve_start()?;
-        Ok(self.snapshot())
+        Ok(Some(self.snapshot()))
     }
 
-    fn refresh(&mut self) -> Result<()> {
+    fn refresh(&mut self, now: i64) -> Result<()> {
+        self.now = now;
         match self.looked {
             None => self.look()?,
             Some(at) if self.looking.is_some() || at.elapsed() >= self.settings.look_every() => {
                 self.look_by_the_way()?
             }
             Some(_) => {}
+        }
+        if !self.settings.until_caught_up {
+            // From now on a cluster that is away is waited for: a run without end does not end by an outage.
+            self.questions.wait_for_ever();
+            self.ask_ends()?;
         }
         self.hear()?;
         if let Some(reader) = &self.reader {
@@ -435,7 +451,7 @@ impl Source for Kafka<'_> {
         let mut reader = match self.again.take() {
             // One range follows on the other; else reading begins anew.
             Some(reader) if reader.position(&key).is_none_or(|at| at == range.from) => reader,
-            _ => Reader::new(Connection::reads(&self.settings, self.entries.len(), self.questions.watch())?),
+            _ => Reader::new(self.reads(self.entries.len())?),
         };
         if reader.position(&key).is_none() {
             reader.assign(&[(key.clone(), range.from)])?;
@@ -446,16 +462,14 @@ impl Source for Kafka<'_> {
     }
 
     fn verify(&mut self) -> Result<()> {
-        self.verify_topics(VERIFY_WAIT)
+        self.verify_topics()
     }
 
     fn partitions(&self) -> Vec<PartitionStatus> {
         let status = |(key, entry): (&Key, &Entry)| PartitionStatus {
             topic: key.0.to_string(),
             partition: key.1,
-            progress: if entry.position >= self.until(key)
-                || (!self.settings.until_caught_up && !self.lags(key) && self.answers())
-            {
+            progress: if entry.position >= self.until(key) || (!self.settings.until_caught_up && !self.lags(key)) {
                 Progress::CaughtUp
             } else if entry.newest.is_none() {
                 Progress::Waiting
@@ -465,6 +479,7 @@ impl Source for Kafka<'_> {
             newest: entry.newest,
             position: entry.position,
             end: entry.end,
+            as_of: entry.told.filter(|(_, end)| entry.position >= *end).map(|(at, _)| at),
         };
         self.entries.iter().filter(|(_, e)| !e.dropped).map(status).collect()
     }

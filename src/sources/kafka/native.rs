@@ -13,6 +13,30 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use super::client::Context;
 
+/// What answers with an error code, which is a number here: as the enum of the bindings, a code that a newer broker sends
+/// and this version does not know would be undefined behaviour.
+mod codes {
+    use std::ffi::{c_char, c_int, c_void};
+
+    use rdkafka::bindings as sys;
+
+    unsafe extern "C" {
+        pub(super) fn rd_kafka_error_code(error: *const sys::rd_kafka_error_t) -> c_int;
+        pub(super) fn rd_kafka_event_error(event: *mut sys::rd_kafka_event_t) -> c_int;
+        pub(super) fn rd_kafka_message_headers(
+            message: *const sys::rd_kafka_message_t,
+            headers: *mut *mut sys::rd_kafka_headers_t,
+        ) -> c_int;
+        pub(super) fn rd_kafka_header_get_all(
+            headers: *const sys::rd_kafka_headers_t,
+            index: usize,
+            name: *mut *const c_char,
+            value: *mut *const c_void,
+            size: *mut usize,
+        ) -> c_int;
+    }
+}
+
 /// A client of the cluster.
 pub(super) type Client = BaseConsumer<Context>;
 
@@ -49,7 +73,7 @@ impl Failure {
             return None;
         }
         // SAFETY: the caller vouches for the pointer; the text lives as long as it does.
-        unsafe { Self::of(sys::rd_kafka_error_code(error) as i32, text(sys::rd_kafka_error_string(error))) }
+        unsafe { Self::of(codes::rd_kafka_error_code(error), text(sys::rd_kafka_error_string(error))) }
     }
 }
 
@@ -134,7 +158,7 @@ impl Drop for Event {
 impl Event {
     fn failure(&self) -> Option<Failure> {
         // SAFETY: the event lives; so does its text.
-        unsafe { Failure::of(sys::rd_kafka_event_error(self.0) as i32, text(sys::rd_kafka_event_error_string(self.0))) }
+        unsafe { Failure::of(codes::rd_kafka_event_error(self.0), text(sys::rd_kafka_event_error_string(self.0))) }
     }
 }
 
@@ -197,12 +221,12 @@ impl Message {
         let mut found = vec![];
         // SAFETY: the headers, their names and values live as long as the message, and are copied.
         unsafe {
-            if sys::rd_kafka_message_headers(self.0, &raw mut headers) as i32 != 0 {
+            if codes::rd_kafka_message_headers(self.0, &raw mut headers) != 0 {
                 return found;
             }
             for i in 0..sys::rd_kafka_header_cnt(headers) {
                 let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
-                if sys::rd_kafka_header_get_all(headers, i, &raw mut name, &raw mut value, &raw mut size) as i32 != 0 {
+                if codes::rd_kafka_header_get_all(headers, i, &raw mut name, &raw mut value, &raw mut size) != 0 {
                     break;
                 }
                 found.push((text(name), bytes(value, size).map(<[u8]>::to_vec)));

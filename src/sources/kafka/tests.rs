@@ -91,9 +91,9 @@ fn whatever_is_read_at_once_and_again_is_the_same() {
             let quiet = Quiet::default();
             let mut source = Kafka::new(settings(&brokers), &quiet).unwrap();
             source.restore(&[]).unwrap();
-            let begin = source.begin().unwrap();
+            let begin = source.begin().unwrap().unwrap();
             prop_assert_eq!(begin.iter().map(|s| s.position).collect::<Vec<_>>(), [0, 0, 0]);
-            source.refresh().unwrap();
+            source.refresh(0).unwrap();
             let (read, ranges) = drain(&mut source, &Want { bytes, events, arrival: 7 });
             for (partition, of) in &read {
                 let expected: Vec<_> =
@@ -129,7 +129,7 @@ fn the_partition_that_is_furthest_behind_is_read_first() {
     let quiet = Quiet::default();
     let mut source = Kafka::new(settings(&cluster.bootstrap_servers()), &quiet).unwrap();
     source.restore(&[]).unwrap();
-    source.refresh().unwrap();
+    source.refresh(0).unwrap();
     // The time of a partition is how much of it was read; those not begun come first.
     let mut read: BTreeMap<i32, i64> = BTreeMap::new();
     let mut most = 0;
@@ -155,7 +155,7 @@ fn a_shard_reads_its_own_partitions() {
         settings.shard = Some((number, 2));
         let mut source = Kafka::new(settings, &quiet).unwrap();
         source.restore(&[]).unwrap();
-        source.refresh().unwrap();
+        source.refresh(0).unwrap();
         let (read, _) = drain(&mut source, &Want { bytes: 1 << 20, events: 1_000, arrival: 0 });
         for (partition, events) in read {
             assert!(found.insert(partition, events.len()).is_none(), "two shards read {partition}");
@@ -209,7 +209,53 @@ fn a_cluster_that_is_not_there_is_given_up() {
     let quiet = Quiet::default();
     let mut source = Kafka::new(settings, &quiet).unwrap();
     source.restore(&[]).unwrap();
-    let error = source.refresh().unwrap_err();
+    let error = source.refresh(0).unwrap_err();
     assert!(matches!(error, Error::Source { .. }));
     assert!(error.to_string().starts_with("source kafka 127.0.0.1:1: cannot be reached"), "{error}");
+}
+
+/// Looks again and again, as the loop does while nothing comes, with a clock that goes on by one each time, until what is
+/// asked for holds.
+fn look_until(source: &mut Kafka<'_>, now: &mut i64, what: &str, holds: impl Fn(&[PartitionStatus]) -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds(&source.partitions()) {
+        assert!(Instant::now() < deadline, "{what}: {:?}", source.partitions());
+        *now += 1;
+        source.refresh(*now).unwrap();
+        drain(source, &Want { bytes: 1 << 20, events: 1_000, arrival: *now });
+    }
+}
+
+#[test]
+fn only_what_a_leader_says_tells_that_a_partition_is_read_to_its_end() {
+    let cluster = MockCluster::new(2).unwrap();
+    cluster.create_topic("events", 2, 1).unwrap();
+    cluster.partition_leader("events", 0, Some(1)).unwrap();
+    cluster.partition_leader("events", 1, Some(2)).unwrap();
+    let quiet = Quiet::default();
+    let mut settings = settings(&cluster.bootstrap_servers());
+    settings.until_caught_up = false;
+    settings.give_up = Duration::from_millis(500);
+    let mut source = Kafka::new(settings, &quiet).unwrap();
+    source.restore(&[]).unwrap();
+    let mut now = 1_000;
+    look_until(&mut source, &mut now, "both answer", |all| all.len() == 2 && all.iter().all(|p| p.as_of.is_some()));
+
+    cluster.broker_down(2).unwrap();
+    let since = now;
+    look_until(&mut source, &mut now, "one goes on answering", |all| all[0].as_of > Some(since + 100));
+    assert!(source.partitions()[1].as_of <= Some(since), "nothing was heard of the other: {:?}", source.partitions());
+
+    cluster.broker_down(1).unwrap();
+    let since = now;
+    while now < since + 1_000 {
+        now += 1;
+        source.refresh(now).unwrap();
+    }
+    assert!(source.partitions().iter().all(|p| p.as_of <= Some(since)), "{:?}", source.partitions());
+
+    cluster.broker_up(1).unwrap();
+    cluster.broker_up(2).unwrap();
+    let back = now;
+    look_until(&mut source, &mut now, "both answer again", |all| all.iter().all(|p| p.as_of > Some(back)));
 }

@@ -26,13 +26,14 @@ pub struct SimSource<'a> {
     moved: BTreeSet<i32>,
     /// Whether there was a commit before.
     restored: bool,
+    looked_at: Option<i64>,
 }
 
 impl<'a> SimSource<'a> {
     /// A consumer that knows nothing yet.
     pub fn new(handle: &'a Handle<'a>, topic: &'a Topic, burst: u64, gathers: bool) -> Self {
         let (seen, positions, moved) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        Self { handle, topic, burst, gathers, seen, positions, moved, restored: false }
+        Self { handle, topic, burst, gathers, seen, positions, moved, restored: false, looked_at: None }
     }
 
     fn position(&self, partition: i32) -> i64 {
@@ -92,7 +93,8 @@ impl Source for SimSource<'_> {
         Ok(())
     }
 
-    fn refresh(&mut self) -> Result<()> {
+    fn refresh(&mut self, time: i64) -> Result<()> {
+        self.looked_at = Some(time);
         let now = self.handle.read("refresh", TOPIC)?;
         for (partition, n) in self.topic.partitions.iter().zip(0..) {
             if partition.created <= now {
@@ -147,6 +149,7 @@ impl Source for SimSource<'_> {
             },
             position: self.position(partition),
             end: None,
+            as_of: self.looked_at.filter(|_| self.unread(partition).is_empty()),
             newest: seen.checked_sub(1).map(|n| self.topic.partitions[partition as usize].records[n].appended),
         };
         self.seen.iter().map(status).collect()
