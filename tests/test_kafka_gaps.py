@@ -41,6 +41,11 @@ def produce(flow: Flow, first: int, count: int, *, partition: int = 1) -> None:
     flow.broker.produce(flow.topics[0], [message(n) for n in range(first, first + count)], partition=partition)
 
 
+def numbers(flow: Flow) -> set[int]:
+    """The events of Silver."""
+    return {int(name[1:]) for name in flow.ids()}
+
+
 class TestRetention:
     """Offsets that the broker has deleted before they were read."""
 
@@ -104,6 +109,37 @@ class TestRetention:
         assert found.consumed + found.lost == 20 + 2_000 + 5
         assert found.lost > 0
         assert flow.ids()[-5:] == [f"e{n}" for n in range(9_000, 9_005)]
+        flow.audit()
+
+    def test_gone_while_it_reads_and_accepted(self, flow: Flow, topic: str) -> None:
+        """The run counts the loss and goes on, also where it comes in the middle of a tick."""
+        own = {"queued.max.messages.kbytes": 1, "queued.min.messages": 1, "fetch.message.max.bytes": 1_000}
+        flow.settings = {"epoch": {"max_events": 100, "tick": "10s", "max_wait": "100ms"}}
+        for first in range(1_000, 3_000, 200):
+            produce(flow, first, 200)
+        with Running(flow, "--accept-gap", failpoint="plan.after=stop", **own) as run:
+            run.wait("it to stand still", lambda: "failpoint plan.after" in run.said)
+            flow.broker.delete_records(topic, {1: flow.broker.end_offsets(topic)[1]})
+            produce(flow, 9_000, 500)
+            run.process.send_signal(signal.SIGCONT)
+            run.wait("what came behind the gap", lambda: 9_499 in numbers(flow))
+            assert run.stop() == 0
+        gaps = [gap for plan in flow.log() for gap in plan.get("gaps", [])]
+        lost = sum(gap["to"] - gap["from"] for gap in gaps)
+        ledger = flow.pipeline().inspect()
+        assert lost > 0 and ledger.counts.consumed + lost == 20 + 2_000 + 500
+        assert numbers(flow) >= set(range(9_000, 9_500))
+        flow.audit()
+
+    def test_a_topic_named_later_begins_with_what_it_has(self, flow: Flow, topic: str) -> None:
+        """Nothing was ever read of it: what is gone of it is no loss of this pipeline."""
+        older = flow.broker.create_topic(f"{topic}-older", partitions=1)
+        flow.broker.produce(older, [message(n) for n in range(500, 540)])
+        flow.broker.delete_records(older, {0: 30})
+        flow.topics = [topic, older]
+        found = flow.run(start="latest")
+        assert (found.consumed, found.lost) == (30, 0)
+        assert numbers(flow) == {*range(20), *range(530, 540)}
         flow.audit()
 
     def test_offsets_of_a_plan_that_are_gone(self, flow: Flow, topic: str) -> None:

@@ -370,6 +370,33 @@ def test_a_broker_that_comes_back(tmp_path: Path) -> None:
         flow.audit()
 
 
+def test_nothing_is_planned_while_nobody_says_what_the_topics_are(tmp_path: Path) -> None:
+    """What was read may come from a topic that was made again: it is asked until somebody answers."""
+    with KafkaBroker() as broker:
+        topic = broker.create_topic("events", partitions=3)
+        flow = Flow(tmp_path / "flow", broker, [topic], source={"give_up": "3s"})
+        broker.produce(topic, [message(n) for n in range(100)])
+        assert flow.run(max_epochs=1).consumed == 0, "where it begins is an epoch of its own"
+        for options, code in ((["--until-caught-up"], 3), ([], 0)):
+            planned = len(flow.log())
+            with Running(flow, *options, failpoint="read.after=stop") as run:
+                run.wait("it to stand still", lambda: "failpoint read.after" in run.said)
+                broker.kill()
+                run.process.send_signal(signal.SIGCONT)
+                if code:
+                    assert run.end() == code
+                    assert "cannot be reached" in run.said
+                else:
+                    run.wait("the warning", lambda: run.seen("warning", code="brokers_unreachable"))
+                assert len(flow.log()) == planned
+                broker.start()
+                if not code:
+                    run.wait("the events", lambda: run.consumed() == 100)
+                    assert run.stop() == 0
+        assert flow.ids() == wanted(range(100))
+        flow.audit()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_after_a_run_can_run(flow: Flow, topic: str) -> None:

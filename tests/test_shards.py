@@ -237,6 +237,18 @@ def test_commands_over_the_log_work_in_every_shard(kafka_broker: KafkaBroker, to
     shards.audit()
 
 
+def test_a_shard_without_partitions_begins_all_the_same(kafka_broker: KafkaBroker, tmp_path: Path) -> None:
+    """Where it begins is settled before its first partition is made: nothing that comes then is skipped."""
+    name = kafka_broker.create_topic("one-at-first", partitions=1)
+    shards = flow(kafka_broker, name, tmp_path / "p")
+    kafka_broker.produce(name, [message(n) for n in range(10)])
+    assert [shards.run(shard=f"{n}/2", start="latest").consumed for n in (1, 2)] == [0, 0]
+    kafka_broker.add_partitions(name, 2)
+    kafka_broker.produce(name, [message(n) for n in range(10, 30)], partition=1)
+    assert shards.run(shard="2/2", start="latest").consumed == 20
+    shards.audit()
+
+
 def test_new_partitions_are_warned_of_in_every_shard(kafka_broker: KafkaBroker, tmp_path: Path) -> None:
     kafka_broker.create_topic("growing-shards", partitions=2)
     kafka_broker.produce("growing-shards", [message(n) for n in range(20)])
