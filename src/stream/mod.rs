@@ -31,6 +31,7 @@ pub mod state_table;
 mod stop;
 pub mod store;
 mod sweep;
+mod take_up;
 #[cfg(test)]
 mod tests;
 mod tick;

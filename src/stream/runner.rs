@@ -3,24 +3,19 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use sha2::{Digest, Sha256};
-
-use super::carry::carry;
-use super::change::Change;
-use super::epoch::{Epoch, Names, judge_all};
-use super::gather::{Gathered, Quiet, finish_partitions, gone, observe, take_all, waiting};
+use super::epoch::{Epoch, Names};
+use super::gather::{Gathered, Quiet, finish_partitions, gone, waiting};
 use super::journal::{Journal, parse_key};
 use super::lag;
-use super::ledger::Ledger;
-use super::log::{Commit, FORMAT, Kind, Origin, Plan, Planned, StateFile, Term};
+use super::log::{Commit, FORMAT, Kind, Plan, Planned, Term};
 use super::operators::Operators;
-use super::partitions::{Partitions, are_saved};
-use super::run::{Event, Observer, Report, RunCounts, RunOptions, bounded, contract_of};
+use super::run::{Event, Observer, Report, RunCounts, RunOptions, bounded};
 use super::shards;
 use super::spec::{PipelineSpec, Shape};
 use super::state;
 use super::store::{Clock, Store};
 use super::sweep::{Swept, YOUNG, sweep};
+use super::take_up::{Position, fingerprint};
 use super::transform::Transform;
 use super::void::{EpochSink, with_way_out};
 use crate::contract::{Contract, JudgeRules};
@@ -34,6 +29,9 @@ use crate::spill::disk::Disk;
 
 /// How long the loop waits before it looks for more, in microseconds.
 pub(super) const POLL: i64 = 100_000;
+
+/// How often a run that nothing comes to looks whether it still owns the pipeline, in microseconds.
+const CHECK: i64 = 10_000_000;
 
 /// A run of a pipeline that owns a term.
 pub(super) struct Runner<'a> {
@@ -71,23 +69,8 @@ pub(super) struct Runner<'a> {
     pub(super) swept_at: Option<i64>,
     /// Whether the epoch that was to be made void is.
     pub(super) voided: bool,
-}
-
-/// What the next epoch starts from.
-pub(super) struct Position {
-    pub(super) next: u64,
-    pub(super) ledger: Ledger,
-    pub(super) state: Vec<StateFile>,
-    pub(super) watermark: Option<i64>,
-    pub(super) unread: Vec<Unread>,
-    /// How far every partition was read.
-    pub(super) partitions: Partitions,
-    /// What the state follows from.
-    pub(super) origin: Option<Origin>,
-    /// Whether the next epoch writes its state whole, however small the changes: the state of before is in another form.
-    pub(super) whole: bool,
-    /// What changed of contract and settings since the last commit.
-    pub(super) change: Option<Change>,
+    /// When it was last looked, while nothing came, whether another run owns the pipeline now.
+    pub(super) checked_at: Option<i64>,
 }
 
 impl<'a> Runner<'a> {
@@ -136,6 +119,7 @@ impl<'a> Runner<'a> {
             stopped: false,
             swept_at: None,
             voided: false,
+            checked_at: None,
         })
     }
 
@@ -228,75 +212,6 @@ impl<'a> Runner<'a> {
         self.run_epochs(source, options, operators, at)
     }
 
-    /// What follows on a commit.
-    fn position(&self, commit: Option<&Commit>) -> Result<Position> {
-        let Some(commit) = commit else { return Ok(Position::default()) };
-        Ok(Position {
-            next: commit.number + 1,
-            ledger: commit.ledger.clone(),
-            state: commit.state.clone(),
-            watermark: commit.watermark,
-            unread: commit.unread.clone(),
-            partitions: Partitions::read(self.journal.store(), commit)?,
-            origin: self.journal.origin(commit)?,
-            whole: !are_saved(commit),
-            change: None,
-        })
-    }
-
-    /// Refuses a plan that follows from what is not there now.
-    fn check_pins(&self, plan: &Plan, contract: &Contract) -> Result<()> {
-        if plan.secret != fingerprint(contract, self.secret) {
-            return Err(Error::settings(
-                "secret",
-                format!(
-                    "epoch {} was planned with another secret; give it once more to finish that epoch",
-                    plan.number
-                ),
-            ));
-        }
-        let pinned = plan.shape.transform.as_ref().map(|t| (&t.function, &t.code));
-        if pinned.is_some() && pinned != self.shape.transform.as_ref().map(|t| (&t.function, &t.code)) {
-            let function = plan.shape.transform.as_ref().map_or("", |t| &t.function);
-            return Err(Error::settings(
-                "transform",
-                format!(
-                    "epoch {} was planned with {function}, which is not there any more or has other code now",
-                    plan.number
-                ),
-            ));
-        }
-        Ok(())
-    }
-
-    /// The operators with the state of the last commit, which goes over to this contract and these settings.
-    fn take_up(&self, shape: &Shape, contract: &Contract, digest: &str, at: &mut Position) -> Result<Operators> {
-        let store = self.journal.store();
-        let mut files = at.state.clone();
-        let (then, now) = (at.origin.as_ref().and_then(|o| o.secret.as_ref()), fingerprint(contract, self.secret));
-        if then.is_some() && now.is_some() && then != now.as_ref() {
-            return Err(Error::settings(
-                "pii.secret",
-                "is not the one that this pipeline has hashed with so far: the same person would become another. Give that one; to change it, begin a new lake",
-            ));
-        }
-        if let Some(then) = at.origin.as_ref().filter(|o| o.contract != digest || o.shape != *shape) {
-            let before = self.journal.contract(&then.contract);
-            let before = before.and_then(|text| contract_of(&text, &self.spec.contract_path, &then.shape)).ok();
-            at.change = Change::between(then, before.as_ref(), digest, contract, shape)?;
-            let load = |operators: Operators, files: &[StateFile]| {
-                let mut operators = operators.within(self.budget.clone());
-                state::load(store, &mut operators, files)?;
-                Ok(operators)
-            };
-            files = carry(then, before.as_ref(), shape, contract, &files, load)?;
-            at.whole = true;
-        }
-        let mut operators = Operators::new(shape, &contract.schema())?.within(self.budget.clone());
-        state::load(store, &mut operators, &files)?;
-        Ok(operators)
-    }
-
     /// Removes what no longer counts, at the start and every ten minutes.
     pub(super) fn sweep_if_due(&mut self, commit: &Commit) -> Result<()> {
         let now = self.clock.now();
@@ -316,14 +231,22 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    fn done(&self, options: &RunOptions) -> bool {
-        options.max_epochs.is_some_and(|max| self.run.epochs >= max)
+    /// Ends a run that nothing comes to and that another has taken the place of: it would hear of it with its next plan. A
+    /// lake that is away is no reason to end.
+    fn check_term_if_due(&mut self) -> Result<()> {
+        let now = self.clock.now();
+        if self.checked_at.is_some_and(|at| now - at < CHECK) {
+            return Ok(());
+        }
+        self.checked_at = Some(now);
+        match self.journal.check_term(&self.term) {
+            Err(error @ Error::Superseded { .. }) => Err(error),
+            _ => Ok(()),
+        }
     }
 
-    fn pinned_contract(&self, plan: &Plan) -> Result<Contract> {
-        let pinned = self.journal.contract(&plan.contract);
-        let pinned = pinned.and_then(|text| contract_of(&text, &self.spec.contract_path, &plan.shape));
-        Ok(pinned.map_err(|e| with_way_out(e, plan))?.with_secret(self.secret))
+    fn done(&self, options: &RunOptions) -> bool {
+        options.max_epochs.is_some_and(|max| self.run.epochs >= max)
     }
 
     pub(super) fn rules(&self, shape: &Shape) -> JudgeRules {
@@ -373,6 +296,7 @@ impl<'a> Runner<'a> {
                     self.stopped = gathered.stopped;
                     return Ok(Some(at));
                 }
+                self.check_term_if_due()?;
                 self.clock.wait(POLL);
                 continue;
             }
@@ -416,55 +340,6 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Runs an epoch that was planned before: the same ranges, the same bytes.
-    fn run_plan(
-        &mut self,
-        source: &mut dyn Source,
-        plan: &Plan,
-        contract: &Contract,
-        operators: &mut Operators,
-        at: &mut Position,
-    ) -> Result<bool> {
-        let began = Instant::now();
-        let rules = self.rules(&plan.shape);
-        let mut epoch = Epoch::new(plan.number, contract, &plan.shape, operators)?;
-        let mut events = 0;
-        let call = self.call(contract, &plan.shape, plan.number)?;
-        for (number, tick) in plan.ticks.iter().enumerate() {
-            let pieces = self.read_tick_again(source, tick)?;
-            events += pieces.iter().map(|p| p.len() as u64).sum::<u64>();
-            let mut judged = judge_all(contract, &rules, self.key, pieces)?;
-            if let Some(call) = &call {
-                call.apply(number, tick, &mut judged)?;
-            }
-            observe(operators, &judged);
-            take_all(&mut epoch, operators, &judged)?;
-        }
-        let planned: u64 = plan.ticks.iter().map(|t| t.events).sum();
-        if events != planned {
-            return Err(Error::source(
-                format!("epoch {}", plan.number),
-                format!(
-                    "was planned over {planned} events, and {events} are there now: the input was changed after it was read"
-                ),
-            ));
-        }
-        if !plan.ticks.is_empty() {
-            source.verify()?;
-        }
-        let mut partitions = at.partitions.clone();
-        partitions.take(&plan.partitions);
-        source.restore(&partitions.all())?;
-        finish_partitions(operators, plan);
-        let outcome = epoch.close(operators, plan.flush, plan.idle_watermark, &self.names)?;
-        at.unread.clone_from(&plan.unread);
-        let committed = self.commit(plan, outcome, operators, at, began)?;
-        if committed {
-            self.tell_committed(source, plan);
-        }
-        Ok(committed)
-    }
-
     /// The plan of an epoch: the first, unless its number is set; what was gathered, and what is as it is now.
     fn plan(&self, gathered: Gathered, quiet: Quiet, gaps: Vec<Range>, partitions: Vec<PartitionState>) -> Plan {
         Plan {
@@ -491,7 +366,7 @@ impl<'a> Runner<'a> {
 
     /// Tells the source, and who watches, what has been committed. A source that cannot pass it on warns: what is
     /// committed is safe.
-    fn tell_committed(&self, source: &mut dyn Source, plan: &Plan) {
+    pub(super) fn tell_committed(&self, source: &mut dyn Source, plan: &Plan) {
         for range in &plan.gaps {
             self.observer.event(&Event::Gap { range: range.clone() });
         }
@@ -517,30 +392,7 @@ fn take_in(entry: &Commit, at: &mut Position, epoch: &mut Epoch) -> Result<bool>
     Ok(true)
 }
 
-impl Default for Position {
-    fn default() -> Self {
-        Self {
-            next: 0,
-            ledger: Ledger::default(),
-            state: vec![],
-            watermark: None,
-            unread: vec![],
-            partitions: Partitions::default(),
-            origin: None,
-            whole: true,
-            change: None,
-        }
-    }
-}
-
 /// Whether the end of the input would change anything.
 fn flushable(operators: &Operators) -> bool {
     operators.watermark.highest().is_some_and(|h| operators.watermark.current().is_none_or(|w| w <= h))
-}
-
-/// What tells one secret from another without giving it away.
-fn fingerprint(contract: &Contract, secret: Option<&[u8]>) -> Option<String> {
-    let secret = secret.filter(|_| contract.needs_secret())?;
-    let digest = Sha256::new().chain_update(b"penstock secret fingerprint").chain_update(secret).finalize();
-    Some(digest[..8].iter().map(|b| format!("{b:02x}")).collect())
 }
