@@ -114,7 +114,8 @@ class TestRetention:
     def test_gone_while_it_reads_and_accepted(self, flow: Flow, topic: str) -> None:
         """The run counts the loss and goes on, also where it comes in the middle of a tick."""
         own = {"queued.max.messages.kbytes": 1, "queued.min.messages": 1, "fetch.message.max.bytes": 1_000}
-        flow.settings = {"epoch": {"max_events": 100, "tick": "10s", "max_wait": "100ms"}}
+        # Messages are fetched two hundred at a time: the last that were fetched do not fill a tick.
+        flow.settings = {"epoch": {"max_events": 330, "tick": "10s", "max_wait": "100ms"}}
         for first in range(1_000, 3_000, 200):
             produce(flow, first, 200)
         with Running(flow, "--accept-gap", failpoint="plan.after=stop", **own) as run:
@@ -124,6 +125,9 @@ class TestRetention:
             run.process.send_signal(signal.SIGCONT)
             run.wait("what came behind the gap", lambda: 9_499 in numbers(flow))
             assert run.stop() == 0
+        ticks = [tick["ranges"] for plan in flow.log() for tick in plan["ticks"]]
+        twice = [ranges for ranges in ticks if [r["partition"] for r in ranges].count(1) > 1]
+        assert len(twice) == 1, "the gap lies in the middle of a tick"
         gaps = [gap for plan in flow.log() for gap in plan.get("gaps", [])]
         lost = sum(gap["to"] - gap["from"] for gap in gaps)
         ledger = flow.pipeline().inspect()
@@ -141,6 +145,21 @@ class TestRetention:
         assert (found.consumed, found.lost) == (30, 0)
         assert numbers(flow) == {*range(20), *range(530, 540)}
         flow.audit()
+
+    def test_a_topic_named_later_is_overtaken_while_it_is_read(self, flow: Flow, topic: str) -> None:
+        """Once something was read of it, what goes is a loss as of any other."""
+        own = {"queued.max.messages.kbytes": 1, "queued.min.messages": 1, "fetch.message.max.bytes": 1_000}
+        later = flow.broker.create_topic(f"{topic}-later", partitions=1)
+        flow.broker.produce(later, [message(n) for n in range(1_000, 1_200)])
+        flow.topics = [topic, later]
+        flow.settings = {"epoch": {"max_events": 10}}
+        with Running(flow, failpoint="plan.after@2=stop", **own) as run:
+            run.wait("it to stand still", lambda: "failpoint plan.after" in run.said)
+            flow.broker.produce(later, [message(n) for n in range(1_200, 3_000)])
+            flow.broker.delete_records(later, {0: 2_000})
+            run.process.send_signal(signal.SIGCONT)
+            assert run.end() == 3
+            assert f"topic {later}, partition 0: offsets" in run.said and "are gone" in run.said
 
     def test_offsets_of_a_plan_that_are_gone(self, flow: Flow, topic: str) -> None:
         produce(flow, 100, 50)

@@ -86,7 +86,7 @@ pub fn enter_beside<T: Send + 'static>(
                 return match (interrupt.or(said.err()), result) {
                     (Some(interrupt), Err(Error::Interrupted)) => Err(interrupt),
                     // It was done before it could stop. What comes after it is not wanted.
-                    (Some(interrupt), Ok(_)) if on_interrupt != OnInterrupt::Told => Err(interrupt),
+                    (Some(interrupt), Ok(_)) if on_interrupt != OnInterrupt::Told || !stop.asked() => Err(interrupt),
                     (_, Ok(value)) => Ok(value),
                     (_, Err(error)) => Err(to_python(py, error)),
                 };

@@ -7,7 +7,7 @@ use super::epoch::{Epoch, Names};
 use super::gather::{Gathered, Quiet, finish_partitions, gone, waiting};
 use super::journal::{Journal, parse_key};
 use super::lag;
-use super::log::{Commit, FORMAT, Kind, Plan, Planned, Term};
+use super::log::{Commit, FORMAT, Plan, Planned, Term};
 use super::operators::Operators;
 use super::run::{Event, Observer, Report, RunCounts, RunOptions, bounded};
 use super::shards;
@@ -174,7 +174,7 @@ impl<'a> Runner<'a> {
         let partitions = partitions.all();
         source.restore(&partitions)?;
         // An epoch 0 that was made void has settled nothing.
-        let fresh = commit.as_ref().is_none_or(|c| c.kind == Kind::Void) && planned.is_none() && partitions.is_empty();
+        let fresh = commit.as_ref().is_none_or(|c| c.ledger.epochs == 0) && planned.is_none() && partitions.is_empty();
         let begin = if fresh { source.begin()? } else { None };
         source.refresh(self.clock.now())?;
         self.observer.event(&Event::Started { term: self.term.number, epoch: at.next, recovering: planned.is_some() });

@@ -91,7 +91,7 @@ impl Runner<'_> {
                 want.events = want.events.saturating_sub(count);
                 add(&mut partitions, chunk.range, chunk.pieces);
             }
-            if self.clock.now() - arrival >= self.spec.epoch.tick_us {
+            if self.clock.now() - arrival >= self.spec.epoch.tick_us || self.observer.should_stop() {
                 break;
             }
         }

@@ -124,7 +124,12 @@ pub(super) struct Connection<'a> {
 impl<'a> Connection<'a> {
     /// A client that asks questions only.
     pub(super) fn questions(settings: &KafkaSettings, watch: &'a dyn Watch) -> Result<Self> {
-        Self::new(settings, &base_config(settings), watch)
+        let mut config = base_config(settings);
+        // A broker that hangs is given up soon, and another asked.
+        if !is_set("socket.timeout.ms", settings.own.keys()) {
+            config.set("socket.timeout.ms", "10000");
+        }
+        Self::new(settings, &config, watch)
     }
 
     /// A client that reads so many partitions.
@@ -147,6 +152,10 @@ impl<'a> Connection<'a> {
             if !is_set(name, settings.own.keys()) {
                 config.set(name, value);
             }
+        }
+        // For so long the end of a client waits for a commit to the group that is on its way; it is told again later.
+        if !["session.timeout.ms", "group.protocol"].iter().any(|name| is_set(name, settings.own.keys())) {
+            config.set("session.timeout.ms", "4000");
         }
         for (name, value) in super::settings::FIXED {
             config.set(*name, *value);
@@ -188,17 +197,25 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Warns, once, that the cluster is away and waited for.
+    /// Warns, once an outage, that the cluster is away and waited for.
     pub(super) fn warn_if_down(&self) {
-        let reason = {
-            let mut said = self.context().said();
-            if !said.all_down || said.told {
-                return;
-            }
-            said.told = true;
-            said.unreachable.clone().unwrap_or_else(|| "all brokers are down".to_owned())
-        };
-        self.watch.warn("brokers_unreachable", &format!("kafka {}", self.brokers), &format!("{reason}; trying again"));
+        if let Some(reason) = self.down() {
+            self.warn_down(&reason);
+        }
+    }
+
+    /// Whether no broker can be reached now, and why.
+    pub(super) fn down(&self) -> Option<String> {
+        let said = self.context().said();
+        said.all_down.then(|| said.unreachable.clone().unwrap_or_else(|| "all brokers are down".to_owned()))
+    }
+
+    /// Warns, once an outage, that the cluster is away, for this reason.
+    pub(super) fn warn_down(&self, reason: &str) {
+        if !std::mem::replace(&mut self.context().said().told, true) {
+            let place = format!("kafka {}", self.brokers);
+            self.watch.warn("brokers_unreachable", &place, &format!("{reason}; trying again"));
+        }
     }
 
     /// From now on the cluster is waited for, however long it is away.

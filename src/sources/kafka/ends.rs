@@ -14,6 +14,9 @@ const EVERY: Duration = Duration::from_secs(1);
 /// For so long the leaders may take to answer: one that is away must not hold back what the others say for longer.
 const ANSWER: Duration = Duration::from_secs(5);
 
+/// A partition that nothing was heard of for so long, in microseconds, while others answer, is worth a warning.
+const SILENT: i64 = 30_000_000;
+
 impl Kafka<'_> {
     /// Hears what the leaders answered, and asks them again now and then. It never waits.
     ///
@@ -28,7 +31,8 @@ impl Kafka<'_> {
                 // Whoever did not answer is not known to be at its end; topics are looked after elsewhere.
                 Some(Err(_)) => {}
                 Some(Ok(answers)) => {
-                    for answer in answers.into_iter().filter(|a| a.failure.is_none()) {
+                    self.questions.context().answered();
+                    for answer in answers.into_iter().filter(|a| a.failure.is_none() && a.offset >= 0) {
                         let key: Key = (answer.topic.as_str().into(), answer.partition);
                         if let Some(entry) = self.entries.get_mut(&key) {
                             entry.told = Some((at, answer.offset));
@@ -38,6 +42,7 @@ impl Kafka<'_> {
                 }
             }
             self.asked = Some(Instant::now());
+            self.warn_of_silence();
         }
         if self.asked.is_some_and(|at| at.elapsed() < EVERY) {
             return Ok(());
@@ -50,5 +55,29 @@ impl Kafka<'_> {
             self.asking = Some((native::ask_offsets(&self.questions.client, &list, false, ANSWER), self.now));
         }
         Ok(())
+    }
+
+    /// Warns, once, of partitions that nothing was heard of for long while others answer: they hold the watermark.
+    fn warn_of_silence(&mut self) {
+        let open = || self.entries.iter().filter(|(_, e)| !e.dropped);
+        let latest = open().filter_map(|(_, e)| e.told.map(|(at, _)| at)).max().unwrap_or(i64::MIN);
+        let code = "leader_unreachable";
+        let mut silent = vec![];
+        for ((topic, partition), entry) in open() {
+            let place = format!("topic {topic}, partition {partition}");
+            match entry.told {
+                Some((at, _)) if latest.saturating_sub(at) > SILENT => silent.push(place),
+                Some(_) => {
+                    self.told.remove(&format!("{code} {place}"));
+                }
+                None => {}
+            }
+        }
+        for place in silent {
+            if self.told.insert(format!("{code} {place}")) {
+                let said = "its leader does not answer; until it does, the partition holds the watermark back";
+                self.questions.watch().warn(code, &place, said);
+            }
+        }
     }
 }

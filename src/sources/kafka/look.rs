@@ -32,7 +32,12 @@ impl Kafka<'_> {
     /// Looks for topics, partitions and their offsets; what was not read yet has to be still there.
     pub(super) fn look(&mut self) -> Result<()> {
         self.discover()?;
-        self.look_at_offsets()
+        let reading = |key: &Key| self.reader.as_ref().is_some_and(|r| r.position(key).is_some());
+        let fresh: Vec<Key> =
+            self.entries.iter().filter(|(k, e)| !e.dropped && !reading(k)).map(|(k, _)| k.clone()).collect();
+        self.look_at_offsets(&fresh)?;
+        self.looked = Some(Instant::now());
+        Ok(())
     }
 
     /// Looks for new topics and partitions while it goes on reading: a cluster that does not answer is asked later.
@@ -47,7 +52,7 @@ impl Kafka<'_> {
                 self.looking = Some(asked);
                 return Ok(());
             }
-            Some(Err(failure)) if trouble::passing(failure.code) => {}
+            Some(Err(failure)) if trouble::passing(failure.code) => self.unknown.clear(),
             Some(Err(failure)) => {
                 return Err(trouble::of_question(&self.settings.brokers, "what its topics are", &failure));
             }
@@ -66,50 +71,34 @@ impl Kafka<'_> {
         Ok(())
     }
 
-    fn look_at_offsets(&mut self) -> Result<()> {
-        let reading = |key: &Key| self.reader.as_ref().is_some_and(|r| r.position(key).is_some());
-        let fresh: Vec<Key> =
-            self.entries.iter().filter(|(k, e)| !e.dropped && !reading(k)).map(|(k, _)| k.clone()).collect();
+    /// What is there of these partitions: what was not read yet has to be among it.
+    pub(super) fn look_at_offsets(&mut self, keys: &[Key]) -> Result<()> {
         let committed_only = self.settings.committed_only();
-        let begun: BTreeSet<Arc<str>> =
-            self.entries.iter().filter(|(_, e)| e.known.is_some()).map(|(k, _)| Arc::clone(&k.0)).collect();
-        let low = self.offsets(&fresh, EARLIEST, true)?;
-        let ends = self.offsets(&fresh, END, committed_only)?;
-        for key in fresh {
-            let (Some(&low), Some(&end)) = (low.get(&key), ends.get(&key)) else { continue };
-            let Some(entry) = self.entries.get_mut(&key) else { continue };
+        let low = self.offsets(keys, EARLIEST, true)?;
+        let ends = self.offsets(keys, END, committed_only)?;
+        // What a transaction holds back lies behind the last stable offset, which is no end.
+        let last = if committed_only { self.offsets(keys, END, false)? } else { ends.clone() };
+        for key in keys {
+            let (Some(&low), Some(&end), Some(&last)) = (low.get(key), ends.get(key), last.get(key)) else { continue };
+            let Some(entry) = self.entries.get_mut(key) else { continue };
             entry.end = Some(end);
-            if self.settings.until_caught_up {
-                entry.told = Some((self.now, end));
+            entry.told = Some((self.now, last));
+            if entry.position > last {
+                return Err(trouble::beyond_end(&key.0, key.1, entry.position, last));
             }
-            let position = entry.position;
-            if position > end {
-                // What a transaction holds back lies behind the last stable offset: it is no end.
-                let last = self.offsets(std::slice::from_ref(&key), END, false)?;
-                if let Some(&last) = last.get(&key).filter(|last| position > **last) {
-                    return Err(trouble::beyond_end(&key.0, key.1, position, last));
-                }
-            }
-            if position < low && !begun.contains(&key.0) {
-                // A topic that nothing was read of begins with what it has.
-                if let Some(entry) = self.entries.get_mut(&key) {
-                    entry.position = low;
-                }
-                self.changed.insert(key.clone());
-            } else if position < low {
-                let range = Range { topic: key.0.to_string(), partition: key.1, from: position, to: low };
-                if !self.settings.accept_gap {
+            if entry.position < low {
+                let range = Range { topic: key.0.to_string(), partition: key.1, from: entry.position, to: low };
+                if !entry.fresh && !self.settings.accept_gap {
                     return Err(trouble::gone(&range));
                 }
-                if let Some(entry) = self.entries.get_mut(&key) {
-                    entry.position = low;
-                }
+                entry.position = low;
                 self.changed.insert(key.clone());
-                self.gaps.push(range);
+                if !entry.fresh {
+                    self.gaps.push(range);
+                }
             }
-            self.bounds.entry(key).or_insert(end);
+            self.bounds.entry(key.clone()).or_insert(end);
         }
-        self.looked = Some(Instant::now());
         Ok(())
     }
 
@@ -158,7 +147,7 @@ impl Kafka<'_> {
     }
 
     /// Asks what the topics are; asks again while the cluster is not ready to answer.
-    fn topics(&self) -> Result<Vec<Topic>> {
+    fn topics(&mut self) -> Result<Vec<Topic>> {
         let since = Instant::now();
         loop {
             let asked = native::ask_topics(&self.questions.client, &self.settings.topics, self.questions.question());
@@ -168,7 +157,7 @@ impl Kafka<'_> {
                     return Ok(found);
                 }
                 Ok(_) => {}
-                Err(failure) if trouble::passing(failure.code) => {}
+                Err(failure) if trouble::passing(failure.code) => self.unknown.clear(),
                 Err(failure) => {
                     return Err(trouble::of_question(&self.settings.brokers, "what its topics are", &failure));
                 }
@@ -203,10 +192,11 @@ impl Kafka<'_> {
         self.topics.insert(topic.name.clone(), topic.id.clone());
         let name: Arc<str> = topic.name.as_str().into();
         let mut found = vec![];
+        let fresh = !self.entries.keys().any(|key| key.0 == name);
         for &number in topic.partitions.iter().filter(|n| self.settings.ours(**n)) {
             self.entries.entry((Arc::clone(&name), number)).or_insert_with(|| {
                 found.push(number);
-                Entry::default()
+                Entry { fresh, ..Entry::default() }
             });
         }
         let before = self.sizes.insert(topic.name.clone(), topic.partitions.len());
@@ -260,11 +250,14 @@ impl Kafka<'_> {
 
     /// Whether the topics still are those that were read. It is asked until the cluster has answered: what was read of a
     /// topic that was deleted and made again meanwhile must not be planned.
-    pub(super) fn verify_topics(&mut self) -> Result<()> {
+    /// Those that a plan was read from again may be named no more.
+    pub(super) fn verify_topics(&mut self, read_again: &BTreeSet<String>) -> Result<()> {
         let began = Instant::now();
         let mut since = began;
+        let named: BTreeSet<String> = self.settings.topics.iter().cloned().collect();
+        let all: Vec<String> = named.union(read_again).cloned().collect();
         loop {
-            let asked = native::ask_topics(&self.questions.client, &self.settings.topics, self.questions.question());
+            let asked = native::ask_topics(&self.questions.client, &all, self.questions.question());
             let answer = loop {
                 match asked.topics(super::client::SLICE) {
                     Some(answer) => break answer,
@@ -276,7 +269,11 @@ impl Kafka<'_> {
                     let passing = |t: &&Topic| t.failure.as_ref().is_none_or(|f| !trouble::passing(f.code));
                     let answered = found.iter().filter(passing).count() == found.len();
                     for topic in found.iter().filter(passing) {
-                        self.take_topic(topic)?;
+                        if named.contains(&topic.name) || topic.failure.is_some() {
+                            self.take_topic(topic)?;
+                        } else {
+                            self.check_id(topic)?;
+                        }
                     }
                     if answered && self.unknown.is_empty() {
                         self.questions.context().answered();
@@ -286,7 +283,7 @@ impl Kafka<'_> {
                         since = Instant::now();
                     }
                 }
-                Err(failure) if trouble::passing(failure.code) => {}
+                Err(failure) if trouble::passing(failure.code) => self.unknown.clear(),
                 Err(failure) => {
                     return Err(trouble::of_question(&self.settings.brokers, "what its topics are", &failure));
                 }
@@ -308,6 +305,7 @@ impl Kafka<'_> {
     fn offsets(&self, keys: &[Key], at: i64, committed_only: bool) -> Result<BTreeMap<Key, i64>> {
         let since = Instant::now();
         let mut found = BTreeMap::new();
+        let mut leaderless = false;
         loop {
             let mut list = TopicPartitionList::new();
             for (topic, partition) in keys.iter().filter(|k| !found.contains_key(*k)) {
@@ -325,6 +323,8 @@ impl Kafka<'_> {
             let asked = native::ask_offsets(&self.questions.client, &list, committed_only, self.questions.question());
             match self.questions.wait(|wait| asked.offsets(wait))? {
                 Err(failure) if trouble::passing(failure.code) => {}
+                // None of them has a leader now. What is known of leaders is only asked for anew with the topics.
+                Err(failure) if failure.code == Code::NoEnt => leaderless = true,
                 Err(failure) => return Err(trouble::of_question(&self.settings.brokers, "its offsets", &failure)),
                 Ok(answers) => {
                     for answer in answers {
@@ -349,6 +349,12 @@ impl Kafka<'_> {
             if found.len() < keys.len() {
                 self.questions.patience(since)?;
                 std::thread::sleep(PAUSE);
+                if std::mem::take(&mut leaderless) {
+                    let topics: BTreeSet<String> = keys.iter().map(|k| k.0.to_string()).collect();
+                    let topics: Vec<String> = topics.into_iter().collect();
+                    let asked = native::ask_topics(&self.questions.client, &topics, self.questions.question());
+                    let _ = self.questions.wait(|wait| asked.topics(wait))?;
+                }
             }
         }
     }
@@ -377,11 +383,11 @@ impl Kafka<'_> {
                 }
                 found
             }
-            KafkaStart::Offsets(given) => given_offsets(given, &low, &end)?,
+            KafkaStart::Offsets(given) => given_offsets(given, &low, &end, |number| self.settings.ours(number))?,
         };
         for (key, position) in starts {
             if let Some(entry) = self.entries.get_mut(&key) {
-                entry.position = position;
+                (entry.position, entry.fresh) = (position, false);
             }
         }
         Ok(())
@@ -415,10 +421,11 @@ fn given_offsets(
     given: &BTreeMap<String, BTreeMap<i32, i64>>,
     low: &BTreeMap<Key, i64>,
     end: &BTreeMap<Key, i64>,
+    ours: impl Fn(i32) -> bool,
 ) -> Result<BTreeMap<Key, i64>> {
     let name = "source.kafka.start";
     for (topic, offsets) in given {
-        if let Some(number) = offsets.keys().find(|n| !low.contains_key(&(topic.as_str().into(), **n))) {
+        if let Some(number) = offsets.keys().find(|n| ours(**n) && !low.contains_key(&(topic.as_str().into(), **n))) {
             return Err(Error::settings(name, format!("there is no partition {number} of topic {topic}")));
         }
     }

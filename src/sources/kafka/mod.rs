@@ -4,6 +4,7 @@
 //! consumer group, which is only told. Only what transactions have committed is read, so offsets may have gaps. A topic
 //! is known by its id: one that was deleted and made again is an error, and so are offsets that are gone.
 
+mod again;
 mod client;
 mod ends;
 mod group;
@@ -91,6 +92,8 @@ struct Entry {
     known: Option<KafkaState>,
     /// The topic is not named any more: the position is kept.
     dropped: bool,
+    /// Of a topic that nothing had been read of when it was found: it begins with what it has.
+    fresh: bool,
 }
 
 impl<'a> Kafka<'a> {
@@ -181,6 +184,7 @@ impl<'a> Kafka<'a> {
             return None;
         }
         entry.position = taken.position;
+        entry.fresh = false;
         entry.newest = entry.newest.max(taken.newest);
         entry.end = entry.end.max(Some(taken.position));
         self.changed.insert(key.clone());
@@ -211,8 +215,7 @@ impl<'a> Kafka<'a> {
             Code::AutoOffsetReset | Code::OffsetOutOfRange => {
                 // Beyond the end, or below the earliest: what is there now tells.
                 self.reader = None;
-                self.looked = None;
-                self.look()
+                self.look_at_offsets(std::slice::from_ref(key))
             }
             Code::LogTruncation => {
                 let end = self.entries.get(key).and_then(|e| e.end).unwrap_or(0);
@@ -263,7 +266,9 @@ impl<'a> Kafka<'a> {
             return Ok(());
         }
         reader.connection.refusal(false)?;
-        reader.connection.warn_if_down();
+        if let Some(reason) = reader.connection.down() {
+            self.questions.warn_down(&reason);
+        }
         Ok(())
     }
 
@@ -283,50 +288,6 @@ impl<'a> Kafka<'a> {
             }),
         }
     }
-
-    /// Reads one planned range again with a reader of its own.
-    fn read_again(
-        &mut self,
-        reader: &mut Reader<'a>,
-        key: &Key,
-        range: &Range,
-        arrival: i64,
-        each: &mut dyn FnMut(RawEvents) -> Result<()>,
-    ) -> Result<()> {
-        let mut since = Instant::now();
-        let mut position = range.from;
-        while position < range.to {
-            let limit = Limit { until: range.to, bytes: TURN_BYTES, events: usize::MAX, arrival, live: false };
-            let taken = reader.take(key, &limit)?;
-            if let Some(failure) = &taken.failure {
-                match failure.code {
-                    Code::AutoOffsetReset | Code::OffsetOutOfRange => {
-                        let (low, end) = self.ends_of(key)?;
-                        if low <= position {
-                            return Err(trouble::beyond_end(&key.0, key.1, range.to, end));
-                        }
-                        let gone = Range { from: position, to: low.min(range.to), ..range.clone() };
-                        return Err(trouble::gone_from_plan(&gone, range));
-                    }
-                    Code::LogTruncation => return Err(trouble::beyond_end(&key.0, key.1, range.to, position)),
-                    _ => self.failed(key, failure)?,
-                }
-            }
-            if taken.position > position {
-                position = taken.position;
-                since = Instant::now();
-                reader.connection.context().answered();
-                taken.pieces.into_iter().try_for_each(&mut *each)?;
-                continue;
-            }
-            reader.wait(key, client::SLICE);
-            if reader.at_end(key) && since.elapsed() >= self.settings.give_up {
-                return Err(trouble::beyond_end(&key.0, key.1, range.to, position));
-            }
-            reader.connection.patience(since)?;
-        }
-        Ok(())
-    }
 }
 
 impl Source for Kafka<'_> {
@@ -340,7 +301,7 @@ impl Source for Kafka<'_> {
         self.again = None;
         self.untold.clear();
         for entry in self.entries.values_mut() {
-            *entry = Entry { end: entry.end, told: entry.told, ..Entry::default() };
+            *entry = Entry { end: entry.end, told: entry.told, fresh: entry.fresh, ..Entry::default() };
         }
         for state in states {
             if state.position < 0 || state.kafka.is_none() {
@@ -350,6 +311,7 @@ impl Source for Kafka<'_> {
             let key: Key = (state.topic.as_str().into(), state.partition);
             let entry = self.entries.entry(key.clone()).or_default();
             entry.position = state.position;
+            entry.fresh = false;
             entry.newest = state.kafka.as_ref().and_then(|k| k.newest);
             entry.known.clone_from(&state.kafka);
             entry.dropped = !self.settings.topics.contains(&state.topic);
@@ -462,7 +424,8 @@ impl Source for Kafka<'_> {
     }
 
     fn verify(&mut self) -> Result<()> {
-        self.verify_topics()
+        let read_again = self.again.as_ref().map(Reader::topics).unwrap_or_default();
+        self.verify_topics(&read_again)
     }
 
     fn partitions(&self) -> Vec<PartitionStatus> {

@@ -1,7 +1,7 @@
 //! Partitions being read: each has a queue of its own, so that the one whose watermark is lowest can be read while the
 //! others wait in bounded memory.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +69,11 @@ pub(super) struct Taken {
 impl<'a> Reader<'a> {
     pub(super) fn new(connection: Connection<'a>) -> Self {
         Self { slots: BTreeMap::new(), connection }
+    }
+
+    /// The topics that are being read.
+    pub(super) fn topics(&self) -> BTreeSet<String> {
+        self.slots.keys().map(|key| key.0.to_string()).collect()
     }
 
     /// Where a partition is being read, if it is.
@@ -166,7 +171,8 @@ impl<'a> Reader<'a> {
                 let micros = time.and_then(|t| t.checked_mul(1_000));
                 taken.bytes += piece.push(message, micros);
                 let came = if limit.live && kind != Some("log_append_time") { Some(limit.arrival) } else { None };
-                taken.newest = taken.newest.max(micros).max(came);
+                // A producer's clock that runs ahead must not keep the partition awake.
+                taken.newest = taken.newest.max(micros.map(|time| time.min(limit.arrival))).max(came);
                 taken.framed = taken.framed.or_else(|| framed(message));
                 taken.position = message.offset() + 1;
                 count += 1;
