@@ -60,11 +60,18 @@ def test_importing_the_package_imports_nothing_else() -> None:
     assert not full & (HEAVY - {"pydantic", "yaml"})
 
 
-def test_judging_does_without_settings() -> None:
-    """The functions for notebooks need neither the library of settings nor YAML."""
-    modules = imported("import penstock; penstock.Contract, penstock.deduplicate, penstock.sessionize")
-    assert "penstock._core" in modules
-    assert not modules & HEAVY
+def test_judging_and_writing_do_without_settings(tmp_path: Path) -> None:
+    """The functions for notebooks need neither the library of settings nor YAML; a lake on disk neither."""
+    (tmp_path / "contract.yaml").write_text(CONTRACT)
+    code = (
+        "import json, sys, penstock as p; folder = sys.argv[1]; contract = p.Contract.load(folder + '/contract.yaml'); "
+        "valid = contract.validate(sys.argv[2].encode()).valid; rows = p.deduplicate(valid, key='id'); "
+        "written = p.write_parquet(p.sessionize(rows, entity='user', at='at', gap='30m'), folder + '/out'); "
+        "assert len(written) == 1"
+    )
+    modules = imported(code, tmp_path, json.dumps(EVENT))
+    assert {"penstock._core", "penstock.lake"} <= modules
+    assert not modules & (HEAVY | {"penstock.storage", "importlib.metadata"})
 
 
 def test_the_help_imports_no_engine() -> None:

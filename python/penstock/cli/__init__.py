@@ -6,6 +6,7 @@ need; the rest is imported when the command runs. `penstock --help` imports them
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import sys
@@ -107,6 +108,8 @@ def main() -> NoReturn:
     try:
         _app_of(named if named and named[0] in _COMMANDS else _COMMANDS)(prog_name="penstock")
     except SystemExit as end:
+        # The process ends: nobody needs what a last walk over all its objects would find.
+        gc.freeze()
         # Typer ends an interrupted command so, without a word.
         if end.code == ExitCode.INTERRUPTED and not _common.was_said():
             _common.fail(KeyboardInterrupt())
