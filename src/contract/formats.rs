@@ -161,19 +161,32 @@ pub fn date_time(text: &[u8]) -> Option<i64> {
 /// is no answer.
 #[inline]
 fn common_date_time(text: &[u8; 27]) -> Option<i64> {
-    /// Eight characters as a number, with what has to be between the digits taken out.
-    fn eight(text: &[u8; 27], at: usize, form: &[u8; 8]) -> Option<u64> {
-        let word = u64::from_le_bytes(*text[at..].first_chunk()?) ^ u64::from_le_bytes(*form);
-        // Where `form` has 0 every byte is below 10 now, elsewhere it is 0. A carry only follows on a byte that is wrong.
-        let digits = form.map(|b| if b == b'0' { 0x76 } else { 0x7f });
-        let beyond = word.wrapping_add(u64::from_le_bytes(digits)) | word;
-        // Each byte and the one after it as a number of two digits.
-        (beyond & 0x8080_8080_8080_8080 == 0).then(|| (word * 10).wrapping_add(word >> 8))
+    /// Eight characters as they have to be, 0 for any digit; and what takes a byte that is none of them beyond 127.
+    const fn form(form: &[u8; 8]) -> (u64, u64) {
+        let (mut guard, mut at) = ([0x7f; 8], 0);
+        while at < 8 {
+            if form[at] == b'0' {
+                guard[at] = 0x76;
+            }
+            at += 1;
+        }
+        (u64::from_le_bytes(*form), u64::from_le_bytes(guard))
     }
+    /// Each of the eight characters with the one after it as a number of two digits.
+    #[inline(always)]
+    fn eight(text: &[u8; 27], at: usize, (form, guard): (u64, u64)) -> Option<u64> {
+        // A digit is a byte below 10 now, and what has to be there is 0. A carry only follows on a byte that is wrong.
+        let word = u64::from_le_bytes(*text[at..].first_chunk()?) ^ form;
+        let wrong = (word.wrapping_add(guard) | word) & 0x8080_8080_8080_8080;
+        (wrong == 0).then(|| (word * 10).wrapping_add(word >> 8))
+    }
+    const DATE: (u64, u64) = form(b"0000-00-");
+    const HOURS: (u64, u64) = form(b"00T00:00");
+    const SECONDS: (u64, u64) = form(b":00.0000");
+    const REST: (u64, u64) = form(b".000000Z");
     let two = |word: u64, at: u32| (word >> (8 * at)) as u8;
-    let (date, hours, seconds) =
-        (eight(text, 0, b"0000-00-")?, eight(text, 8, b"00T00:00")?, eight(text, 16, b":00.0000")?);
-    let rest = eight(text, 19, b".000000Z")?;
+    let (date, hours) = (eight(text, 0, DATE)?, eight(text, 8, HOURS)?);
+    let (seconds, rest) = (eight(text, 16, SECONDS)?, eight(text, 19, REST)?);
     let (month, day) = (two(date, 5), two(hours, 0));
     let (hour, minute, second) = (two(hours, 3), two(hours, 6), two(seconds, 1));
     if !(1..=12).contains(&month) || !(1..=28).contains(&day) || hour > 23 || minute > 59 || second > 59 {
