@@ -81,13 +81,21 @@ pub trait Stateful {
     /// When a table has not the columns that it should have.
     fn combine(&self, table: &str, saved: &[RecordBatch]) -> Result<RecordBatch>;
 
+    /// Takes all that changed so far for saved: it is not in the next `delta`.
+    ///
+    /// # Errors
+    /// As [`Stateful::delta`].
+    fn forget_changes(&mut self) -> Result<()> {
+        self.delta().map(drop)
+    }
+
     /// Everything, as a change that takes the place of all that was saved before.
     ///
     /// # Errors
     /// As [`Stateful::snapshot`].
     fn whole(&mut self) -> Result<Vec<Change>> {
         // What changed is in the snapshot: it is not to be saved twice.
-        self.delta()?;
+        self.forget_changes()?;
         let parts = self.snapshot()?.into_iter();
         Ok(parts.map(|(table, rows)| Change { table, rows, replaces: true }).collect())
     }

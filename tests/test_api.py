@@ -327,18 +327,6 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         penstock.deduplicate(events().to_arrow(), key="id").to_polars()
 
 
-def test_importing_the_package_imports_nothing_else() -> None:
-    """Whoever imports it in a DAG file or a notebook waits for nothing; heavy packages come when they are needed."""
-    code = (
-        "import sys; import penstock; light = set(sys.modules); "
-        "penstock.Pipeline, penstock.Contract, penstock.scd2_merge; full = set(sys.modules); "
-        "print([m for m in ('pydantic', 'duckdb', 'rich', 'yaml', 'pyarrow', 'penstock._core') if m in light]); "
-        "print([m for m in ('duckdb', 'typer', 'rich', 'pyarrow', 'polars', 'pandas', 'IPython') if m in full])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n[]\n"
-
-
 def test_public_names() -> None:
     assert set(penstock.__all__) <= set(dir(penstock))
     for name in penstock.__all__:

@@ -50,8 +50,8 @@ def test_every_reader_agrees(layer: str, pipeline: crash.Pipeline) -> None:
     glob = f"{pipeline.lake}/{layer}/**/*.parquet"
     found = duckdb.execute(
         f"SELECT count(*), count(date) FROM read_parquet('{glob}', hive_partitioning = true)"
-    ).fetchone()
-    assert found == (expected, expected)
+    ).fetchall()
+    assert found == [(expected, expected)]
     assert pl.scan_parquet(glob, hive_partitioning=True).select(pl.len()).collect().item() == expected
     assert ds.dataset(pipeline.lake / layer, partitioning="hive").count_rows() == expected
 
@@ -88,8 +88,8 @@ def test_sessions_follow_from_silver(pipeline: crash.Pipeline) -> None:
            OR slow.session_end IS DISTINCT FROM fast.session_end
            OR slow.events IS DISTINCT FROM fast.events OR slow.ids <> 1 OR slow.seq <> slow.events
         """
-    ).fetchone()
-    assert different == (0,)
+    ).fetchall()
+    assert different == [(0,)]
 
 
 def test_windows_follow_from_silver(pipeline: crash.Pipeline) -> None:
@@ -103,8 +103,8 @@ def test_windows_follow_from_silver(pipeline: crash.Pipeline) -> None:
         SELECT count(*) FROM slow FULL JOIN read_parquet('{lake}/gold/per_minute/**/*.parquet') AS fast
         USING (window_start, event_type) WHERE slow.events IS DISTINCT FROM fast.events
         """
-    ).fetchone()
-    assert different == (0,)
+    ).fetchall()
+    assert different == [(0,)]
 
 
 def test_no_event_chooses_a_path(pipeline: crash.Pipeline) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import PenstockError
-from penstock.storage import is_bucket
+from penstock.lake import is_bucket
 from penstock.units import format_size
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from penstock import _core
 from penstock.errors import LakeError
 from penstock.nearest import did_you_mean
-from penstock.storage import Storage, is_bucket
 from penstock.table import arrow, names, needs
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from penstock._typing import ArrowLike
+    from penstock.storage import Storage
 
 _Rows = TypeVar("_Rows")
 
@@ -56,7 +56,7 @@ class LakeTable:
         storage: Storage | None = None,
     ) -> None:
         self.lake = lake
-        self._storage = storage or Storage()
+        self._storage = storage
         self.layer = layer
         self._files = files
         self._columns = columns
@@ -74,8 +74,9 @@ class LakeTable:
         if not is_bucket(self.lake):
             return self.files
         from penstock.filesystem import enable, opened
+        from penstock.storage import Storage
 
-        bucket = opened(self.lake, self._storage)
+        bucket = opened(self.lake, Storage.of(self._storage))
         files = [bucket.path(file["path"]) for file in self._files]
         enable(connection, files)
         return files
@@ -160,6 +161,24 @@ class LakeTable:
         return f"{title}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def is_bucket(lake: str | os.PathLike[str]) -> bool:
+    """Whether a lake is a bucket, and no folder."""
+    return "://" in os.fspath(lake) and not os.fspath(lake).startswith("file://")
+
+
+def _reached(storage: Storage | Mapping[str, Any] | None) -> Storage | None:
+    """How a bucket is reached, where anything is said of it: the library of settings is imported for that alone."""
+    if storage is None:
+        return None
+    from penstock.storage import Storage
+
+    return Storage.of(storage)
+
+
+def _for_engine(storage: Storage | None) -> dict[str, Any]:
+    return {} if storage is None else storage.for_engine()
+
+
 def place(lake: str, path: str) -> str:
     """Where a data file lies: its path on disk (in the trash, when it was removed within the last hour), or its URL."""
     if is_bucket(lake):
@@ -169,10 +188,10 @@ def place(lake: str, path: str) -> str:
     return str(moved if not (root / path).exists() and moved.exists() else root / path)
 
 
-def _windows(place: str, storage: Storage) -> list[str]:
+def _windows(place: str, storage: Storage | None) -> list[str]:
     """The names of the tables of windows that a lake has."""
     if is_bucket(place):
-        found = _core.LakeObjects(place, **storage.for_engine()).list("gold")
+        found = _core.LakeObjects(place, **_for_engine(storage)).list("gold")
         return sorted({"/".join(path.split("/")[:2]) for path, _ in found})
     there = Path(place.removeprefix("file://")) / "gold"
     return sorted(f"gold/{path.name}" for path in there.iterdir()) if there.is_dir() else []
@@ -213,8 +232,8 @@ def read_lake(
     """
     place = os.fspath(lake)
     name = layer_name(place, layer)
-    reached = Storage.of(storage)
-    files = json.loads(_core.read_lake(place, name, pipeline=pipeline, **reached.for_engine()))
+    reached = _reached(storage)
+    files = json.loads(_core.read_lake(place, name, pipeline=pipeline, **_for_engine(reached)))
     if not files and name.startswith("gold/"):
         windows = _windows(place, reached)
         if name not in windows:
@@ -255,5 +274,5 @@ def write_parquet(
         partition_by=names(partition_by, "partition_by"),
         name=name,
         replace=replace,
-        **Storage.of(storage).for_engine(),
+        **_for_engine(_reached(storage)),
     )

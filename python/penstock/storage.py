@@ -8,7 +8,6 @@ access key, secret and token always come from one place together.
 from __future__ import annotations
 
 import json
-import os
 import urllib.parse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -163,11 +162,6 @@ def storage_of(spec: Mapping[str, Any]) -> Storage:
     if "timeout_us" in told:
         told["timeout"] = f"{told.pop('timeout_us')}us"
     return Storage.of(told | secrets_of(spec))
-
-
-def is_bucket(lake: str | os.PathLike[str]) -> bool:
-    """Whether a lake is a bucket, and no folder."""
-    return "://" in os.fspath(lake) and not os.fspath(lake).startswith("file://")
 
 
 # --- Airflow ----------------------------------------------------------------------------------------------------------

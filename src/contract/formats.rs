@@ -1,7 +1,7 @@
 //! The formats of JSON Schema. The common ones are checked by hand; the rest are the `jsonschema` crate's own checks, so
 //! that every path gives one answer.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -86,6 +86,7 @@ impl Format {
             Check::Date => date(text).is_some(),
             Check::Time => full_time(text).is_some(),
             Check::Uuid => uuid(text),
+            Check::Ipv4 => ipv4(text),
             _ => std::str::from_utf8(text).is_ok_and(|text| self.accepts(text)),
         }
     }
@@ -97,7 +98,7 @@ impl Format {
             Check::Date => date(text.as_bytes()).is_some(),
             Check::Time => full_time(text.as_bytes()).is_some(),
             Check::Uuid => uuid(text.as_bytes()),
-            Check::Ipv4 => Ipv4Addr::from_str(text).is_ok(),
+            Check::Ipv4 => ipv4(text.as_bytes()),
             Check::Ipv6 => Ipv6Addr::from_str(text).is_ok(),
             Check::Other(validator) => validator.is_valid(&Value::String(text.to_owned())),
         }
@@ -146,11 +147,56 @@ pub fn date(text: &[u8]) -> Option<i64> {
 /// leap second is the second after it.
 #[inline]
 pub fn date_time(text: &[u8]) -> Option<i64> {
+    if let Some(micros) = <&[u8; 27]>::try_from(text).ok().and_then(common_date_time) {
+        return Some(micros);
+    }
     let days = date(text.get(..10)?)?;
     if !matches!(text.get(10)?, b'T' | b't') {
         return None;
     }
     Some(days * DAY + full_time(&text[11..])?)
+}
+
+/// The same of `2024-12-17T00:00:03.567016Z`, where the day is one that every month has; eight characters at a time. None
+/// is no answer.
+#[inline]
+fn common_date_time(text: &[u8; 27]) -> Option<i64> {
+    /// Eight characters as they have to be, 0 for any digit; and what takes a byte that is none of them beyond 127.
+    const fn form(form: &[u8; 8]) -> (u64, u64) {
+        let (mut guard, mut at) = ([0x7f; 8], 0);
+        while at < 8 {
+            if form[at] == b'0' {
+                guard[at] = 0x76;
+            }
+            at += 1;
+        }
+        (u64::from_le_bytes(*form), u64::from_le_bytes(guard))
+    }
+    /// Each of the eight characters with the one after it as a number of two digits.
+    #[inline(always)]
+    fn eight(text: &[u8; 27], at: usize, (form, guard): (u64, u64)) -> Option<u64> {
+        // A digit is a byte below 10 now, and what has to be there is 0. A carry only follows on a byte that is wrong.
+        let word = u64::from_le_bytes(*text[at..].first_chunk()?) ^ form;
+        let wrong = (word.wrapping_add(guard) | word) & 0x8080_8080_8080_8080;
+        (wrong == 0).then(|| (word * 10).wrapping_add(word >> 8))
+    }
+    const DATE: (u64, u64) = form(b"0000-00-");
+    const HOURS: (u64, u64) = form(b"00T00:00");
+    const SECONDS: (u64, u64) = form(b":00.0000");
+    const REST: (u64, u64) = form(b".000000Z");
+    let two = |word: u64, at: u32| (word >> (8 * at)) as u8;
+    let (date, hours) = (eight(text, 0, DATE)?, eight(text, 8, HOURS)?);
+    let (seconds, rest) = (eight(text, 16, SECONDS)?, eight(text, 19, REST)?);
+    let (month, day) = (two(date, 5), two(hours, 0));
+    let (hour, minute, second) = (two(hours, 3), two(hours, 6), two(seconds, 1));
+    if !(1..=12).contains(&month) || !(1..=28).contains(&day) || hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let year = i64::from(two(date, 0)) * 100 + i64::from(two(date, 2));
+    let micros = [1, 3, 5].map(|at| i64::from(two(rest, at)));
+    let clock = i64::from(hour) * HOUR + i64::from(minute) * MINUTE + i64::from(second) * SECOND;
+    let micros = micros[0] * 10_000 + micros[1] * 100 + micros[2];
+    Some(days_from_civil(year, u32::from(month), u32::from(day)) * DAY + clock + micros)
 }
 
 /// The microseconds since midnight UTC of the day of a `full-time` of RFC 3339 (negative, or beyond a day, where its
@@ -196,6 +242,26 @@ fn full_time(text: &[u8]) -> Option<i64> {
     (second < 60 || time.rem_euclid(DAY) == 0).then_some(time + micros)
 }
 
+/// Whether a text is four numbers up to 255 with full stops between them, none with a zero before it.
+#[inline]
+fn ipv4(text: &[u8]) -> bool {
+    let (mut dots, mut digits, mut value) = (0, 0, 0);
+    for byte in text {
+        match byte {
+            b'0'..=b'9' if digits == 0 || value > 0 => {
+                digits += 1;
+                value = value * 10 + u32::from(byte - b'0');
+                if value > 255 {
+                    return false;
+                }
+            }
+            b'.' if digits > 0 => (dots, digits, value) = (dots + 1, 0, 0),
+            _ => return false,
+        }
+    }
+    dots == 3 && digits > 0
+}
+
 /// Whether a text is 32 hexadecimal digits with hyphens where a UUID has them.
 #[inline]
 fn uuid(text: &[u8]) -> bool {
@@ -237,7 +303,9 @@ mod tests {
         ] {
             assert_eq!(date_time(text.as_bytes()), Some(micros), "{text}");
         }
+        assert_eq!(date_time(b"2024-12-17T23:59:03.567016Z"), Some(1_734_479_943_567_016));
         for bad in [
+            "2024-12-17T23:59:03.56701\u{fa}",
             "2015-02-29T00:00:00Z",
             "2015-01-01 00:00:00Z",
             "2015-01-01T24:00:00Z",
@@ -271,6 +339,8 @@ mod tests {
     }
 
     const SEEDS: &[&str] = &[
+        "2024-12-17T00:00:03.567016Z",
+        "2024-02-29T23:59:59.000001Z",
         "2015-01-01T00:00:00Z",
         "2024-02-29T23:59:60+00:00",
         "1999-12-31T12:34:56.789-11:30",
@@ -300,6 +370,39 @@ mod tests {
                 };
                 prop_assert_eq!(Format::of(name).unwrap().accepts(&text), theirs, "{} {}", name, text);
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_common_way_says_what_the_general_one_does(text in near(&["2024-12-17T00:00:03.567016Z"])) {
+            let text = text.as_bytes();
+            let general = date(text.get(..10).unwrap_or_default()).and_then(|days| {
+                let clock = full_time(text.get(11..)?).filter(|_| matches!(text[10], b'T' | b't'))?;
+                Some(days * DAY + clock)
+            });
+            let common = <&[u8; 27]>::try_from(text).ok().and_then(common_date_time);
+            prop_assert!(common.is_none() || common == general);
+            prop_assert_eq!(date_time(text), general);
+        }
+
+        #[test]
+        fn addresses_are_those_of_the_library(text in near(&["192.168.0.255", "0.10.200.99", "1.1.1.1"])) {
+            prop_assert_eq!(ipv4(text.as_bytes()), text.parse::<std::net::Ipv4Addr>().is_ok());
+        }
+
+        #[test]
+        fn every_moment_is_read(micros in 0i64..4_102_444_800_000_000) {
+            let (seconds, clock) = (micros / SECOND, micros % DAY);
+            let [hour, minute] = [HOUR, MINUTE].map(|unit| clock / unit);
+            let text = format!(
+                "{}T{hour:02}:{:02}:{:02}.{:06}Z",
+                crate::time::date_of(micros),
+                minute % 60,
+                seconds % 60,
+                micros % SECOND
+            );
+            prop_assert_eq!(date_time(text.as_bytes()), Some(micros));
         }
     }
 

@@ -54,11 +54,11 @@ struct Entry {
     tag: u32,
 }
 
-/// A value that was looked up.
+/// A value that was looked up: small, so that it travels in registers.
 #[derive(Debug, Clone, Copy)]
 pub struct Probe {
-    head: u128,
-    hash: u64,
+    /// The lower half of its hash.
+    tag: u32,
     /// Its number, or 0.
     number: u16,
 }
@@ -126,19 +126,20 @@ impl TextBuilder {
         let last = &packed.entries[usize::from(packed.last)];
         let length = value.len() as u32;
         if last.head == head && last.length == length && (length <= 16 || self.tail(packed.last) == &value[16..]) {
-            return Some(Probe { head, hash: u64::from(last.tag), number: packed.last });
+            return Some(Probe { tag: last.tag, number: packed.last });
         }
         let hash = if length <= 16 { quick_short(head, length, packed.seed) } else { quick(value, packed.seed) };
+        let tag = hash as u32;
         let mask = packed.slots.len() - 1;
-        let mut at = hash as usize & mask;
+        let mut at = tag as usize & mask;
         loop {
             let number = packed.slots[at];
             let entry = &packed.entries[usize::from(number)];
             if number == 0 {
-                return Some(Probe { head, hash, number: 0 });
+                return Some(Probe { tag, number: 0 });
             }
             if entry.head == head && entry.length == length && (length <= 16 || self.tail(number) == &value[16..]) {
-                return Some(Probe { head, hash, number });
+                return Some(Probe { tag, number });
             }
             at = (at + 1) & mask;
         }
@@ -204,12 +205,7 @@ impl TextBuilder {
             self.unpack();
             return self.push(value);
         }
-        packed.entries.push(Entry {
-            head: probe.head,
-            passed: check,
-            length: value.len() as u32,
-            tag: probe.hash as u32,
-        });
+        packed.entries.push(Entry { head: head_of(value), passed: check, length: value.len() as u32, tag: probe.tag });
         self.bytes.extend_from_slice(value);
         self.offsets.push(self.bytes.len() as i32);
         packed.last = distinct as u16;

@@ -34,6 +34,11 @@ impl Stateful for Deduplicator {
         Ok(parts.into_iter().map(|(table, rows)| Change { replaces: table == META, table, rows }).collect())
     }
 
+    fn forget_changes(&mut self) -> Result<()> {
+        self.unsaved = Vec::new();
+        Ok(())
+    }
+
     fn snapshot(&self) -> Result<StateParts> {
         let oldest = self.oldest(self.watermark);
         let mut keys: Vec<Key> = self.open.keys.iter().filter(|k| k.time >= oldest).copied().collect();

@@ -5,6 +5,7 @@
 //! the first while it does.
 
 use hashbrown::HashTable;
+use rayon::prelude::*;
 
 use super::Key;
 
@@ -78,16 +79,25 @@ impl Table {
     /// The keys in order ([`Key::order`]); the memory of each segment is given back as it goes.
     pub fn into_sorted(mut self) -> Vec<Key> {
         let mut all = Vec::with_capacity(self.keys);
+        let mut lengths = Vec::with_capacity(self.segments.len());
         let mut last = None;
         for n in self.directory {
             // A segment stands in the directory as often as it was not parted, side by side.
             if last.replace(n) == Some(n) {
                 continue;
             }
-            let from = all.len();
-            all.extend(std::mem::take(&mut self.segments[n as usize].keys));
-            all[from..].sort_unstable_by_key(Key::order);
+            let keys = std::mem::take(&mut self.segments[n as usize].keys);
+            lengths.push(keys.len());
+            all.extend(keys);
         }
+        let mut rest = all.as_mut_slice();
+        let mut segments: Vec<&mut [Key]> = Vec::with_capacity(lengths.len());
+        for length in lengths {
+            let (segment, after) = rest.split_at_mut(length);
+            segments.push(segment);
+            rest = after;
+        }
+        segments.into_par_iter().for_each(|keys| keys.sort_unstable_by_key(Key::order));
         all
     }
 

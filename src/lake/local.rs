@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +17,7 @@ use futures_util::FutureExt;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 
+use super::growing::Open;
 use super::layout::STAGING;
 use super::{Durability, LakeOptions, Put};
 use crate::abandoned::{LOCK, remove_abandoned};
@@ -88,7 +89,11 @@ impl Folder {
     }
 
     pub(super) fn put_if_absent(&self, path: &str, bytes: &Bytes) -> Result<Put> {
-        let staged = self.stage(path, bytes)?;
+        self.name_new(path, &self.stage(path, bytes)?)
+    }
+
+    /// Gives a file its name unless that is taken.
+    pub(super) fn name_new(&self, path: &str, staged: &Staged) -> Result<Put> {
         let target = self.file(path);
         self.make_parent(path)?;
         // A link fails when the name is taken; a rename would take it away.
@@ -110,10 +115,20 @@ impl Folder {
         // All the bytes first, then all the names: what fails for want of space has shown nothing.
         let staged = in_parallel(files, |(path, bytes)| self.stage(path, bytes))?;
         for ((path, _), staged) in files.iter().zip(staged) {
-            self.make_parent(path)?;
-            fs::rename(&staged.0, self.file(path)).map_err(|e| io_error(path, "cannot be written", &e))?;
+            self.rename_staged(path, &staged)?;
         }
         self.sync_names(files.iter().map(|(path, _)| path.as_str()))
+    }
+
+    /// Gives a file its name, in place of one that has it.
+    pub(super) fn name(&self, path: &str, staged: &Staged) -> Result<()> {
+        self.rename_staged(path, staged)?;
+        self.sync_names([path])
+    }
+
+    fn rename_staged(&self, path: &str, staged: &Staged) -> Result<()> {
+        self.make_parent(path)?;
+        fs::rename(&staged.0, self.file(path)).map_err(|e| io_error(path, "cannot be written", &e))
     }
 
     pub(super) fn rename(&self, from: &str, to: &str) -> Result<()> {
@@ -131,7 +146,14 @@ impl Folder {
 
     /// Writes the bytes where nobody reads them.
     fn stage(&self, path: &str, bytes: &[u8]) -> Result<Staged> {
-        let (mut file, staged) = match self.staged_file(path)? {
+        let mut open = self.begin(path)?;
+        open.write(bytes)?;
+        open.end()
+    }
+
+    /// Opens a file where nobody reads it.
+    pub(super) fn begin(&self, path: &str) -> Result<Open> {
+        let (file, staged) = match self.staged_file(path)? {
             Ok(made) => made,
             // Somebody took a fresh folder for an abandoned one before it was locked.
             Err(e) if e.kind() == ErrorKind::NotFound => {
@@ -140,14 +162,7 @@ impl Folder {
             }
             Err(e) => return Err(io_error(path, "cannot be written", &e)),
         };
-        let mut written = file.write_all(bytes);
-        if self.durability == Durability::Disk {
-            written = written.and_then(|()| file.sync_all());
-        }
-        // Some file systems say only at the close that there was no room; `Staged` removes the file either way.
-        drop(file);
-        written.map_err(|e| io_error(path, "cannot be written", &e))?;
-        Ok(staged)
+        Ok(Open { path: path.to_owned(), file, staged, sync: self.durability == Durability::Disk })
     }
 
     fn staged_file(&self, path: &str) -> Result<io::Result<(File, Staged)>> {
@@ -230,7 +245,7 @@ impl Staging {
 }
 
 /// A file that has no name in the lake yet; removed unless it was renamed.
-struct Staged(PathBuf);
+pub(super) struct Staged(PathBuf);
 
 impl Drop for Staged {
     fn drop(&mut self) {

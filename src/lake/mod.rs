@@ -6,6 +6,7 @@
 
 #[cfg(feature = "s3")]
 mod bucket;
+mod growing;
 pub mod layout;
 mod local;
 #[cfg(feature = "s3")]
@@ -26,6 +27,7 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 
 use crate::error::{Error, Result};
+pub use growing::Growing;
 use local::Folder;
 #[cfg(feature = "s3")]
 use remote::Remote;
@@ -204,6 +206,35 @@ impl Lake {
             Place::Folder(folder) => folder.put_many(&files),
             #[cfg(feature = "s3")]
             Place::Bucket(remote) => remote.run(|bucket| async move { bucket.put_many(files).await }),
+        }
+    }
+
+    /// Begins a file that comes in pieces; nobody sees it before [`Lake::name`]. None in a bucket: there objects come whole.
+    ///
+    /// # Errors
+    /// [`Error::Lake`] when nothing can be written there.
+    pub fn begin(&self, path: &str) -> Result<Option<Growing>> {
+        layout::check_path(path)?;
+        match &self.place {
+            Place::Folder(folder) => Growing::new(folder.begin(path)?).map(Some),
+            #[cfg(feature = "s3")]
+            Place::Bucket(_) => Ok(None),
+        }
+    }
+
+    /// Gives a file that is whole its name, and it is durable then: in place of one that has it if `replace`, else unless
+    /// there is one.
+    ///
+    /// # Errors
+    /// [`Error::Lake`]; then it is not there.
+    pub fn name(&self, file: Growing, replace: bool) -> Result<Put> {
+        let path = file.path().to_owned();
+        let staged = file.end()?;
+        match &self.place {
+            Place::Folder(folder) if replace => folder.name(&path, &staged).map(|()| Put::Created),
+            Place::Folder(folder) => folder.name_new(&path, &staged),
+            #[cfg(feature = "s3")]
+            Place::Bucket(_) => Err(Error::Internal(format!("{path} was begun elsewhere"))),
         }
     }
 

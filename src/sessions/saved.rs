@@ -128,6 +128,13 @@ impl Stateful for Sessionizer {
         Ok(changes)
     }
 
+    fn forget_changes(&mut self) -> Result<()> {
+        self.open.take_unsaved();
+        self.all_saved();
+        (self.gap_changed, self.flushed) = (false, false);
+        Ok(())
+    }
+
     fn snapshot(&self) -> Result<StateParts> {
         let mut parts = self.pending_tables(self.held(false)?.iter())?;
         parts.push(self.open.table(None, &self.types)?);

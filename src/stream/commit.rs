@@ -9,7 +9,7 @@ use super::partitions::{self, Partitions};
 use super::run::{Event, StateSize};
 use super::runner::Runner;
 use super::spec::Layer;
-use super::state;
+use super::state::{self, Encoded};
 use super::take_up::Position;
 use crate::error::Result;
 use crate::failpoint;
@@ -31,12 +31,14 @@ impl Runner<'_> {
         outcome.counts.lost = plan.gaps.iter().map(|g| g.to - g.from).sum();
         let mut ledger = at.ledger.clone();
         ledger.take(plan.number, &outcome.counts, with_bronze)?;
-        let entries = self.put_files(outcome.files)?;
-        let files_done = began.elapsed().as_secs_f64();
-
         let mut partitions = at.partitions.clone();
         partitions.take(&plan.partitions);
-        let (state, state_written_bytes) = self.put_state(plan, operators, at, &partitions)?;
+        // The state is encoded while the files are put, and put when they are durable.
+        let (entries, changed) =
+            rayon::join(|| self.put_files(outcome.files), || self.encode_state(plan, operators, at, &partitions));
+        let (entries, changed) = (entries?, changed?);
+        let files_done = began.elapsed().as_secs_f64();
+        let (state, state_written_bytes) = self.put_state(plan, operators, at, changed)?;
         let state_done = began.elapsed().as_secs_f64();
 
         let origin = Origin { contract: plan.contract.clone(), shape: plan.shape.clone(), secret: plan.secret.clone() };
@@ -145,17 +147,19 @@ impl Runner<'_> {
         Ok(entries)
     }
 
-    fn put_state(
+    /// What an older version wrote has no bounds by which it could drop out: all is written once more.
+    fn writes_anew(at: &Position) -> bool {
+        at.state.is_empty() || state::is_old(&at.state)
+    }
+
+    fn encode_state(
         &self,
         plan: &Plan,
         operators: &mut Operators,
         at: &Position,
         partitions: &Partitions,
-    ) -> Result<(Vec<StateFile>, u64)> {
-        failpoint::pass("state.before")?;
-        self.stop_if_late()?;
-        // What an older version wrote has no bounds by which it could drop out: it is written once more.
-        let anew = at.state.is_empty() || state::is_old(&at.state);
+    ) -> Result<Encoded> {
+        let anew = Self::writes_anew(at);
         let mut changes = match at.whole {
             _ if anew => operators.whole()?,
             true => operators.carried()?,
@@ -165,9 +169,25 @@ impl Runner<'_> {
             true => partitions::change(&partitions.all(), true)?,
             false => partitions::change(&plan.partitions, false)?,
         });
-        let before = if anew { &[][..] } else { &at.state };
-        let name = |table: &str| layout::state(self.journal.log(), plan.number, &self.term.id, table);
-        let next = state::next(self.journal.store(), operators, plan.number, before, changes, self.merge_every, name)?;
+        state::encode(operators, plan.number, &changes, |table| self.state_name(plan, table))
+    }
+
+    fn state_name(&self, plan: &Plan, table: &str) -> String {
+        layout::state(self.journal.log(), plan.number, &self.term.id, table)
+    }
+
+    fn put_state(
+        &self,
+        plan: &Plan,
+        operators: &mut Operators,
+        at: &Position,
+        changed: Encoded,
+    ) -> Result<(Vec<StateFile>, u64)> {
+        failpoint::pass("state.before")?;
+        self.stop_if_late()?;
+        let before = if Self::writes_anew(at) { &[][..] } else { &at.state };
+        let (store, name) = (self.journal.store(), |table: &str| self.state_name(plan, table));
+        let next = state::next(store, operators, plan.number, before, changed, self.merge_every, name)?;
         self.journal.check_term(&self.term)?;
         failpoint::pass("state.between")?;
         let written = next.objects.iter().map(|(_, bytes)| bytes.len() as u64).sum();

@@ -325,12 +325,17 @@ impl Epoch {
     fn write_sessions(&mut self, released: Released) -> Result<()> {
         self.counts.silver += released.events.iter().map(|rows| rows.num_rows() as i64).sum::<i64>();
         self.counts.sessions += released.sessions.num_rows() as i64;
-        if self.layers.silver {
-            let schema = &self.silver_schema;
-            let rows = released.events.into_iter().filter(|rows| rows.num_rows() > 0);
-            self.silver.writer.write_all_by_date(rows.map(|rows| silver_rows(schema, &rows)), "session_start")?;
-        }
-        self.sessions.writer.write_by_date(&released.sessions, "session_start")
+        let Released { events, sessions } = released;
+        let Self { layers, silver_schema, silver, sessions: table, .. } = self;
+        let write_events = || {
+            let rows = events.into_iter().filter(|rows| rows.num_rows() > 0);
+            silver.writer.write_all_by_date(rows.map(|rows| silver_rows(silver_schema, &rows)), "session_start")
+        };
+        let (events, sessions) = rayon::join(
+            || if layers.silver { write_events() } else { Ok(()) },
+            || table.writer.write_by_date(&sessions, "session_start"),
+        );
+        events.and(sessions)
     }
 
     /// Ends the epoch: the watermark moves, held events and windows come out, files are finished.
@@ -358,8 +363,10 @@ impl Epoch {
         );
         let ((bronze, dead_letters), watermark) = (early?, late?);
         let mut files = bronze;
-        files.extend(finish(self.silver)?);
-        files.extend(finish(self.sessions)?);
+        let (silver, sessions) = (self.silver, self.sessions);
+        let (silver, sessions) = rayon::join(|| finish(silver), || finish(sessions));
+        files.extend(silver?);
+        files.extend(sessions?);
         files.extend(dead_letters);
         for table in self.gold {
             files.extend(finish(table)?);
@@ -378,18 +385,18 @@ impl Epoch {
             operators.watermark.advance_to(highest.saturating_add(1));
             watermark = operators.watermark.current();
         }
-        if let Some(watermark) = watermark {
-            operators.dedup.advance(watermark)?;
-        }
-        if let Some(sessions) = &mut operators.sessions {
-            let released = match watermark {
-                _ if flush => Some(sessions.flush_all()?),
-                Some(watermark) => Some(sessions.advance(watermark)?),
-                None => None,
-            };
-            if let Some(released) = released {
-                self.write_sessions(released)?;
-            }
+        let Operators { dedup, sessions, .. } = operators;
+        let (advanced, released) = rayon::join(
+            || watermark.map_or(Ok(()), |watermark| dedup.advance(watermark)),
+            || match (sessions, watermark) {
+                (Some(sessions), _) if flush => sessions.flush_all().map(Some),
+                (Some(sessions), Some(watermark)) => sessions.advance(watermark).map(Some),
+                _ => Ok(None),
+            },
+        );
+        advanced?;
+        if let Some(released) = released? {
+            self.write_sessions(released)?;
         }
         for ((_, windows), table) in operators.windows.iter_mut().zip(&mut self.gold) {
             let done = match watermark {

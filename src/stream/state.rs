@@ -32,9 +32,45 @@ pub struct Next {
     pub objects: Vec<(String, Bytes)>,
 }
 
+/// What an epoch changes of the state, encoded.
+pub struct Encoded {
+    /// Tables of which nothing counts that was saved before.
+    replaced: Vec<String>,
+    /// Files with their objects.
+    files: Vec<(StateFile, (String, Bytes))>,
+}
+
 /// Whether a commit was written by a version that kept state as one whole and changes to it.
 pub fn is_old(files: &[StateFile]) -> bool {
     files.iter().any(|f| f.rows == 0)
+}
+
+/// Encodes what an epoch changes. `name` gives the object of a table in this epoch.
+///
+/// # Errors
+/// [`Error::Data`] when Arrow cannot hold the rows.
+pub fn encode(
+    operators: &mut Operators,
+    epoch: u64,
+    changes: &[Change],
+    name: impl Fn(&str) -> String,
+) -> Result<Encoded> {
+    let replaced = changes.iter().filter(|c| c.replaces).map(|c| c.table.clone()).collect();
+    let mut named: Vec<(String, &Change)> = Vec::new();
+    for change in changes.iter().filter(|c| c.rows.num_rows() > 0) {
+        let table = match named.iter().filter(|(_, before)| before.table == change.table).count() {
+            0 => change.table.clone(),
+            n => format!("{}-{n}", change.table),
+        };
+        named.push((name(&table), change));
+    }
+    let newest = named.iter().map(|(_, c)| operators.newest(&c.table, &c.rows)).collect::<Result<Vec<_>>>()?;
+    let files = named
+        .into_par_iter()
+        .zip(newest)
+        .map(|((path, change), newest)| file(epoch, &change.table, path, &change.rows, newest))
+        .collect::<Result<_>>()?;
+    Ok(Encoded { replaced, files })
 }
 
 /// The state after an epoch: what stays of the state before, what is put together, and what changed. `name` gives the
@@ -47,14 +83,13 @@ pub fn next(
     operators: &mut Operators,
     epoch: u64,
     before: &[StateFile],
-    changes: Vec<Change>,
+    changed: Encoded,
     merge_every: usize,
-    name: impl Fn(&str) -> String + Sync,
+    name: impl Fn(&str) -> String,
 ) -> Result<Next> {
-    let replaced: Vec<&str> = changes.iter().filter(|c| c.replaces).map(|c| c.table.as_str()).collect();
     let mut files: Vec<StateFile> = before
         .iter()
-        .filter(|f| !replaced.contains(&f.table.as_str()) && (f.table == TABLE || operators.counts(&f.table, f.newest)))
+        .filter(|f| !changed.replaced.contains(&f.table) && (f.table == TABLE || operators.counts(&f.table, f.newest)))
         .cloned()
         .collect();
     let mut objects = Vec::new();
@@ -83,21 +118,7 @@ pub fn next(
             files.remove(first);
         }
     }
-    let mut named: Vec<(String, &Change)> = Vec::new();
-    for change in changes.iter().filter(|c| c.rows.num_rows() > 0) {
-        let table = match named.iter().filter(|(_, before)| before.table == change.table).count() {
-            0 => change.table.clone(),
-            n => format!("{}-{n}", change.table),
-        };
-        named.push((name(&table), change));
-    }
-    let newest = named.iter().map(|(_, c)| operators.newest(&c.table, &c.rows)).collect::<Result<Vec<_>>>()?;
-    let encoded: Vec<(StateFile, (String, Bytes))> = named
-        .into_par_iter()
-        .zip(newest)
-        .map(|((path, change), newest)| file(epoch, &change.table, path, &change.rows, newest))
-        .collect::<Result<_>>()?;
-    for (file, object) in encoded {
+    for (file, object) in changed.files {
         files.push(file);
         objects.push(object);
     }

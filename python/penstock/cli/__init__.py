@@ -1,37 +1,27 @@
 """The command line `penstock`.
 
-One module a command. A module imports only what its options need; the rest is imported when the command runs, so that
-`penstock --help` stays quick.
+One module a command. The module of a command that is named is imported alone, and it imports only what its options
+need; the rest is imported when the command runs. `penstock --help` imports them all.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
 import logging
 import sys
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from penstock.cli import (
-    _common,
-    audit,
-    backfill,
-    compact,
-    contract,
-    demo,
-    doctor,
-    init,
-    inspect,
-    load,
-    manifest,
-    produce,
-    quality,
-    replay,
-    reset,
-    retention,
-    run,
-)
+from penstock.cli import _common
 from penstock.cli._common import EXIT_CODES, ExitCode, examples
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    # All commands; made when first asked for.
+    app: typer.Typer
 
 _EPILOG = (
     "[bold]Exit codes[/bold]\n\n"
@@ -39,15 +29,30 @@ _EPILOG = (
     + "\n\nPENSTOCK_DEBUG=1 shows the traceback of an error."
 )
 
-app = typer.Typer(
-    name="penstock",
-    help="Event streams into tables, without a cluster: every event accounted for.",
-    epilog=_EPILOG,
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["--help", "-h"]},
-)
+_WORK = "See it work"
+_RUN = "Run pipelines"
+_KEEP = "Mend and maintain"
+_LOOK = "Look inside"
+
+# Each command, in the order of the help: the module of its name, and the panel that it stands in.
+_COMMANDS = {
+    "demo": _WORK,
+    "init": _WORK,
+    "produce": _WORK,
+    "run": _RUN,
+    "load": _RUN,
+    "quality": _RUN,
+    "audit": _RUN,
+    "replay": _KEEP,
+    "backfill": _KEEP,
+    "compact": _KEEP,
+    "retention": _KEEP,
+    "reset": _KEEP,
+    "manifest": _LOOK,
+    "inspect": _LOOK,
+    "doctor": _LOOK,
+    "contract": _LOOK,
+}
 
 
 def _version(asked: bool) -> None:
@@ -58,7 +63,6 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _penstock(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
@@ -67,36 +71,45 @@ def _penstock(
     """Event streams into tables, without a cluster: every event accounted for."""
 
 
-_WORK = "See it work"
-_RUN = "Run pipelines"
-_KEEP = "Mend and maintain"
-_LOOK = "Look inside"
+def _app_of(names: Iterable[str]) -> typer.Typer:
+    """The command line with these commands."""
+    found = typer.Typer(
+        name="penstock",
+        help="Event streams into tables, without a cluster: every event accounted for.",
+        epilog=_EPILOG,
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["--help", "-h"]},
+    )
+    found.callback()(_penstock)
+    for name in names:
+        panel, module = _COMMANDS[name], importlib.import_module(f"penstock.cli.{name}")
+        if hasattr(module, "app"):
+            found.add_typer(module.app, name=name, rich_help_panel=panel)
+        else:
+            found.command(name, rich_help_panel=panel, epilog=examples(*module.EXAMPLES))(getattr(module, name))
+    return found
 
-app.command("demo", rich_help_panel=_WORK, epilog=examples(*demo.EXAMPLES))(demo.demo)
-app.command("init", rich_help_panel=_WORK, epilog=examples(*init.EXAMPLES))(init.init)
-app.command("produce", rich_help_panel=_WORK, epilog=examples(*produce.EXAMPLES))(produce.produce)
-app.command("run", rich_help_panel=_RUN, epilog=examples(*run.EXAMPLES))(run.run)
-app.command("load", rich_help_panel=_RUN, epilog=examples(*load.EXAMPLES))(load.load)
-app.command("quality", rich_help_panel=_RUN, epilog=examples(*quality.EXAMPLES))(quality.quality)
-app.command("audit", rich_help_panel=_RUN, epilog=examples(*audit.EXAMPLES))(audit.audit)
-app.command("replay", rich_help_panel=_KEEP, epilog=examples(*replay.EXAMPLES))(replay.replay)
-app.command("backfill", rich_help_panel=_KEEP, epilog=examples(*backfill.EXAMPLES))(backfill.backfill)
-app.command("compact", rich_help_panel=_KEEP, epilog=examples(*compact.EXAMPLES))(compact.compact)
-app.command("retention", rich_help_panel=_KEEP, epilog=examples(*retention.EXAMPLES))(retention.retention)
-app.command("reset", rich_help_panel=_KEEP, epilog=examples(*reset.EXAMPLES))(reset.reset)
-app.command("manifest", rich_help_panel=_LOOK, epilog=examples(*manifest.EXAMPLES))(manifest.manifest)
-app.command("inspect", rich_help_panel=_LOOK, epilog=examples(*inspect.EXAMPLES))(inspect.inspect)
-app.command("doctor", rich_help_panel=_LOOK, epilog=examples(*doctor.EXAMPLES))(doctor.doctor)
-app.add_typer(contract.app, name="contract", rich_help_panel=_LOOK)
+
+def __getattr__(name: str) -> object:
+    if name != "app":
+        raise AttributeError(f"module 'penstock.cli' has no attribute {name!r}")
+    globals()["app"] = _app_of(_COMMANDS)
+    return globals()["app"]
 
 
 def main() -> NoReturn:
     """The command `penstock`: no traceback for a user's mistake."""
     # What the engine logs is for who asked for a log; else Python would print its warnings among the output.
     logging.getLogger("penstock").addHandler(logging.NullHandler())
+    # What does not begin with the name of a command (an option, a name that is none) is answered by all of them.
+    named = sys.argv[1:2]
     try:
-        app(prog_name="penstock")
+        _app_of(named if named and named[0] in _COMMANDS else _COMMANDS)(prog_name="penstock")
     except SystemExit as end:
+        # The process ends: nobody needs what a last walk over all its objects would find.
+        gc.freeze()
         # Typer ends an interrupted command so, without a word.
         if end.code == ExitCode.INTERRUPTED and not _common.was_said():
             _common.fail(KeyboardInterrupt())

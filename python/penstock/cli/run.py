@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,9 @@ from penstock.cli._common import (
 )
 from penstock.cli._watch import LogOption, MetricsOption, watching
 from penstock.errors import Stopped
+
+if TYPE_CHECKING:
+    from penstock.ledger import Ledger
 
 EXAMPLES = (
     "penstock run pipeline.yaml --until-caught-up",
@@ -104,9 +107,18 @@ def run(
                 on_event=watch,
             )
     except Stopped as stopped:
-        if stopped.ledger is not None:
+        if stopped.ledger is not None and not as_json:
             out.print(ledger_table(stopped.ledger))
         fail(stopped)
+    if not as_json:
+        _show(ledger, out)
+    out.result(ledger.to_dict())
+    if not ledger.balanced:
+        raise typer.Exit(1)
+
+
+def _show(ledger: Ledger, out: Output) -> None:
+    """The ledger for people."""
     out.print(ledger_table(ledger))
     for line in ledger.unread:
         where = f"{line['topic']} from byte {line['from']}, {line['bytes']} bytes"
@@ -116,6 +128,3 @@ def run(
         f"{'[green]balanced[/green]' if ledger.balanced else '[red]does not balance[/red]'}; "
         f"{ledger.run.epochs:,} {'epoch' if ledger.run.epochs == 1 else 'epochs'} in {ledger.seconds:.1f} s{rate}"
     )
-    out.result(ledger.to_dict())
-    if not ledger.balanced:
-        raise typer.Exit(1)

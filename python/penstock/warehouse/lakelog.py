@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from penstock import _core
 from penstock.errors import LakeError
-from penstock.lake import TRASH, place
-from penstock.storage import is_bucket, secrets_of, storage_of
+from penstock.lake import TRASH, is_bucket, place
+from penstock.storage import secrets_of, storage_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -193,7 +193,13 @@ impl Encoder {
         Ok(())
     }
 
-    /// The whole file.
+    /// The row groups that are finished, if they come to so many bytes: they need not be held until the file ends.
+    pub fn take_done(&mut self, least: usize) -> Option<Bytes> {
+        let done = self.file.inner_mut();
+        (done.len() >= least).then(|| std::mem::take(done).into())
+    }
+
+    /// The whole file, or what was not taken of it.
     ///
     /// # Errors
     /// [`Error::Data`] when it cannot be encoded.

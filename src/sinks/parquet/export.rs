@@ -11,10 +11,13 @@ use bytes::Bytes;
 use super::{ParquetSettings, PartitionedWriter};
 use crate::error::{Error, Result};
 use crate::lake::layout::{self, Partition};
-use crate::lake::{Durability, Lake, LakeOptions, Put, StorageSecrets, StorageSpec};
+use crate::lake::{Durability, Growing, Lake, LakeOptions, Put, StorageSecrets, StorageSpec};
 
 /// Encoded bytes that are held at most before the largest file is closed.
 const ROOM: usize = 256 << 20;
+
+/// Encoded bytes of a file are written as soon as they are so many.
+const PIECE: usize = 4 << 20;
 
 /// What to do when the folder has files of the partitions that are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -69,6 +72,8 @@ pub struct Export {
     in_file: Vec<usize>,
     writer: PartitionedWriter,
     parts: HashMap<Partition, u32>,
+    /// Files on disk that are being encoded still.
+    growing: HashMap<Partition, Growing>,
     written: BTreeMap<String, u64>,
 }
 
@@ -121,7 +126,16 @@ impl Export {
         let ExportOptions { durability, storage, secrets, .. } = options.clone();
         let lake = Lake::open(folder, &LakeOptions { durability, create: true, storage, secrets })?;
         let writer = PartitionedWriter::new(&rest, &options.settings);
-        Ok(Self { lake, options, in_path, in_file, writer, parts: HashMap::new(), written: BTreeMap::new() })
+        Ok(Self {
+            lake,
+            options,
+            in_path,
+            in_file,
+            writer,
+            parts: HashMap::new(),
+            growing: HashMap::new(),
+            written: BTreeMap::new(),
+        })
     }
 
     /// Adds rows.
@@ -140,7 +154,8 @@ impl Export {
             self.writer.close_largest()?;
             self.put_full()?;
         }
-        self.put_full()
+        self.put_full()?;
+        self.grow()
     }
 
     /// Puts what is left, and returns the files.
@@ -164,14 +179,48 @@ impl Export {
         Ok(self.written.into_iter().collect())
     }
 
+    /// The path of the next file of a partition.
+    fn next_path(&mut self, partition: Partition) -> String {
+        let folder = partition.path();
+        let slash = if folder.is_empty() { "" } else { "/" };
+        let part = self.parts.entry(partition).or_default();
+        let path = format!("{folder}{slash}{}-{part:04}.parquet", self.options.name);
+        *part += 1;
+        path
+    }
+
+    /// Writes what is encoded of files on disk that are not full yet.
+    fn grow(&mut self) -> Result<()> {
+        if self.lake.local_path("").is_none() {
+            return Ok(());
+        }
+        for (partition, bytes) in self.writer.take_done(PIECE) {
+            if !self.growing.contains_key(&partition) {
+                let path = self.next_path(partition.clone());
+                let Some(file) = self.lake.begin(&path)? else {
+                    return Err(Error::Internal("a bucket takes no pieces".into()));
+                };
+                self.growing.insert(partition.clone(), file);
+            }
+            if let Some(file) = self.growing.get_mut(&partition) {
+                file.write(bytes)?;
+            }
+        }
+        Ok(())
+    }
+
     fn put_full(&mut self) -> Result<()> {
         let mut files = Vec::new();
         for (partition, bytes, rows) in self.writer.take_full() {
-            let folder = partition.path();
-            let slash = if folder.is_empty() { "" } else { "/" };
-            let part = self.parts.entry(partition).or_default();
-            let path = format!("{folder}{slash}{}-{part:04}.parquet", self.options.name);
-            *part += 1;
+            if let Some(mut file) = self.growing.remove(&partition) {
+                file.write(bytes)?;
+                let path = file.path().to_owned();
+                let named = self.lake.name(file, self.options.existing == Existing::Replace)?;
+                self.is_new(&path, named)?;
+                self.written.insert(path, rows);
+                continue;
+            }
+            let path = self.next_path(partition);
             self.written.insert(path.clone(), rows);
             files.push((path, bytes));
         }
@@ -187,7 +236,11 @@ impl Export {
     fn put_new(&self, path: &str, bytes: Bytes) -> Result<()> {
         // In a bucket, a put-if-absent over the very same bytes would count as done.
         let there = self.lake.local_path(path).is_none() && self.lake.head(path)?.is_some();
-        match if there { Put::Exists } else { self.lake.put_if_absent(path, bytes)? } {
+        self.is_new(path, if there { Put::Exists } else { self.lake.put_if_absent(path, bytes)? })
+    }
+
+    fn is_new(&self, path: &str, put: Put) -> Result<()> {
+        match put {
             Put::Created => Ok(()),
             Put::Exists => {
                 let reason = "is there already; write to another folder, under another name, or replace what is there";

@@ -249,6 +249,13 @@ impl PartitionedWriter {
         slots.flat_map(|(p, slot)| slot.full.drain(..).map(|(bytes, rows, _)| (p.clone(), bytes, rows))).collect()
     }
 
+    /// The beginnings of files that are not full yet, so many bytes of each at least; what comes later of each file follows
+    /// on them.
+    pub fn take_done(&mut self, least: usize) -> Vec<(Partition, Bytes)> {
+        let done = |slot: &mut Slot| slot.encoder.as_mut().and_then(|encoder| encoder.take_done(least));
+        self.partitions.iter_mut().filter_map(|(p, slot)| done(slot).map(|bytes| (p.clone(), bytes))).collect()
+    }
+
     /// The same with the times in them; `name` gives a path to each.
     pub fn take_files(&mut self, name: &mut dyn FnMut(&Partition) -> String) -> Vec<DataFile> {
         let mut files = vec![];

@@ -8,6 +8,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use proptest::prelude::*;
 
 use super::*;
+use crate::lake::Durability;
 use crate::lake::layout::Partition;
 use crate::time::DAY;
 
@@ -93,6 +94,52 @@ fn many_small_partitions_do_not_wait_without_end() {
     assert!(writer.bytes() > 0);
     let files = writer.finish(&name).unwrap();
     assert_eq!(files.iter().map(|f| (f.rows, read(&f.bytes).num_rows())).collect::<Vec<_>>(), [(10_000, 10_000); 40]);
+}
+
+/// Rows whose text does not shrink, so that a file has several pieces.
+fn large(from: u64, count: u64) -> RecordBatch {
+    let rows = rows(from as i64, count as i64);
+    let word = |i: u64| xxhash_rust::xxh3::xxh3_64(&i.to_le_bytes());
+    let texts: StringArray = (from..from + count)
+        .map(|i| Some((8 * i..8 * i + 8).map(|n| format!("{:016x}", word(n))).collect::<String>()))
+        .collect();
+    let mut columns = rows.columns().to_vec();
+    columns[2] = Arc::new(texts);
+    RecordBatch::try_new(table(), columns).unwrap()
+}
+
+#[test]
+fn a_large_file_is_written_while_it_is_encoded() {
+    let settings = ParquetSettings { row_group_rows: 60_000, file_rows: 200_000, ..ParquetSettings::default() };
+    let mut writer = PartitionedWriter::new(&table(), &settings);
+    let batches: Vec<_> = (0..10).map(|n| large(n * 30_000, 30_000)).collect();
+    batches.iter().for_each(|batch| writer.write_soon(&Partition::none(), batch).unwrap());
+    let expected = writer.finish(&name).unwrap();
+    assert!(expected.len() == 2 && expected[0].bytes.len() > 12 << 20, "{}", expected[0].bytes.len());
+
+    for durability in [Durability::Disk, Durability::Process] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_str().unwrap().to_owned();
+        let options = ExportOptions { settings: settings.clone(), durability, ..ExportOptions::default() };
+        let all = || batches.iter().cloned().map(Ok);
+        let written = write_parquet(&table(), all(), &path, options.clone()).unwrap();
+        assert_eq!(written, [("part-0000.parquet".to_owned(), 200_000), ("part-0001.parquet".to_owned(), 100_000)]);
+        for (file, (path, _)) in expected.iter().zip(&written) {
+            assert!(std::fs::read(folder.path().join(path)).unwrap() == file.bytes);
+        }
+        let said = write_parquet(&table(), all(), &path, options.clone()).unwrap_err().to_string();
+        assert!(said.contains("is there already"), "{said}");
+        let replace = ExportOptions { existing: Existing::Replace, ..options.clone() };
+        assert_eq!(write_parquet(&table(), all(), &path, replace).unwrap(), written);
+
+        // One that is given up half way leaves nothing.
+        let other = ExportOptions { name: "other".into(), ..options };
+        let broken = all().take(8).chain([Err(Error::Interrupted)]);
+        assert!(matches!(write_parquet(&table(), broken, &path, other), Err(Error::Interrupted)));
+        let mut left: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["part-0000.parquet", "part-0001.parquet"]);
+    }
 }
 
 #[test]

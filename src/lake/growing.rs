@@ -1,0 +1,96 @@
+//! A file that is written while it grows, on a thread of its own, and gets its name when it is whole.
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{Builder, JoinHandle};
+
+use bytes::Bytes;
+
+use super::local::{Staged, io_error};
+use crate::error::{Error, Result};
+
+/// A file under a name that nobody reads.
+pub(super) struct Open {
+    pub(super) path: String,
+    pub(super) file: File,
+    pub(super) staged: Staged,
+    /// Whether it is to be on disk when it ends.
+    pub(super) sync: bool,
+}
+
+impl Open {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(|e| io_error(&self.path, "cannot be written", &e))
+    }
+
+    pub(super) fn end(self) -> Result<Staged> {
+        let synced = if self.sync { self.file.sync_all() } else { Ok(()) };
+        // Some file systems say only at the close that there was no room; `Staged` removes the file either way.
+        drop(self.file);
+        synced.map_err(|e| io_error(&self.path, "cannot be written", &e))?;
+        Ok(self.staged)
+    }
+}
+
+/// A file that is being written. Given up, it leaves nothing.
+pub struct Growing {
+    path: String,
+    send: Option<SyncSender<Bytes>>,
+    writer: Option<JoinHandle<Result<Staged>>>,
+}
+
+impl Growing {
+    pub(super) fn new(mut open: Open) -> Result<Self> {
+        // One piece waits while another is written: who encodes is not held up, and memory does not grow.
+        let (send, receive) = sync_channel::<Bytes>(1);
+        let path = open.path.clone();
+        let write = move || {
+            for bytes in receive {
+                open.write(&bytes)?;
+                if open.sync {
+                    // The disk works while the rest is encoded; the end has little left to wait for.
+                    open.file.sync_data().map_err(|e| io_error(&open.path, "cannot be written", &e))?;
+                }
+            }
+            open.end()
+        };
+        let writer = Builder::new().name("penstock-write".into()).spawn(write);
+        let writer = writer.map_err(|e| Error::Internal(format!("cannot start a thread: {e}")))?;
+        Ok(Self { path, send: Some(send), writer: Some(writer) })
+    }
+
+    /// The path that it will have.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Adds the next piece.
+    ///
+    /// # Errors
+    /// [`Error::Lake`] when a piece before could not be written.
+    pub fn write(&mut self, bytes: Bytes) -> Result<()> {
+        match &self.send {
+            Some(send) if send.send(bytes).is_ok() => Ok(()),
+            _ => Err(self.join().err().unwrap_or_else(|| Error::Internal("a file has ended already".into()))),
+        }
+    }
+
+    pub(super) fn end(mut self) -> Result<Staged> {
+        self.join()
+    }
+
+    fn join(&mut self) -> Result<Staged> {
+        self.send = None;
+        let writer = self.writer.take().map(JoinHandle::join);
+        writer.and_then(Result::ok).unwrap_or_else(|| Err(Error::Internal("a writer panicked".into())))
+    }
+}
+
+impl Drop for Growing {
+    fn drop(&mut self) {
+        if self.writer.is_some() {
+            drop(self.join());
+        }
+    }
+}
