@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ import yaml
 
 import penstock
 from penstock.cli import _common
+from services import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -281,11 +281,10 @@ def test_an_interrupted_run_goes_on_later(shop: Path, tmp_path: Path, name: str)
     command = [sys.executable, "-m", "penstock", "run", str(shop), *own, "--set", "epoch.max_wait=100ms"]
     # Whatever happens, the run does not outlive the test.
     with stopped(subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)) as run:
-        deadline = time.monotonic() + 60
-        while run.poll() is None and not list(tmp_path.glob("lake/_penstock/**/*.commit")):
-            assert time.monotonic() < deadline, "no commit"
+        commits = (tmp_path / "lake/_penstock").rglob
+        until("a commit", lambda: run.poll() is not None or any(commits("*.commit")), seconds=120)
         run.send_signal(getattr(signal, name))
-        _, said = run.communicate(timeout=60)
+        _, said = run.communicate(timeout=120)
     assert run.returncode == 130, said
     assert "interrupted" in said
     assert "Traceback" not in said

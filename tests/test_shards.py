@@ -247,7 +247,8 @@ def test_new_partitions_are_warned_of_in_every_shard(kafka_broker: KafkaBroker, 
         Running(shards, "--shard=2/2", **fast) as two,
     ):
         for run in (one, two):
-            run.wait("the start", lambda run=run: run.seen("started"))
+            # It knows the partitions that there are.
+            run.wait("a commit", lambda run=run: run.seen("committed"))
         kafka_broker.add_partitions("growing-shards", 3)
         for run in (one, two):
             run.wait("the warning", lambda run=run: run.seen("warning", code="new_partitions"))
