@@ -89,8 +89,38 @@ def test_the_exit_codes_are_documented() -> None:
     assert table == {str(code.value): meaning for code, meaning in _common.EXIT_CODES.items()}
 
 
-def test_completion() -> None:
-    assert "_PENSTOCK_COMPLETE" in ok("--show-completion", "bash") or "complete" in ok("--show-completion", "bash")
+def test_completion(tmp_path: Path) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        assert f"complete_{shell}" in ok("--show-completion", shell)
+    assert "'bash'" in cli("--show-completion", "basil").stderr
+    # Without a name: that of a process above this one; where there is none, as in a service, what SHELL says.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import shellingham\n"
+        "def none(*_):\n"
+        "    raise shellingham.ShellDetectionFailure\n"
+        "shellingham.detect_shell = none\n"
+    )
+    done = cli("--show-completion", PYTHONPATH=str(tmp_path), SHELL="/usr/bin/zsh")
+    assert (done.returncode, "complete_zsh" in done.stdout) == (0, True), done.stderr
+    done = cli("--show-completion", PYTHONPATH=str(tmp_path), SHELL="")
+    assert done.returncode == 2 and "penstock --show-completion bash" in " ".join(done.stderr.split()), done.stderr
+
+
+@pytest.mark.parametrize("module", ["penstock.cli", "typer", "penstock.cli.audit", "penstock.pipeline"])
+def test_ctrl_c_while_it_is_imported(module: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}:\n"
+        "            print('so far')\n"
+        "            sys.stdout.flush()\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+    )
+    done = cli("audit", "ecommerce", PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (130, "so far\n"), done.stderr
+    assert "Traceback" not in done.stderr and "KeyboardInterrupt" not in done.stderr
 
 
 def test_init_copies_all_that_is_needed(shop: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from penstock.cli import (
     audit,
     backfill,
     compact,
+    completion,
     contract,
     demo,
     doctor,
@@ -95,7 +96,7 @@ def main() -> NoReturn:
     # What the engine logs is for who asked for a log; else Python would print its warnings among the output.
     logging.getLogger("penstock").addHandler(logging.NullHandler())
     try:
-        app(prog_name="penstock")
+        app(completion.with_shell(sys.argv[1:]), prog_name="penstock")
     except SystemExit as end:
         # Typer ends an interrupted command so, without a word.
         if end.code == ExitCode.INTERRUPTED and not _common.was_said():
