@@ -198,6 +198,23 @@ def test_load_and_quality(shop: Path, ledger: dict[str, Any]) -> None:
         report = json.loads(done.stdout)
         assert done.returncode == (0 if report["passed"] else 1)
     assert not report["passed"], "there is no event on that day"
+    # Without a date it says which day it took.
+    done = cli("quality", shop)
+    assert done.returncode == 1
+    assert "which is yesterday (UTC): --date names another day" in " ".join(done.stdout.split())
+
+
+def test_into_a_pipe_that_is_closed() -> None:
+    """As `| head -1` does: what nobody reads is no fault."""
+    for arguments in (["doctor"], ["doctor", "--json"], ["contract", "check", "ecommerce"], ["--help"]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        command = [sys.executable, "-m", "penstock", *arguments]
+        done = subprocess.run(
+            command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=240, env=os.environ | ENVIRONMENT
+        )
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (0, ""), arguments
 
 
 def test_doctor(shop: Path, tmp_path: Path) -> None:
@@ -251,7 +268,10 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["run", "ecomerce"], 2, "did you mean 'ecommerce'?"),
     (["run", "none.yaml"], 2, "there is no such file"),
     (["run", "{shop}", "--until-caughtup"], 2, "--until-caught-up"),
-    (["run", "{shop}", "--set", "sessions.gpa=1m"], 2, "did you mean 'gap'?"),
+    (["run", "{shop}", "--set", "sessions.gpa=1m"], 2, "did you mean 'sessions.gap'?"),
+    (["run", "{shop}", "--set", "sesions.gap=1m"], 2, "--set sesions.gap: sesions: there is no such setting; did you"),
+    (["produce", "ecommerce", "--to", "x.jsonl", "--start", "soon"], 2, "--start: 'soon' is no time"),
+    (["produce", "ecommerce", "--to", "x.jsonl", "--events-per-second", "0"], 2, "--events-per-second: 0 is no rate"),
     (["run", "{shop}", "--set", "sessions"], 2, "write it as name=value"),
     (
         ["run", "{shop}", "--until-caught-up", "--set", "contract=none.yaml"],

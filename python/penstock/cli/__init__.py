@@ -14,6 +14,7 @@ import typer
 
 from penstock.cli import (
     _common,
+    _pipe,
     audit,
     backfill,
     compact,
@@ -95,6 +96,7 @@ def main() -> NoReturn:
     """The command `penstock`: no traceback for a user's mistake."""
     # What the engine logs is for who asked for a log; else Python would print its warnings among the output.
     logging.getLogger("penstock").addHandler(logging.NullHandler())
+    _pipe.listen_no_more()
     try:
         app(completion.with_shell(sys.argv[1:]), prog_name="penstock")
     except SystemExit as end:
@@ -104,4 +106,7 @@ def main() -> NoReturn:
         raise
     except Exception as error:  # noqa: BLE001 - the one gate: whatever it is, people get a message and an exit code
         _common.fail(error)
+    finally:
+        # What is left in the buffer finds out only now that nobody reads it.
+        sys.stdout.flush()
     sys.exit(0)
