@@ -263,6 +263,19 @@ def test_contract_check_and_diff(shop: Path, tmp_path: Path) -> None:
     assert re.search(r"purchase\.v1\.json:2: .*objekt", done.stderr), done.stderr
 
 
+def test_a_role_that_no_schema_declares(shop: Path, tmp_path: Path) -> None:
+    assert "does not declare" not in ok("contract", "check", "ecommerce")
+    subprocess.run(["cp", "-r", str(shop / "schemas"), str(tmp_path / "schemas")], check=True)
+    text = (shop / "contract.yaml").read_text()
+    assert "/user_id" in text
+    (tmp_path / "contract.yaml").write_text(text.replace("/user_id", "/user_idd"))
+    page = " ".join(ok("contract", "check", tmp_path / "contract.yaml").split())
+    assert "entity is read from /user_idd, which the schema does not declare (did you mean /user_id?)" in page
+    told = found("contract", "check", tmp_path / "contract.yaml")
+    missing = {"role": "entity", "pointer": "/user_idd", "nearest": "/user_id"}
+    assert told["event_types"]["purchase"]["versions"]["v1"]["undeclared_roles"] == [missing]
+
+
 MISTAKES: list[tuple[list[str], int, str]] = [
     (["runn"], 2, "Did you mean 'run'?"),
     (["run", "ecomerce"], 2, "did you mean 'ecommerce'?"),
@@ -356,6 +369,8 @@ def test_the_demo(tmp_path: Path) -> None:
         assert ("0 at the end" in run) == (not options)
         source = yaml.safe_load((folder / "pipeline.yaml").read_text())["source"]
         assert list(source) == ["files" if options else "kafka"]
+        # Its own broker is gone: the file says what to put there.
+        assert ("ended with it" in (folder / "pipeline.yaml").read_text()) == (not options)
         assert found("audit", folder)["balanced"]
     for wrong in (("--from-files", "--brokers", "x:1"), ("--set-kafka", "acks=1")):
         assert cli("demo", "--dir", tmp_path / "other", *wrong).returncode == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -74,6 +75,23 @@ def test_failpoint(place: str, action: str, tmp_path: Path, inputs: list[Path], 
     done = pipeline.run()
     assert done.returncode == 0, done.stderr
     crash.assert_same(undisturbed, pipeline)
+
+
+@pytest.mark.parametrize(
+    ("failpoint", "said"),
+    [
+        (
+            "plan.aftr=kill",
+            r"there is no place 'plan\.aftr'; did you mean 'plan\.after'\? There are: plan\.before, plan",
+        ),
+        ("plan.after=kil", r"nothing is 'kil'; plan\.after can be error, panic, kill or stop"),
+        ("plan.after@x=kill", r"'x' is no passage of plan\.after"),
+    ],
+)
+def test_a_failpoint_that_is_none(failpoint: str, said: str, tmp_path: Path, inputs: list[Path]) -> None:
+    failed = crash.make(tmp_path / "p", inputs).run(failpoint=failpoint)
+    assert failed.returncode == 3
+    assert re.search(rf"^SettingsError: PENSTOCK_FAILPOINT: {said}", failed.stderr, re.MULTILINE), failed.stderr
 
 
 @pytest.mark.timeout(900)

@@ -12,7 +12,7 @@ import pytest
 
 import penstock
 from kafka_support import BEGAN, CONTRACT, Flow, Running, event, message
-from penstock.errors import LakeError, SettingsError
+from penstock.errors import LakeError, PenstockError, SettingsError
 from test_cli import cli, found, ok
 
 if TYPE_CHECKING:
@@ -235,6 +235,17 @@ def test_commands_over_the_log_work_in_every_shard(kafka_broker: KafkaBroker, to
     assert compacted.files_after < compacted.files_before and len(compacted.entries) == 2
     assert rows(shards, "silver/events") == before
     shards.audit()
+
+
+def test_the_way_out_of_an_epoch_names_the_shard(kafka_broker: KafkaBroker, topic: str, tmp_path: Path) -> None:
+    shards = flow(kafka_broker, topic, tmp_path / "void")
+    with Running(shards, "--until-caught-up", "--shard=2/2", failpoint="commit.before@2=kill") as killed:
+        assert killed.end() == -signal.SIGKILL
+    for contract in (shards.folder / "lake/_penstock/flow/contracts").iterdir():
+        contract.unlink()
+    shards.settings["contract"] = {**CONTRACT, "name": "other"}
+    with pytest.raises(PenstockError, match=r"`penstock run PIPELINE --void 1 --shard 2/2`"):
+        shards.run(shard="2/2")
 
 
 def test_new_partitions_are_warned_of_in_every_shard(kafka_broker: KafkaBroker, tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ class LakeTable:
 
         def read(file: str) -> bool:
             try:
-                duckdb.connect().execute("SELECT count(COLUMNS(*)) FROM read_parquet(?)", [file])
+                duckdb.connect().execute("SELECT max(hash(t)) FROM read_parquet(?) AS t", [file]).fetchall()
             except duckdb.Error:
                 return False
             return True

@@ -214,10 +214,10 @@ impl<'a> Runner<'a> {
         if let Some(plan) = planned {
             let same = plan.contract == self.digest && plan.shape == self.shape;
             let contract = if same { self.contract.clone() } else { self.pinned_contract(&plan)? };
-            self.check_pins(&plan, &contract).map_err(|e| with_way_out(e, &plan))?;
+            self.check_pins(&plan, &contract).map_err(|e| with_way_out(e, &plan, self.spec.shard))?;
             let mut operators = self.take_up(&plan.shape, &contract, &plan.contract, &mut at)?;
             let ran = self.run_plan(source, &plan, &contract, &mut operators, &mut at);
-            if !ran.map_err(|e| with_way_out(e, &plan))? {
+            if !ran.map_err(|e| with_way_out(e, &plan, self.spec.shard))? {
                 return Ok(None);
             }
             if self.done(options) {
@@ -252,7 +252,7 @@ impl<'a> Runner<'a> {
     fn check_pins(&self, plan: &Plan, contract: &Contract) -> Result<()> {
         if plan.secret != fingerprint(contract, self.secret) {
             return Err(Error::settings(
-                "secret",
+                "pii.secret",
                 format!(
                     "epoch {} was planned with another secret; give it once more to finish that epoch",
                     plan.number
@@ -327,7 +327,7 @@ impl<'a> Runner<'a> {
     fn pinned_contract(&self, plan: &Plan) -> Result<Contract> {
         let pinned = self.journal.contract(&plan.contract);
         let pinned = pinned.and_then(|text| contract_of(&text, &self.spec.contract_path, &plan.shape));
-        Ok(pinned.map_err(|e| with_way_out(e, plan))?.with_secret(self.secret))
+        Ok(pinned.map_err(|e| with_way_out(e, plan, self.spec.shard))?.with_secret(self.secret))
     }
 
     /// Looks for what is new, and keeps when that was.
