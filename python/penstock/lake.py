@@ -111,7 +111,7 @@ class LakeTable:
         try:
             relation = connection.from_query(query, params=[self._readable(connection)])
         except duckdb.Error as error:
-            raise unreadable(error, self.lake) from error
+            raise unreadable(error, self._damaged()) from error
         if self._columns is None:
             return relation
         unknown = [name for name in self._columns if name not in relation.columns]
