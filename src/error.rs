@@ -93,6 +93,21 @@ impl Error {
         Self::Lake { path: path.into(), reason: reason.to_string() }
     }
 
+    /// The same with the whole path of what it names in the lake at `url`.
+    #[must_use]
+    pub fn in_lake(self, url: &str) -> Self {
+        let whole = |path: String| {
+            let tables = ["_penstock", "bronze", "silver", "dead_letters", "gold", "settled"];
+            let inside = path.split('/').next().is_some_and(|first| tables.contains(&first));
+            if inside { format!("{}/{path}", url.trim_end_matches('/')) } else { path }
+        };
+        match self {
+            Self::Lake { path, reason } => Self::Lake { path: whole(path), reason },
+            Self::Checkpoint { path, reason } => Self::Checkpoint { path: whole(path), reason },
+            other => other,
+        }
+    }
+
     /// A [`Error::Spill`] for `path`.
     pub fn spill(path: impl Into<String>, reason: impl std::fmt::Display) -> Self {
         Self::Spill { path: path.into(), reason: reason.to_string() }
@@ -123,5 +138,23 @@ impl From<arrow::error::ArrowError> for Error {
 impl From<parquet::errors::ParquetError> for Error {
     fn from(e: parquet::errors::ParquetError) -> Self {
         Self::Data(e.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_named_in_a_lake_is_named_whole() {
+        let said = |error: Error, lake: &str| error.in_lake(lake).to_string();
+        let missing = |path: &str| Error::lake(path, "is not there");
+        assert_eq!(said(missing("_penstock/shop/"), "/data/lake"), "lake /data/lake/_penstock/shop/: is not there");
+        assert_eq!(said(missing("gold/w/a"), "s3://b/x/"), "lake s3://b/x/gold/w/a: is not there");
+        assert_eq!(said(missing("/data/lake"), "/data/lake"), "lake /data/lake: is not there");
+        assert_eq!(said(missing("s3://b/x"), "s3://b/x"), "lake s3://b/x: is not there");
+        let damaged = Error::checkpoint("_penstock/shop/epochs/0000000001.commit", "is damaged").in_lake("/l");
+        assert_eq!(damaged.to_string(), "checkpoint /l/_penstock/shop/epochs/0000000001.commit: is damaged");
+        assert_eq!(said(Error::checkpoint("topic 0", "is none"), "/l"), "checkpoint topic 0: is none");
     }
 }

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock};
 
+use crate::contract::nearest::nearest;
 use crate::error::{Error, Result};
 
 /// The places that can fail, in the order in which an epoch passes them.
@@ -71,33 +72,57 @@ struct Armed {
     left: u64,
 }
 
-fn armed() -> &'static Option<Mutex<HashMap<String, Armed>>> {
-    static ARMED: OnceLock<Option<Mutex<HashMap<String, Armed>>>> = OnceLock::new();
-    ARMED.get_or_init(|| std::env::var("PENSTOCK_FAILPOINT").ok().map(|text| Mutex::new(parse(&text))))
+const VARIABLE: &str = "PENSTOCK_FAILPOINT";
+
+/// What is armed; or why that cannot be.
+type Asked = Option<Result<Mutex<HashMap<String, Armed>>, String>>;
+
+fn armed() -> &'static Asked {
+    static ARMED: OnceLock<Asked> = OnceLock::new();
+    ARMED.get_or_init(|| std::env::var(VARIABLE).ok().map(|text| parse(&text).map(Mutex::new)))
 }
 
-fn parse(text: &str) -> HashMap<String, Armed> {
+fn parse(text: &str) -> Result<HashMap<String, Armed>, String> {
     let mut armed = HashMap::new();
     for part in text.split(',').filter(|p| !p.trim().is_empty()) {
         let (place, action) = part.trim().split_once('=').unwrap_or((part.trim(), "error"));
         let (name, nth) = place.split_once('@').unwrap_or((place, "1"));
+        if !PLACES.contains(&name) {
+            return Err(format!("there is no place '{name}'; {}", near(name)));
+        }
         let action = match action {
+            "error" => Action::Error,
             "panic" => Action::Panic,
             "kill" => Action::Kill,
             "stop" => Action::Stop,
-            _ => Action::Error,
+            other => return Err(format!("nothing is '{other}'; {name} can be error, panic, kill or stop")),
         };
-        armed.insert(name.to_owned(), Armed { action, left: nth.parse().unwrap_or(1) });
+        let left = nth.parse().ok().filter(|n| *n > 0);
+        let left = left.ok_or_else(|| format!("'{nth}' is no passage of {name}; they are counted from 1"))?;
+        armed.insert(name.to_owned(), Armed { action, left });
     }
-    armed
+    Ok(armed)
+}
+
+/// The places that may have been meant: those of the same step, else all.
+fn near(name: &str) -> String {
+    let step = |place: &str| place.split('.').next().unwrap_or_default().to_owned();
+    let steps: Vec<String> = PLACES.iter().map(|place| step(place)).collect();
+    let meant = nearest(&step(name), steps.iter().map(String::as_str));
+    let of_step = PLACES.iter().filter(|place| Some(step(place).as_str()) == meant);
+    let places: Vec<&str> = if meant.is_some() { of_step.copied().collect() } else { PLACES.to_vec() };
+    let hint = nearest(name, PLACES.iter().copied()).map(|n| format!("did you mean '{n}'? ")).unwrap_or_default();
+    format!("{hint}There are: {}", places.join(", "))
 }
 
 /// Passes the place `name`, and fails there if that was asked for.
 ///
 /// # Errors
-/// [`Error::Internal`] naming the place, when it is armed with `error`.
+/// [`Error::Internal`] naming the place, when it is armed with `error`; [`Error::Settings`] when the variable names what is
+/// not there.
 pub fn pass(name: &'static str) -> Result<()> {
-    let Some(armed) = armed() else { return Ok(()) };
+    let Some(asked) = armed() else { return Ok(()) };
+    let armed = asked.as_ref().map_err(|reason| Error::settings(VARIABLE, reason))?;
     debug_assert!(PLACES.contains(&name), "{name} is not in PLACES");
     let action = {
         let mut places = armed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -146,10 +171,23 @@ mod tests {
 
     #[test]
     fn the_nth_passage_fails() {
-        let armed = parse("plan.after@3=kill, commit.before=panic,read.before");
+        let armed = parse("plan.after@3=kill, commit.before=panic,read.before").unwrap();
         assert_eq!(armed["plan.after"].left, 3);
         assert!(matches!(armed["plan.after"].action, Action::Kill));
         assert!(matches!(armed["commit.before"].action, Action::Panic));
         assert!(matches!(armed["read.before"].action, Action::Error));
+    }
+
+    #[test]
+    fn what_is_not_there_is_said() {
+        let said = |text: &str| parse(text).err().unwrap();
+        let places = "There are: plan.before, plan.after";
+        assert_eq!(
+            said("plan.aftr=kill"),
+            format!("there is no place 'plan.aftr'; did you mean 'plan.after'? {places}")
+        );
+        assert!(said("nowhere").ends_with(&PLACES.join(", ")));
+        assert_eq!(said("plan.after=explode"), "nothing is 'explode'; plan.after can be error, panic, kill or stop");
+        assert_eq!(said("plan.after@0=kill"), "'0' is no passage of plan.after; they are counted from 1");
     }
 }

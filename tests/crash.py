@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,20 @@ class Pipeline:
         failed = [c for c in audit["checks"] if not c["passed"]]
         assert audit["balanced"] and not failed, failed
         return audit
+
+
+def halted(process: subprocess.Popen[str]) -> None:
+    """Waits until a failpoint has stopped a process: it stands still until SIGCONT comes."""
+    found = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    assert found is not None and found.si_code == os.CLD_STOPPED, f"it ended before it stopped: {process.wait()}"
+
+
+def some_moment(process: subprocess.Popen[str], seconds: float) -> None:
+    """Lets a process run for this time, or until it stands still or ends."""
+    options = os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG
+    deadline = time.monotonic() + seconds
+    while os.waitid(os.P_PID, process.pid, options) is None and (left := deadline - time.monotonic()) > 0:
+        threading.Event().wait(min(0.005, left))
 
 
 def make(

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ import yaml
 
 import penstock
 from penstock.cli import _common
+from services import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,8 +89,38 @@ def test_the_exit_codes_are_documented() -> None:
     assert table == {str(code.value): meaning for code, meaning in _common.EXIT_CODES.items()}
 
 
-def test_completion() -> None:
-    assert "_PENSTOCK_COMPLETE" in ok("--show-completion", "bash") or "complete" in ok("--show-completion", "bash")
+def test_completion(tmp_path: Path) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        assert f"complete_{shell}" in ok("--show-completion", shell)
+    assert "'bash'" in cli("--show-completion", "basil").stderr
+    # Without a name: that of a process above this one; where there is none, as in a service, what SHELL says.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import shellingham\n"
+        "def none(*_):\n"
+        "    raise shellingham.ShellDetectionFailure\n"
+        "shellingham.detect_shell = none\n"
+    )
+    done = cli("--show-completion", PYTHONPATH=str(tmp_path), SHELL="/usr/bin/zsh")
+    assert (done.returncode, "complete_zsh" in done.stdout) == (0, True), done.stderr
+    done = cli("--show-completion", PYTHONPATH=str(tmp_path), SHELL="")
+    assert done.returncode == 2 and "penstock --show-completion bash" in " ".join(done.stderr.split()), done.stderr
+
+
+@pytest.mark.parametrize("module", ["penstock.cli", "typer", "penstock.cli.audit", "penstock.pipeline"])
+def test_ctrl_c_while_it_is_imported(module: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}:\n"
+        "            print('so far')\n"
+        "            sys.stdout.flush()\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+    )
+    done = cli("audit", "ecommerce", PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (130, "so far\n"), done.stderr
+    assert "Traceback" not in done.stderr and "KeyboardInterrupt" not in done.stderr
 
 
 def test_init_copies_all_that_is_needed(shop: Path, tmp_path: Path) -> None:
@@ -168,6 +198,23 @@ def test_load_and_quality(shop: Path, ledger: dict[str, Any]) -> None:
         report = json.loads(done.stdout)
         assert done.returncode == (0 if report["passed"] else 1)
     assert not report["passed"], "there is no event on that day"
+    # Without a date it says which day it took.
+    done = cli("quality", shop)
+    assert done.returncode == 1
+    assert "which is yesterday (UTC): --date names another day" in " ".join(done.stdout.split())
+
+
+def test_into_a_pipe_that_is_closed() -> None:
+    """As `| head -1` does: what nobody reads is no fault."""
+    for arguments in (["doctor"], ["doctor", "--json"], ["contract", "check", "ecommerce"], ["--help"]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        command = [sys.executable, "-m", "penstock", *arguments]
+        done = subprocess.run(
+            command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=240, env=os.environ | ENVIRONMENT
+        )
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (0, ""), arguments
 
 
 def test_doctor(shop: Path, tmp_path: Path) -> None:
@@ -216,12 +263,28 @@ def test_contract_check_and_diff(shop: Path, tmp_path: Path) -> None:
     assert re.search(r"purchase\.v1\.json:2: .*objekt", done.stderr), done.stderr
 
 
+def test_a_role_that_no_schema_declares(shop: Path, tmp_path: Path) -> None:
+    assert "does not declare" not in ok("contract", "check", "ecommerce")
+    subprocess.run(["cp", "-r", str(shop / "schemas"), str(tmp_path / "schemas")], check=True)
+    text = (shop / "contract.yaml").read_text()
+    assert "/user_id" in text
+    (tmp_path / "contract.yaml").write_text(text.replace("/user_id", "/user_idd"))
+    page = " ".join(ok("contract", "check", tmp_path / "contract.yaml").split())
+    assert "entity is read from /user_idd, which the schema does not declare (did you mean /user_id?)" in page
+    told = found("contract", "check", tmp_path / "contract.yaml")
+    missing = {"role": "entity", "pointer": "/user_idd", "nearest": "/user_id"}
+    assert told["event_types"]["purchase"]["versions"]["v1"]["undeclared_roles"] == [missing]
+
+
 MISTAKES: list[tuple[list[str], int, str]] = [
     (["runn"], 2, "Did you mean 'run'?"),
     (["run", "ecomerce"], 2, "did you mean 'ecommerce'?"),
     (["run", "none.yaml"], 2, "there is no such file"),
     (["run", "{shop}", "--until-caughtup"], 2, "--until-caught-up"),
-    (["run", "{shop}", "--set", "sessions.gpa=1m"], 2, "did you mean 'gap'?"),
+    (["run", "{shop}", "--set", "sessions.gpa=1m"], 2, "did you mean 'sessions.gap'?"),
+    (["run", "{shop}", "--set", "sesions.gap=1m"], 2, "--set sesions.gap: sesions: there is no such setting; did you"),
+    (["produce", "ecommerce", "--to", "x.jsonl", "--start", "soon"], 2, "--start: 'soon' is no time"),
+    (["produce", "ecommerce", "--to", "x.jsonl", "--events-per-second", "0"], 2, "--events-per-second: 0 is no rate"),
     (["run", "{shop}", "--set", "sessions"], 2, "write it as name=value"),
     (
         ["run", "{shop}", "--until-caught-up", "--set", "contract=none.yaml"],
@@ -281,11 +344,10 @@ def test_an_interrupted_run_goes_on_later(shop: Path, tmp_path: Path, name: str)
     command = [sys.executable, "-m", "penstock", "run", str(shop), *own, "--set", "epoch.max_wait=100ms"]
     # Whatever happens, the run does not outlive the test.
     with stopped(subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)) as run:
-        deadline = time.monotonic() + 60
-        while run.poll() is None and not list(tmp_path.glob("lake/_penstock/**/*.commit")):
-            assert time.monotonic() < deadline, "no commit"
+        commits = (tmp_path / "lake/_penstock").rglob
+        until("a commit", lambda: run.poll() is not None or any(commits("*.commit")), seconds=120)
         run.send_signal(getattr(signal, name))
-        _, said = run.communicate(timeout=60)
+        _, said = run.communicate(timeout=120)
     assert run.returncode == 130, said
     assert "interrupted" in said
     assert "Traceback" not in said
@@ -307,6 +369,8 @@ def test_the_demo(tmp_path: Path) -> None:
         assert ("0 at the end" in run) == (not options)
         source = yaml.safe_load((folder / "pipeline.yaml").read_text())["source"]
         assert list(source) == ["files" if options else "kafka"]
+        # Its own broker is gone: the file says what to put there.
+        assert ("ended with it" in (folder / "pipeline.yaml").read_text()) == (not options)
         assert found("audit", folder)["balanced"]
     for wrong in (("--from-files", "--brokers", "x:1"), ("--set-kafka", "acks=1")):
         assert cli("demo", "--dir", tmp_path / "other", *wrong).returncode == 2

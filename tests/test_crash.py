@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
-import subprocess
 import time
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ EVENTS = 12_000
 KILLS = int(os.environ.get("PENSTOCK_KILLS", "50"))
 # What every epoch passes; others have tests of their own.
 EPOCH = ("term", "read", "plan", "files", "state", "commit")
+PLACES = [place for place in _core.failpoints() if place.split(".")[0] in EPOCH]
 SEED = int(os.environ.get("PENSTOCK_KILL_SEED", "7"))
 
 
@@ -64,7 +65,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path, inputs: list[Path],
 
 
 @pytest.mark.parametrize("action", ["kill", "error", "panic"])
-@pytest.mark.parametrize("place", [p for p in _core.failpoints() if p.split(".")[0] in EPOCH])
+@pytest.mark.parametrize("place", PLACES)
 def test_failpoint(place: str, action: str, tmp_path: Path, inputs: list[Path], undisturbed: crash.Pipeline) -> None:
     pipeline = crash.make(tmp_path / "p", inputs)
     nth = 1 if place.startswith("term.") else 3
@@ -76,21 +77,37 @@ def test_failpoint(place: str, action: str, tmp_path: Path, inputs: list[Path], 
     crash.assert_same(undisturbed, pipeline)
 
 
+@pytest.mark.parametrize(
+    ("failpoint", "said"),
+    [
+        (
+            "plan.aftr=kill",
+            r"there is no place 'plan\.aftr'; did you mean 'plan\.after'\? There are: plan\.before, plan",
+        ),
+        ("plan.after=kil", r"nothing is 'kil'; plan\.after can be error, panic, kill or stop"),
+        ("plan.after@x=kill", r"'x' is no passage of plan\.after"),
+    ],
+)
+def test_a_failpoint_that_is_none(failpoint: str, said: str, tmp_path: Path, inputs: list[Path]) -> None:
+    failed = crash.make(tmp_path / "p", inputs).run(failpoint=failpoint)
+    assert failed.returncode == 3
+    assert re.search(rf"^SettingsError: PENSTOCK_FAILPOINT: {said}", failed.stderr, re.MULTILINE), failed.stderr
+
+
+@pytest.mark.timeout(900)
 def test_killed_at_random_moments(tmp_path: Path, inputs: list[Path], undisturbed: crash.Pipeline) -> None:
     chance = random.Random(SEED)
     kills = finished = 0
     began = time.monotonic()
-    process = crash.make(tmp_path / "whole", inputs).start()
-    assert process.wait(timeout=120) == 0
+    assert crash.make(tmp_path / "whole", inputs).run().returncode == 0
     longest = time.monotonic() - began
     while kills < KILLS:
         pipeline = crash.make(tmp_path / f"p{finished}", inputs)
         while True:
-            process = pipeline.start()
-            try:
-                process.wait(timeout=chance.uniform(0, longest))
-            except subprocess.TimeoutExpired:  # the moment has come
-                process.send_signal(signal.SIGKILL)
+            # However fast it is, it gets no further than this place: there is something left to be killed.
+            process = pipeline.start(failpoint=f"{chance.choice(PLACES)}@{chance.randint(1, 4)}=stop")
+            crash.some_moment(process, chance.uniform(0, longest))
+            process.kill()
             _, err = process.communicate()
             if process.returncode == 0:
                 break
@@ -108,15 +125,14 @@ def test_the_newest_of_two_writers_wins(
     pipeline = crash.make(tmp_path / "p", inputs)
     older = pipeline.start(failpoint=f"{place}@2=stop")
     try:
-        _, status = os.waitpid(older.pid, os.WUNTRACED)
-        assert os.WIFSTOPPED(status), "it ended before it stopped"
+        crash.halted(older)
         newer = pipeline.run(max_epochs=4)
         assert newer.returncode == 0, newer.stderr
         newest = crash.newest_commit(pipeline.lake)
         assert newest["number"] == 4, "the epoch in hand and three more"
     finally:
         older.send_signal(signal.SIGCONT)
-    _, err = older.communicate(timeout=60)
+    _, err = older.communicate(timeout=120)
     assert older.returncode == 3, err
     assert "SupersededError" in err
     assert f"term {newest['term']}" in err, "the error names the newer run"

@@ -166,7 +166,7 @@ class TestGithub:
             "check",
             str(ROOT / "examples/gharchive/contract.yaml"),
         ]
-        done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         assert "fallback" not in {word.strip('":,') for word in done.stdout.split()}
 

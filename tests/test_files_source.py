@@ -170,6 +170,30 @@ def test_a_damaged_compressed_file(form: str, tmp_path: Path, lines: list[bytes]
     assert "in.jsonl.gz" in message
 
 
+def test_a_cut_file_stops_the_others_until_it_is_whole_or_gone(tmp_path: Path, lines: list[bytes]) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"".join(lines[:1_000]))
+    cut, whole = tmp_path / "b.jsonl.gz", gzip.compress(b"".join(lines[1_000:]))
+    cut.write_bytes(whole[: len(whole) // 2])
+    pipeline = crash.make(tmp_path / "p", [tmp_path / "a.jsonl", tmp_path / "*.gz"], epoch_events=500)
+    for _ in range(2):
+        message = failure(pipeline)
+        for part in (
+            "b.jsonl.gz",
+            "the file is cut off",
+            "move it here when it is whole",
+            "take it out of source.files.paths",
+        ):
+            assert part in message, message
+    before = pipeline.ledger()["consumed"]
+    cut.write_bytes(whole)
+    assert run(pipeline)["consumed"] == len(lines) > before
+    # Another, of which nothing can be read, and which is moved away again.
+    (tmp_path / "c.jsonl.gz").write_bytes(whole[:20])
+    assert "c.jsonl.gz" in failure(pipeline)
+    (tmp_path / "c.jsonl.gz").unlink()
+    assert run(pipeline)["consumed"] == len(lines)
+
+
 def test_nothing_to_read_is_said(tmp_path: Path) -> None:
     message = failure(crash.make(tmp_path / "p", [tmp_path / "missing.jsonl"]))
     assert "SourceError" in message

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from services.kafka import KafkaBroker
-
-SOON = 30.0
-"""Seconds within which an error has to come, with `give_up` at 5 s: far more than it takes on a busy machine."""
 
 
 @pytest.fixture
@@ -39,11 +35,12 @@ def as_user(broker: KafkaBroker, name: str, mechanism: str = "SCRAM-SHA-256") ->
 
 
 def refused(flow: Flow, **kafka: Any) -> str:
-    """The error of a run, which has to come soon, and which shows no password, nor does anything that was written."""
-    began = time.monotonic()
+    """The error of a run, which shows no password, nor does anything that was written.
+
+    It has to come: a run that waited for better times instead would go on beyond the time that a test has.
+    """
     with pytest.raises(PenstockError) as error:
         flow.run(give_up="5s", **kafka)
-    assert time.monotonic() - began < SOON
     said = str(error.value)
     shows_nothing(said + repr(error.value), flow)
     assert isinstance(error.value, SourceError), said

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -14,10 +16,8 @@ import pyarrow.dataset as ds
 import pytest
 
 import crash
+import penstock
 from penstock import _core
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 EVENTS = 5_000
 LAYERS = ["bronze/events", "silver/events", "silver/sessions", "dead_letters", "gold/per_minute"]
@@ -168,3 +168,35 @@ def test_a_full_disk(tmp_path: Path) -> None:
         assert ledger["consumed"] == source.read_bytes().count(b"\n")
     finally:
         subprocess.run(["umount", str(small)], check=False)
+
+
+def test_errors_name_the_lake(pipeline: crash.Pipeline) -> None:
+    """The whole path of what they are about, not only its place inside."""
+    copy = Path(shutil.copytree(pipeline.lake, pipeline.folder / "damaged"))
+    spec = json.dumps(json.loads(pipeline.spec.read_text()) | {"lake": str(copy)})
+    commit = max((copy / "_penstock" / crash.PIPELINE / "epochs").glob("*.commit"))
+    commit.write_bytes(commit.read_bytes()[:50])
+    with pytest.raises(penstock.CheckpointError, match=f"^checkpoint {commit}: "):
+        _core.audit(spec)
+    shutil.rmtree(copy / "_penstock")
+    with pytest.raises(penstock.LakeError, match=f"^lake {copy}(/_penstock/{crash.PIPELINE}/?)?: "):
+        _core.audit(spec)
+    with pytest.raises(penstock.LakeError, match=f"^lake {copy}(/_penstock/{crash.PIPELINE}/?)?: "):
+        _core.reset(spec, dry_run=True)
+
+
+@pytest.mark.parametrize("harm", ["cut", "zeros"])
+def test_a_damaged_file_is_explained(harm: str, pipeline: crash.Pipeline, tmp_path: Path) -> None:
+    lake = Path(shutil.copytree(pipeline.lake, tmp_path / "lake"))
+    victim = max((lake / "silver/events").rglob("*.parquet"))
+    data = victim.read_bytes()
+    victim.write_bytes(
+        data[:-100] if harm == "cut" else data[:100] + bytes(len(data) // 2) + data[100 + len(data) // 2 :]
+    )
+    rows = penstock.read_lake(lake, "silver/events")
+    for read in (rows.to_pyarrow, rows.to_polars, rows.to_pandas):
+        with pytest.raises(
+            penstock.LakeError, match=f"^lake {victim}: a Parquet file cannot be read: it is damaged"
+        ) as said:
+            read()
+        assert "bring it back from a backup" in str(said.value)

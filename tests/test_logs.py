@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,12 +79,11 @@ def test_a_signal_that_comes_while_a_line_is_written_is_not_lost(tmp_path: Path)
     to_stderr("text")
     logging.getLogger("penstock.kafka").addHandler(_Interrupts())
     shop = Shop.make(tmp_path)
-    nowhere = {"brokers": f"127.0.0.1:{free_port()}", "topics": ["t"], "group": "g", "give_up": "60s"}
+    # Without the signal it would end with another error, and not while this test waits.
+    nowhere = {"brokers": f"127.0.0.1:{free_port()}", "topics": ["t"], "group": "g", "give_up": "1h"}
     flow = Pipeline.load(shop.file, [f"source={json.dumps({'kafka': nowhere})}"])
-    began = time.monotonic()
     try:
         with pytest.raises(KeyboardInterrupt):
             flow.run(progress=False)
     finally:
         logging.getLogger("penstock.kafka").handlers.clear()
-    assert time.monotonic() - began < 30

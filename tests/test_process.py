@@ -9,8 +9,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
-import time
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -18,6 +16,7 @@ import pytest
 
 import penstock
 from penstock import _core
+from services import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,13 +43,13 @@ def test_a_fork_after_work_can_work() -> None:
     pid = os.fork()
     if pid == 0:
         os._exit(0 if sessions_of(700) == 700 else 1)
-    deadline = time.monotonic() + 30
-    while (done := os.waitpid(pid, os.WNOHANG)) == (0, 0):
-        if time.monotonic() > deadline:
-            os.kill(pid, signal.SIGKILL)
-            pytest.fail("the child hangs")
-        threading.Event().wait(0.01)
-    assert os.waitstatus_to_exitcode(done[1]) == 0
+    try:
+        _, status = until("the child ends", lambda: ended if any(ended := os.waitpid(pid, os.WNOHANG)) else None)
+    except TimeoutError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
@@ -58,40 +57,43 @@ def test_a_fork_after_work_can_work() -> None:
 def test_multiprocessing(method: str) -> None:
     assert sessions_of(70) == 70
     with multiprocessing.get_context(method).Pool(2) as pool:
-        assert pool.map_async(sessions_of, [70, 140, 700]).get(timeout=60) == [70, 140, 700]
+        assert pool.map_async(sessions_of, [70, 140, 700]).get(timeout=240) == [70, 140, 700]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
 def test_other_threads_go_on_while_the_engine_works(tmp_path: Path) -> None:
-    path = tmp_path / "in.jsonl"
-    ticks = 0
-    done = threading.Event()
-
-    def tick() -> None:
-        nonlocal ticks
-        while not done.wait(0.001):
-            ticks += 1
-
-    thread = threading.Thread(target=tick)
-    thread.start()
-    try:
-        _core.generate("ecommerce", json.dumps({"total": 100_000, "seed": 1}), str(path))
-    finally:
-        done.set()
+    """The engine writes into a pipe that another thread empties: it would wait for ever if it kept Python to itself."""
+    script = textwrap.dedent(
+        """
+        import json, sys, threading
+        from penstock import _core
+        lines = []
+        def read():
+            with open(sys.argv[1], "rb") as pipe:
+                lines.extend(pipe)
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        _core.generate("ecommerce", json.dumps({"total": 5_000, "seed": 1}), sys.argv[1])
         thread.join()
-    assert ticks > 3
+        print(len(lines))
+        """
+    )
+    os.mkfifo(tmp_path / "pipe")
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "pipe")], capture_output=True, text=True, timeout=120
+    )
+    assert (ran.returncode, ran.stdout.strip()) == (0, "5000"), ran.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_ctrl_c_is_answered_at_once(tmp_path: Path) -> None:
-    """A long call ends with KeyboardInterrupt soon after SIGINT."""
+def test_ctrl_c_is_answered() -> None:
+    """A long call, far longer than is waited for here, ends with KeyboardInterrupt when SIGINT comes."""
     script = textwrap.dedent(
         """
-        import json, signal, sys, threading, time, os
+        import json, signal, sys, threading, os
         from penstock import _core
-        sent = []
         def send():
             started.wait()
-            sent.append(time.monotonic())
             os.kill(os.getpid(), signal.SIGINT)
         started = threading.Event()
         threading.Thread(target=send, daemon=True).start()
@@ -101,15 +103,11 @@ def test_ctrl_c_is_answered_at_once(tmp_path: Path) -> None:
         try:
             _core.generate("ecommerce", options, sys.argv[1], on_progress=progress)
         except KeyboardInterrupt:
-            print(json.dumps({"seconds": time.monotonic() - sent[0]}))
+            print("interrupted")
         """
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "out.jsonl")], capture_output=True, text=True, timeout=60
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert json.loads(ran.stdout)["seconds"] < 5, "the engine did not let go"
-    print(ran.stdout)
+    ran = subprocess.run([sys.executable, "-c", script, os.devnull], capture_output=True, text=True, timeout=120)
+    assert (ran.returncode, ran.stdout.strip()) == (0, "interrupted"), ran.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import datetime as dt
 import hashlib
 import json
 import os
@@ -91,7 +92,7 @@ def test_stopped_it_flushes_and_says_what_was_delivered(kafka_broker: KafkaBroke
         try:
             until("some events", lambda t=topic: sum(kafka_broker.end_offsets(t).values()) > 1_500)
             running.send_signal(number)
-            said, errors = running.communicate(timeout=60)
+            said, errors = running.communicate(timeout=120)
         finally:
             running.kill()
         assert running.returncode == 130, errors
@@ -107,20 +108,20 @@ def test_stopped_it_flushes_and_says_what_was_delivered(kafka_broker: KafkaBroke
 
 
 def test_events_come_live_and_evenly(kafka_broker: KafkaBroker) -> None:
-    import datetime as dt
+    def at(time: str) -> float:
+        return dt.datetime.fromisoformat(time.replace("Z", "+00:00")).timestamp() * 1_000
 
-    before = dt.datetime.now(dt.timezone.utc)
+    before = dt.datetime.now(dt.timezone.utc).timestamp() * 1_000
     told = produce(
         "ecommerce", brokers=kafka_broker.bootstrap, topic="live", total=1_500, events_per_second=1_000, bad_rate=0.0
     )
+    after = dt.datetime.now(dt.timezone.utc).timestamp() * 1_000
     assert told["seconds"] >= 1.4
-    moments = [m.timestamp()[1] for m in kafka_broker.consume("live")]
-    # Not in one burst: in each fifth of the time, something came.
-    first, last = min(moments), max(moments)
-    fifths = collections.Counter(min(int((m - first) * 5 / (last - first)), 4) for m in moments)
-    assert len(fifths) == 5, fifths
-    begun = dt.datetime.fromisoformat(told["first_event_time"].replace("Z", "+00:00"))
-    assert before - dt.timedelta(seconds=1) <= begun <= before + dt.timedelta(seconds=30)
+    # Not in a burst: none is sent before its own time, however busy the machine is.
+    messages = kafka_broker.consume("live")
+    early = [m.value() for m in messages if m.timestamp()[1] < at(json.loads(m.value())["event_timestamp"]) - 1]
+    assert (len(messages), early) == (1_500, [])
+    assert before - 1_000 <= at(told["first_event_time"]) <= after
 
 
 def test_what_the_broker_forbids_is_said_plainly(secure_broker: KafkaBroker, tmp_path: Path) -> None:
@@ -202,20 +203,25 @@ def test_nobody_there_is_said_plainly(tmp_path: Path) -> None:
 def test_a_broker_that_is_killed_and_comes_back_gets_every_event_once(tmp_path: Path) -> None:
     with KafkaBroker() as broker:
         broker.create_topic("events", partitions=2)
-        done: dict[str, Any] = {}
+        killed: list[int] = []
 
-        def send() -> None:
-            done["told"] = produce(
-                "ecommerce", brokers=broker.bootstrap, topic="events", total=30_000, events_per_second=5_000
-            )
+        def kill(sent: dict[str, Any]) -> None:
+            if sent["delivered"] > 5_000 and not killed:
+                killed.append(sent["delivered"])
+                broker.kill()
+                broker.start(wait=False)
 
-        sender = threading.Thread(target=send)
-        sender.start()
-        until("some events", lambda: sum(broker.end_offsets("events").values()) > 5_000)
-        broker.restart(kill=True)
-        sender.join(180)
-        assert not sender.is_alive()
-        told, there = done["told"], count(broker.consume("events"))
+        told = produce(
+            "ecommerce",
+            brokers=broker.bootstrap,
+            topic="events",
+            total=30_000,
+            events_per_second=5_000,
+            on_progress=kill,
+        )
+        assert killed and killed[0] < 30_000
+        broker.wait()
+        there = count(broker.consume("events"))
         assert told["delivered"] == there["messages"] == 30_000
         assert told["bytes"] == there["bytes"] and told["undelivered"] == {}
 
@@ -237,7 +243,7 @@ def test_a_broker_that_goes_away_for_good_ends_it_with_what_was_delivered(tmp_pa
                 topic="events",
                 total=1_000_000,
                 events_per_second=4_000,
-                kafka={"message.timeout.ms": 3_000},
+                kafka={"message.timeout.ms": 10_000},
                 on_progress=kill,
             )
         left = raised.value.produced
@@ -252,8 +258,6 @@ def test_a_broker_that_goes_away_for_good_ends_it_with_what_was_delivered(tmp_pa
 
 
 def test_python_is_not_held_up_and_can_stop_it(kafka_broker: KafkaBroker) -> None:
-    ticks = 0
-
     def look(sent: dict[str, Any]) -> bool:
         return sent["delivered"] < 2_000
 
@@ -267,13 +271,23 @@ def test_python_is_not_held_up_and_can_stop_it(kafka_broker: KafkaBroker) -> Non
             on_progress=look,
         )
     assert raised.value.produced["delivered"] == sum(kafka_broker.end_offsets("python").values()) >= 2_000
-    finished = threading.Event()
+    # Other threads of Python run meanwhile: it goes on until this one has counted far enough.
+    counted, finished = threading.Event(), threading.Event()
 
     def send() -> None:
-        produce("ecommerce", brokers=kafka_broker.bootstrap, topic="python-2", total=1_000, events_per_second=1_000)
+        with pytest.raises(ProducerStopped):
+            produce(
+                "ecommerce",
+                brokers=kafka_broker.bootstrap,
+                topic="python-2",
+                total=10_000_000,
+                events_per_second=1_000,
+                on_progress=lambda _: not counted.is_set(),
+            )
         finished.set()
 
     threading.Thread(target=send, daemon=True).start()
-    while not finished.wait(0.01):
-        ticks += 1
-    assert ticks > 20, "other threads of Python ran meanwhile"
+    for _ in range(100):
+        assert not finished.wait(0.001)
+    counted.set()
+    assert finished.wait(120)

@@ -209,7 +209,7 @@ def reply(status: int) -> Answer:
 
 def slack(address: str, **more: Any) -> Slack:
     """A webhook without long pauses."""
-    return Slack(address, **({"timeout": 5.0, "pause": 0.0} | more))
+    return Slack(address, **({"timeout": 60.0, "pause": 0.0} | more))
 
 
 Servers = Callable[[Answer], tuple[str, list[bytes]]]

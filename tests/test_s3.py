@@ -188,7 +188,7 @@ def test_a_large_file_that_is_cut_leaves_nothing(s3: S3Server, bucket: str) -> N
         return "cut_request" if "partNumber=3" in request.target else None
 
     with fault_proxy(s3.endpoint, plan=plan) as proxy:
-        storage = s3.settings | {"endpoint": proxy.endpoint, "timeout": "3s"}
+        storage = s3.settings | {"endpoint": proxy.endpoint, "timeout": "8s"}
         with pytest.raises(penstock.LakeError, match="cannot be written"):
             penstock.write_parquet(table(LARGE), f"s3://{bucket}/x", replace=True, storage=storage)
         assert proxy.happened["cut_request"] > 1, "it was tried again"
@@ -325,7 +325,7 @@ def test_answers_that_a_server_may_give(status: int, code: str, words: str, s3: 
         return answering(status, code)(request, before) if request.method == "PUT" else None
 
     with fault_proxy(s3.endpoint, plan=plan) as proxy:
-        storage = s3.settings | {"endpoint": proxy.endpoint, "timeout": "1s", "session_token": "a-secret-token"}
+        storage = s3.settings | {"endpoint": proxy.endpoint, "timeout": "4s", "session_token": "a-secret-token"}
         said = refused(f"s3://{bucket}/x", {k: v for k, v in storage.items() if k != "session_token"}, write=True)
     assert words in said, said
 

@@ -46,7 +46,7 @@ def test_a_broker_that_demands_a_password_lets_nobody_in_without(secure_broker: 
 
     def topics(**other: str) -> list[str]:
         client = AdminClient(broker.settings("alice") | {"log_level": 0} | other)
-        return list(client.list_topics(timeout=10).topics)
+        return list(client.list_topics(timeout=60).topics)
 
     assert "for-alice" in topics()
     assert "for-alice" in topics(**{"sasl.mechanism": "PLAIN"})
@@ -59,4 +59,4 @@ def test_a_broker_that_demands_a_password_lets_nobody_in_without(secure_broker: 
         with pytest.raises(KafkaException):
             AdminClient(broker.settings("alice") | {"log_level": 0} | wrong).list_topics(timeout=2)
     bob = AdminClient(broker.settings("bob") | {"log_level": 0})
-    assert not bob.list_topics(timeout=10).topics
+    assert not bob.list_topics(timeout=60).topics

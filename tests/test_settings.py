@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 import penstock
-from penstock import settings
+from penstock import mistakes
 from penstock.settings import Settings, load_file
 from penstock.units import format_duration, parse_duration, parse_size
 
@@ -155,7 +155,7 @@ def defaults(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tu
     for name, field in model.model_fields.items():
         loc = (*above, field.alias or name)
         yield loc, field.get_default(call_default_factory=True)
-        below = settings._model_in(field.annotation)
+        below = mistakes.model_in(field.annotation)
         if below is not None:
             yield from defaults(below, loc)
 
@@ -171,7 +171,7 @@ def attempt(reader: Callable[[str], int], text: str) -> int | None:
     ("text", "line", "said"),
     [
         (LEAST + "sesions: {gap: 30m}\n", 6, "sesions: there is no such setting; did you mean 'sessions'?"),
-        (LEAST + "sessions:\n  gpa: 30m\n", 7, "sessions.gpa: there is no such setting; did you mean 'gap'?"),
+        (LEAST + "sessions:\n  gpa: 30m\n", 7, "sessions.gpa: there is no such setting; did you mean 'sessions.gap'?"),
         (LEAST + "gap: 30m\n", 6, "gap: there is no such setting here; did you mean 'sessions.gap'?"),
         (LEAST + "zzz: 1\n", 6, "there are: contract, deduplicate"),
         (LEAST + "sessions: {gap: 30}\n", 6, "sessions.gap: 30 has no unit; write a duration as"),
@@ -182,8 +182,12 @@ def attempt(reader: Callable[[str], int], text: str) -> int | None:
         (LEAST + "layers: [bronze, slver]\n", 6, "did you mean 'silver'?"),
         (LEAST + "layers: []\n", 6, "layers: must not be empty"),
         (LEAST + "epoch: {max_events: 0}\n", 6, "epoch.max_events"),
-        (LEAST + "windows:\n  - {name: w, size: 1m, agregates: {}}\n", 7, "did you mean 'aggregates'?"),
-        (LEAST.replace("  files:", "  flies:"), 4, "source.flies: there is no such setting; did you mean 'files'?"),
+        (LEAST + "windows:\n  - {name: w, size: 1m, agregates: {}}\n", 7, "did you mean 'windows.0.aggregates'?"),
+        (
+            LEAST.replace("  files:", "  flies:"),
+            4,
+            "source.flies: there is no such setting; did you mean 'source.files'?",
+        ),
         (LEAST.replace("lake: ./lake\n", ""), 1, "lake: is missing"),
         (LEAST.replace("name: shop", "name: ../shop"), 1, "name: '../shop': use up to 64 letters"),
         (LEAST + "name: other\n", 6, "name: stands here twice"),
@@ -257,7 +261,15 @@ def test_overrides(tmp_path: Path) -> None:
     assert file.settings.source.files.paths == ["a", "b"]
     assert file.settings.windows[0].size == 120_000_000
     error = refused(path, "sessions.gpa=45m")
-    assert str(error) == "--set: sessions.gpa: there is no such setting; did you mean 'gap'?"
+    assert str(error) == "--set sessions.gpa: there is no such setting; did you mean 'sessions.gap'?"
+    assert (error.name, error.line) == ("sessions.gpa", None)
+    # Also where the option alone has made what is above it, which stands on no line of the file.
+    error = refused(path, "sesions.gap=45m")
+    assert str(error) == "--set sesions.gap: sesions: there is no such setting; did you mean 'sessions.gap'?"
+    error = refused(path, "windows.0=1")
+    assert str(error) == "--set windows.0: must be a mapping (key: value)"
+    error = refused(path, "source.kafka={topics: [a], brokers: x, group: g, start: soon}")
+    assert str(error).startswith("--set source.kafka: source.kafka.start: ")
     assert "write it as name=value" in str(refused(path, "sessions.gap"))
     assert "has nothing below it" in str(refused(path, "lake.x.y=1"))
     assert "is no place in a list" in str(refused(path, "windows.7.size=2m"))

@@ -12,7 +12,7 @@ import pytest
 
 import penstock
 from kafka_support import BEGAN, CONTRACT, Flow, Running, event, message
-from penstock.errors import LakeError, SettingsError
+from penstock.errors import LakeError, PenstockError, SettingsError
 from test_cli import cli, found, ok
 
 if TYPE_CHECKING:
@@ -249,6 +249,17 @@ def test_a_shard_without_partitions_begins_all_the_same(kafka_broker: KafkaBroke
     shards.audit()
 
 
+def test_the_way_out_of_an_epoch_names_the_shard(kafka_broker: KafkaBroker, topic: str, tmp_path: Path) -> None:
+    shards = flow(kafka_broker, topic, tmp_path / "void")
+    with Running(shards, "--until-caught-up", "--shard=2/2", failpoint="commit.before@2=kill") as killed:
+        assert killed.end() == -signal.SIGKILL
+    for contract in (shards.folder / "lake/_penstock/flow/contracts").iterdir():
+        contract.unlink()
+    shards.settings["contract"] = {**CONTRACT, "name": "other"}
+    with pytest.raises(PenstockError, match=r"`penstock run PIPELINE --void 1 --shard 2/2`"):
+        shards.run(shard="2/2")
+
+
 def test_new_partitions_are_warned_of_in_every_shard(kafka_broker: KafkaBroker, tmp_path: Path) -> None:
     kafka_broker.create_topic("growing-shards", partitions=2)
     kafka_broker.produce("growing-shards", [message(n) for n in range(20)])
@@ -259,7 +270,8 @@ def test_new_partitions_are_warned_of_in_every_shard(kafka_broker: KafkaBroker, 
         Running(shards, "--shard=2/2", **fast) as two,
     ):
         for run in (one, two):
-            run.wait("the start", lambda run=run: run.seen("started"))
+            # It knows the partitions that there are.
+            run.wait("a commit", lambda run=run: run.seen("committed"))
         kafka_broker.add_partitions("growing-shards", 3)
         for run in (one, two):
             run.wait("the warning", lambda run=run: run.seen("warning", code="new_partitions"))

@@ -71,6 +71,11 @@ class DemoStream:
             self._embedded.stop()
 
     @property
+    def is_ours(self) -> bool:
+        """Whether the broker is our own, in this process."""
+        return self._real is None
+
+    @property
     def place(self) -> str:
         """Where the topic is, for people."""
         which = "broker in this process" if self._embedded else "Kafka"

@@ -29,13 +29,16 @@ class Document:
     lines: dict[Loc, int] = field(default_factory=dict)
     # As written, before ${ENV} was filled in: what came from the environment may be a secret.
     written: dict[Loc, str] = field(default_factory=dict)
+    # What `--set` gave, also what it made on the way there, by the name that it was given under.
+    options: dict[Loc, str] = field(default_factory=dict)
 
     def place(self, loc: Loc) -> tuple[str, int | None]:
-        """File and line of a value, or of the nearest one around it."""
+        """File and line of a value, or of the nearest one around it; or the option that gave it."""
         for end in range(len(loc), -1, -1):
+            if loc[:end] in self.options:
+                return f"--set {self.options[loc[:end]]}", None
             if loc[:end] in self.lines:
-                line = self.lines[loc[:end]]
-                return (self.file, line) if line else ("--set", None)
+                return self.file, self.lines[loc[:end]]
         return self.file, None
 
     def shown(self, loc: Loc, value: object) -> str:
@@ -163,6 +166,7 @@ def override(document: Document, assignment: str) -> None:
     name, equals, text = assignment.partition("=")
     if not equals or not name.strip():
         raise SettingsError(f"--set {assignment}: write it as name=value, such as sessions.gap=45m")
+    name = name.strip()
     loc: Loc = tuple(part.strip() for part in name.split("."))
     try:
         text = fill(text)
@@ -179,6 +183,8 @@ def override(document: Document, assignment: str) -> None:
     steps: list[str | int] = []
     for part in loc[:-1]:
         here = _step(here, str(part), steps, name)
+        if tuple(steps) not in document.lines:
+            document.options.setdefault(tuple(steps), name)
     last: str | int = str(loc[-1])
     if isinstance(here, list):
         last = _index(here, str(last), name)
@@ -190,10 +196,11 @@ def override(document: Document, assignment: str) -> None:
             f"--set {name}: {dotted(tuple(steps))} is a single value and has nothing below it", name=name
         )
     whole = (*steps, last)
-    for known in [known for known in document.lines if known[: len(whole)] == whole]:
-        del document.lines[known]
+    for known in [known for known in (*document.lines, *document.options) if known[: len(whole)] == whole]:
+        document.lines.pop(known, None)
         document.written.pop(known, None)
-    document.lines[whole] = 0
+        document.options.pop(known, None)
+    document.options[whole] = name
 
 
 def _step(here: Any, part: str, steps: list[str | int], name: str) -> Any:

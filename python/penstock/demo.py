@@ -148,6 +148,8 @@ class Demo:
                 os.environ[variable] = str(value)
                 source["kafka"][name] = f"${{{variable}}}"
         block = yaml.safe_dump({"source": source}, sort_keys=False)
+        if self.stream and self.stream.is_ours:
+            block = _GONE + block
         # Everything up to the next key at the left edge.
         text = re.sub(r"(?ms)^source:.*?(?=^[a-z])", lambda _: block, file.read_text(encoding="utf-8"))
         file.write_text(text, encoding="utf-8")
@@ -291,6 +293,12 @@ class Demo:
             self.disagreements += [f"audit, {check.name}: {check.detail}" for check in failed] or [
                 "audit: does not balance"
             ]
+
+
+_GONE = """\
+# This broker was part of the demo and ended with it. To run the pipeline again put the address of your Kafka in its
+# place, such as localhost:9092, and your topic; or read files: `files: {paths: ["in/*.jsonl"]}` in place of `kafka`.
+"""
 
 
 def _importable(name: str) -> bool:

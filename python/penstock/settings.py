@@ -54,8 +54,10 @@ from pydantic import (
 
 from penstock import _yaml
 from penstock.errors import ContractError, SettingsError
+from penstock.files import FilesSource  # noqa: TC001  pydantic reads the annotation
 from penstock.kafka import KafkaSource  # noqa: TC001  pydantic reads the annotation
-from penstock.nearest import did_you_mean, nearest
+from penstock.mistakes import explain
+from penstock.nearest import did_you_mean
 from penstock.resources import ready_made, ready_made_folder
 from penstock.storage import Spec, Storage
 from penstock.transform import Transform, check_name, column_kind
@@ -63,7 +65,7 @@ from penstock.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from typing_extensions import Self
 
@@ -78,10 +80,6 @@ Duration = Annotated[int, BeforeValidator(parse_duration)]
 PositiveDuration = Annotated[int, BeforeValidator(parse_duration), AfterValidator(_positive)]
 Size = Annotated[int, BeforeValidator(parse_size), AfterValidator(_positive)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-
-
-def _paths(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
 
 
 def _column_type(text: Any) -> str:
@@ -100,18 +98,6 @@ _HOUR = 60 * _MINUTE
 class _Model(BaseModel):
     # Values stay out of pydantic's own messages: they may be secrets.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class FilesSource(_Model):
-    """`source.files`: JSON lines, plain, gzip or zstd.
-
-    Attributes:
-        paths: Paths and globs, relative to the pipeline file; one alone needs no list.
-        bounded: A run until caught up takes the files as ended.
-    """
-
-    paths: Annotated[list[str], BeforeValidator(_paths), Field(min_length=1)]
-    bounded: bool = True
 
 
 class Source(_Model):
@@ -148,6 +134,10 @@ class Sessions(_Model):
     gap: PositiveDuration = 30 * _MINUTE
     max_duration: PositiveDuration | None = None
 
+    def spec(self) -> dict[str, Any]:
+        """The engine's form."""
+        return {"gap_us": self.gap, "max_duration_us": self.max_duration}
+
 
 class Window(_Model):
     """One entry of `windows`."""
@@ -160,6 +150,19 @@ class Window(_Model):
     mode: Literal["append", "update"] = "append"
     to: list[str] = Field(default_factory=list)
     aggregates: dict[str, str] = Field(min_length=1)
+
+    def spec(self) -> dict[str, Any]:
+        """The engine's form."""
+        return {
+            "name": self.name,
+            "size_us": self.size,
+            "slide_us": self.slide,
+            "by": self.by,
+            "from": self.from_,
+            "mode": self.mode,
+            "to": self.to,
+            "aggregates": [[name, what] for name, what in self.aggregates.items()],
+        }
 
 
 class Epoch(_Model):
@@ -368,22 +371,8 @@ class PipelineFile:
                 "max_future_skew_us": own.watermark.max_future_skew,
             },
             "deduplicate": {"horizon_us": own.deduplicate.horizon},
-            "sessions": {"gap_us": own.sessions.gap, "max_duration_us": own.sessions.max_duration}
-            if own.sessions
-            else None,
-            "windows": [
-                {
-                    "name": window.name,
-                    "size_us": window.size,
-                    "slide_us": window.slide,
-                    "by": window.by,
-                    "from": window.from_,
-                    "mode": window.mode,
-                    "to": window.to,
-                    "aggregates": [[name, what] for name, what in window.aggregates.items()],
-                }
-                for window in own.windows
-            ],
+            "sessions": own.sessions.spec() if own.sessions else None,
+            "windows": [window.spec() for window in own.windows],
             "epoch": {
                 "max_events": own.epoch.max_events,
                 "max_bytes": own.epoch.max_bytes,
@@ -412,13 +401,7 @@ class PipelineFile:
         if source.kafka is not None:
             return {"kafka": source.kafka.spec()}
         assert source.files is not None
-        return {
-            "files": {
-                "paths": source.files.paths,
-                "bounded": source.files.bounded,
-                "base_dir": str(self.base.absolute()),
-            }
-        }
+        return {"files": source.files.spec(self.base)}
 
     def _place(self, place: str) -> str:
         return place if "://" in place else str((self.base / place).absolute())
@@ -475,7 +458,7 @@ def load_file(
     try:
         settings = Settings.model_validate(document.value)
     except ValidationError as error:
-        raise _explain(error, document) from None
+        raise explain(error, document, Settings) from None
     where = Path(base) if base is not None else Path.cwd() if packaged else path.parent
     return PipelineFile(settings, path, where, packaged, connection or Storage())
 
@@ -507,115 +490,3 @@ def _find(pipeline: str | os.PathLike[str]) -> tuple[Path, bool]:
         raise SettingsError(f"pipeline {text}: {there}", file=text)
     hint = did_you_mean(text, ready_made())
     raise SettingsError(f"pipeline {text!r}: there is neither a file nor a ready-made pipeline of this name; {hint}")
-
-
-# --- errors for people ------------------------------------------------------------------------------------------------
-
-
-def _explain(error: ValidationError, document: _yaml.Document) -> SettingsError:
-    """All mistakes in one message, the first one's place in the attributes."""
-    messages: list[str] = []
-    first: tuple[str, str, int | None] | None = None
-    for found in error.errors(include_url=False, include_context=True):
-        loc = _tidy(found["loc"])
-        name = _yaml.dotted(loc)
-        file, line = document.place(loc)
-        first = first or (name, file, line)
-        where = f"{file}:{line}" if line else file
-        messages.append(
-            f"{where}: {name}: {_reason(dict(found), loc, document)}"
-            if name
-            else f"{where}: {_reason(dict(found), loc, document)}"
-        )
-    messages = list(dict.fromkeys(messages))
-    name, file, line = first or ("", document.file, None)
-    return SettingsError("\n".join(messages), name=name, file=file, line=line)
-
-
-def _tidy(loc: tuple[int | str, ...]) -> _yaml.Loc:
-    # Pydantic adds the tried types of a union to the place (`contract.str`); those are no keys.
-    return tuple(part for part in loc if part not in ("str", "dict[str,any]", "[key]"))
-
-
-def _reason(found: dict[str, Any], loc: _yaml.Loc, document: _yaml.Document) -> str:
-    kind = found["type"]
-    if kind == "extra_forbidden":
-        return _unknown(str(loc[-1]), loc[:-1])
-    if kind == "missing":
-        return "is missing"
-    secret = loc[-1:] == ("secret",) or loc[-1:] == ("postgres",) or "kafka" in loc or loc[:1] == ("storage",)
-    shown = (
-        "" if secret or isinstance(found.get("input"), (dict, list)) else f"{document.shown(loc, found.get('input'))}: "
-    )
-    if kind == "value_error":
-        # Our own words; they hold the value, so they are used only where the file itself has it.
-        return _own_words(found, loc, document, secret=secret)
-    if kind == "literal_error":
-        expected = found["ctx"]["expected"]
-        options = [part.strip("' ") for part in expected.replace(" or ", ", ").split(",")]
-        near = nearest(str(found.get("input")), options)
-        return f"{shown}must be {expected}" + (f"; did you mean {near!r}?" if near else "")
-    if kind == "string_pattern_mismatch":
-        return f"{shown}use up to 64 letters, digits, '_' and '-', the first a letter or digit"
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return "must be a mapping (key: value)"
-    if kind == "list_type":
-        return f"{shown}must be a list, such as [a, b]"
-    if kind == "too_short":
-        return "must not be empty"
-    if kind == "string_too_short":
-        return "must not be empty"
-    words = str(found["msg"])
-    return f"{shown}{words[:1].lower()}{words[1:]}"
-
-
-def _own_words(found: dict[str, Any], loc: _yaml.Loc, document: _yaml.Document, *, secret: bool) -> str:
-    said = str(found.get("ctx", {}).get("error", found["msg"]))
-    value = found.get("input")
-    if loc in document.written or secret:
-        # The value came from the environment: say what is wrong with it, not what it is.
-        return (
-            f"{document.written.get(loc, 'the value')}: what it holds is not right: {said.replace(repr(value), 'it')}"
-        )
-    return said
-
-
-def _unknown(key: str, above: _yaml.Loc) -> str:
-    here = _keys(above)
-    near = nearest(key, here)
-    if near:
-        return f"there is no such setting; did you mean {near!r}?"
-    elsewhere = [_yaml.dotted(loc) for loc in _all_keys(Settings, ()) if loc[-1] == key]
-    if elsewhere:
-        return f"there is no such setting here; did you mean {elsewhere[0]!r}?"
-    return f"there is no such setting; there are: {', '.join(sorted(here))}"
-
-
-def _keys(loc: _yaml.Loc) -> list[str]:
-    """The settings that may stand at a place."""
-    model: type[BaseModel] | None = Settings
-    for part in loc:
-        if isinstance(part, int) or model is None:
-            continue
-        model = next((_model_in(f.annotation) for n, f in model.model_fields.items() if (f.alias or n) == part), None)
-    return [field.alias or name for name, field in model.model_fields.items()] if model else []
-
-
-def _all_keys(model: type[BaseModel], above: _yaml.Loc) -> Iterator[_yaml.Loc]:
-    for name, field in model.model_fields.items():
-        loc = (*above, field.alias or name)
-        yield loc
-        below = _model_in(field.annotation)
-        if below is not None:
-            yield from _all_keys(below, loc)
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model that a type is, or holds (`list[Window]`, `Sessions | None`)."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for part in getattr(annotation, "__args__", ()):
-        found = _model_in(part)
-        if found is not None:
-            return found
-    return None

@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use super::Contract;
-use super::columns::outline;
+use super::columns::{Shape, outline};
 use super::compile::Version;
-use super::roles::{Role, Roles, Source, Unit};
+use super::nearest::nearest;
+use super::roles::{ROLES, Role, Roles, Source, Unit};
 
 /// What a contract accepts: for each event type and version the path that it takes and why, what it requires, and the
 /// columns that it fills.
@@ -17,7 +18,7 @@ pub(super) fn explain(contract: &Contract) -> Value {
     {
         let mut versions = serde_json::Map::new();
         for version in &kind.versions {
-            versions.insert(version.name.clone(), explain_version(version));
+            versions.insert(version.name.clone(), explain_version(version, &spec.roles));
         }
         types.insert(kind.name.clone(), json!({"roles": explain_roles(&spec.roles), "versions": versions}));
     }
@@ -32,7 +33,7 @@ pub(super) fn explain(contract: &Contract) -> Value {
     })
 }
 
-fn explain_version(version: &Version) -> Value {
+fn explain_version(version: &Version, roles: &Roles) -> Value {
     let (path, why) = match (&version.fallback, &version.program) {
         (Some(_), _) => {
             let reasons = version.rules.fallback.iter();
@@ -56,14 +57,51 @@ fn explain_version(version: &Version) -> Value {
         "ignored": version.rules.ignored.iter().map(|r| format!("{} (line {})", r.what, r.line)).collect::<Vec<_>>(),
         "schema": version.file.path.display().to_string(),
         "required": object.map(|o| o.required.clone()).unwrap_or_default(),
+        "undeclared_roles": undeclared(roles, &version.shape),
         "unknown_properties": if object.is_some_and(|o| o.closed) { "refused" } else { "kept in _extra" },
         "columns": columns,
     })
 }
 
+/// The roles that are read from a property that the schema does not declare, with the nearest one that it does. A schema
+/// that declares none leaves all open.
+fn undeclared(roles: &Roles, shape: &Shape) -> Vec<Value> {
+    let properties = ROLES.iter().filter_map(|name| Some((*name, roles.get(name)?))).flat_map(|(name, role)| {
+        role.parts.iter().filter_map(move |part| match part {
+            Source::Property { tokens, pointer, .. } => Some((name, tokens, pointer)),
+            _ => None,
+        })
+    });
+    let missing = properties.filter_map(|(role, tokens, pointer)| {
+        let (above, near) = missing(shape, tokens)?;
+        let near = near.map(|name| {
+            let tokens = tokens[..above].iter().map(String::as_str).chain([name]);
+            tokens.map(|token| format!("/{}", token.replace('~', "~0").replace('/', "~1"))).collect::<String>()
+        });
+        Some(json!({"role": role, "pointer": pointer, "nearest": near}))
+    });
+    missing.collect()
+}
+
+/// How many steps of a way are declared before one that is not, and the declared name most like that one. None when all
+/// are, or when what is there is left open.
+fn missing<'a>(mut shape: &'a Shape, tokens: &[String]) -> Option<(usize, Option<&'a str>)> {
+    for (at, token) in tokens.iter().enumerate() {
+        let Shape::Struct(properties) = shape else { return None };
+        if properties.is_empty() {
+            return None;
+        }
+        match properties.iter().find(|p| p.name == *token) {
+            Some(property) => shape = &property.shape,
+            None => return Some((at, nearest(token, properties.iter().map(|p| p.name.as_str())))),
+        }
+    }
+    None
+}
+
 fn explain_roles(roles: &Roles) -> Value {
     let mut all = serde_json::Map::new();
-    for name in super::roles::ROLES {
+    for name in ROLES {
         if let Some(role) = roles.get(name) {
             all.insert(name.to_owned(), Value::String(describe(role)));
         }

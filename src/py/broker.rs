@@ -2,9 +2,9 @@
 
 use pyo3::prelude::*;
 
-use super::gate::{OnInterrupt, enter};
+use super::gate::OnInterrupt;
 use super::lake::Secrets;
-use super::stream::{Watcher, json, spec};
+use super::stream::{Watcher, json, over, spec};
 use crate::stream::broker as brokers;
 use crate::stream::run::Watching;
 use crate::stream::spec::Secrets as Hidden;
@@ -21,9 +21,9 @@ pub fn broker(
 ) -> PyResult<String> {
     let mut spec = spec(py, spec_json, storage_secrets)?;
     spec.source_secrets = Hidden(source_secrets.unwrap_or_default().into_iter().collect());
-    enter(py, OnInterrupt::Wait, move |stop| {
+    over(py, OnInterrupt::Wait, spec, move |spec, stop| {
         let watcher = Watcher::new(None, stop);
         let watch = Watching(&watcher);
-        if audit { json(&brokers::audit(&spec, &watch)?) } else { json(&brokers::ends(&spec, &watch)?) }
+        if audit { json(&brokers::audit(spec, &watch)?) } else { json(&brokers::ends(spec, &watch)?) }
     })
 }

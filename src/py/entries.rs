@@ -5,9 +5,9 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use serde::de::DeserializeOwned;
 
-use super::gate::{OnInterrupt, enter};
+use super::gate::OnInterrupt;
 use super::lake::Secrets;
-use super::stream::{Watcher, json, spec};
+use super::stream::{Watcher, json, over, spec};
 use super::transform::Function;
 use crate::stream::entries::retention as retentions;
 use crate::stream::entries::{backfill as backfills, command, compact as compaction, judge::Means, replay as replays};
@@ -34,10 +34,10 @@ pub fn replay(
     storage_secrets: Option<Secrets>,
 ) -> PyResult<String> {
     let spec = spec(py, spec_json, storage_secrets)?;
-    enter(py, OnInterrupt::Wait, move |stop| {
+    over(py, OnInterrupt::Wait, spec, move |spec, stop| {
         let (options, watcher) = (options(&options_json)?, Watcher::new(None, stop));
         let means = means(secret.as_deref(), transform);
-        json(&command::over(&spec, &watcher, |work| replays::replay(work, &spec, &options, &means))?)
+        json(&command::over(spec, &watcher, |work| replays::replay(work, spec, &options, &means))?)
     })
 }
 
@@ -53,10 +53,10 @@ pub fn backfill(
     storage_secrets: Option<Secrets>,
 ) -> PyResult<String> {
     let spec = spec(py, spec_json, storage_secrets)?;
-    enter(py, OnInterrupt::Wait, move |stop| {
+    over(py, OnInterrupt::Wait, spec, move |spec, stop| {
         let (options, watcher) = (options(&options_json)?, Watcher::new(None, stop));
         let means = means(secret.as_deref(), transform);
-        json(&command::over(&spec, &watcher, |work| backfills::backfill(work, &spec, &options, &means))?)
+        json(&command::over(spec, &watcher, |work| backfills::backfill(work, spec, &options, &means))?)
     })
 }
 
@@ -70,9 +70,9 @@ pub fn compact(
     storage_secrets: Option<Secrets>,
 ) -> PyResult<String> {
     let spec = spec(py, spec_json, storage_secrets)?;
-    enter(py, OnInterrupt::Wait, move |stop| {
+    over(py, OnInterrupt::Wait, spec, move |spec, stop| {
         let (options, watcher) = (options(&options_json)?, Watcher::new(None, stop));
-        json(&command::over(&spec, &watcher, |work| compaction::compact(work, &options))?)
+        json(&command::over(spec, &watcher, |work| compaction::compact(work, &options))?)
     })
 }
 
@@ -86,9 +86,9 @@ pub fn retention(
     storage_secrets: Option<Secrets>,
 ) -> PyResult<String> {
     let spec = spec(py, spec_json, storage_secrets)?;
-    enter(py, OnInterrupt::Wait, move |stop| {
+    over(py, OnInterrupt::Wait, spec, move |spec, stop| {
         let (options, watcher) = (options(&options_json)?, Watcher::new(None, stop));
-        json(&command::over(&spec, &watcher, |work| retentions::retention(work, &options))?)
+        json(&command::over(spec, &watcher, |work| retentions::retention(work, &options))?)
     })
 }
 
@@ -97,9 +97,9 @@ pub fn retention(
 #[pyo3(signature = (spec_json, *, dry_run, storage_secrets=None))]
 pub fn reset(py: Python<'_>, spec_json: &str, dry_run: bool, storage_secrets: Option<Secrets>) -> PyResult<String> {
     let spec = spec(py, spec_json, storage_secrets)?;
-    enter(py, OnInterrupt::Wait, move |stop| {
+    over(py, OnInterrupt::Wait, spec, move |spec, stop| {
         let watcher = Watcher::new(None, stop);
-        json(&command::reset_all(&spec, &watcher, dry_run)?)
+        json(&command::reset_all(spec, &watcher, dry_run)?)
     })
 }
 
@@ -113,5 +113,5 @@ pub fn manifest(
     storage_secrets: Option<Secrets>,
 ) -> PyResult<String> {
     let spec = spec(py, spec_json, storage_secrets)?;
-    enter(py, OnInterrupt::Abandon, move |_| json(&command::manifest(&spec, &layers)?))
+    over(py, OnInterrupt::Abandon, spec, move |spec, _| json(&command::manifest(spec, &layers)?))
 }

@@ -48,6 +48,16 @@ impl Observer for Watcher {
     }
 }
 
+/// Runs `work` on a pipeline as [`enter`] does; errors name the lake, too.
+pub(super) fn over<T: Send + 'static>(
+    py: Python<'_>,
+    on_interrupt: OnInterrupt,
+    spec: PipelineSpec,
+    work: impl FnOnce(&PipelineSpec, &Stop) -> Result<T> + Send + 'static,
+) -> PyResult<T> {
+    enter(py, on_interrupt, move |stop| work(&spec, stop).map_err(|e| e.in_lake(&spec.lake)))
+}
+
 pub(super) fn json<T: Serialize>(value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|e| Error::Internal(e.to_string()))
 }
@@ -85,9 +95,9 @@ pub fn run_pipeline(
     spec.source_secrets = stream::spec::Secrets(source_secrets.unwrap_or_default().into_iter().collect());
     let transform = transform.map(|t| Arc::new(Function(t)) as Arc<dyn Transform>);
     let options = RunOptions { until_caught_up, max_epochs, accept_gap, void, drain, transform };
-    enter(py, OnInterrupt::Told, move |stop| {
+    over(py, OnInterrupt::Told, spec, move |spec, stop| {
         let watcher = Watcher::new(on_event, stop);
-        let mut report = stream::run(&spec, &options, secret.as_deref(), &watcher)?;
+        let mut report = stream::run(spec, &options, secret.as_deref(), &watcher)?;
         // It may have had nothing left to do; whoever asked still does not want what comes after it.
         report.stopped |= stop.asked();
         json(&report)
@@ -99,7 +109,7 @@ pub fn run_pipeline(
 #[pyo3(signature = (spec_json, *, storage_secrets=None))]
 pub fn audit(py: Python<'_>, spec_json: &str, storage_secrets: Option<Secrets>) -> PyResult<String> {
     let spec = spec(py, spec_json, storage_secrets)?;
-    enter(py, OnInterrupt::Abandon, move |_| json(&auditing::audit(&spec)?))
+    over(py, OnInterrupt::Abandon, spec, move |spec, _| json(&auditing::audit(spec)?))
 }
 
 /// Looks at a pipeline from outside; gives JSON.
@@ -113,7 +123,7 @@ pub fn inspect(
     storage_secrets: Option<Secrets>,
 ) -> PyResult<String> {
     let spec = spec(py, spec_json, storage_secrets)?;
-    enter(py, OnInterrupt::Abandon, move |_| json(&inspecting::inspect(&spec, epochs, samples)?))
+    over(py, OnInterrupt::Abandon, spec, move |spec, _| json(&inspecting::inspect(spec, epochs, samples)?))
 }
 
 /// A table of a pipeline's state, as its newest commit has it.
@@ -126,7 +136,7 @@ pub fn state_table(
     storage_secrets: Option<Secrets>,
 ) -> PyResult<Table> {
     let spec = spec(py, spec_json, storage_secrets)?;
-    let rows = enter(py, OnInterrupt::Abandon, move |_| stream::state_table::read(&spec, &table))?;
+    let rows = over(py, OnInterrupt::Abandon, spec, move |spec, _| stream::state_table::read(spec, &table))?;
     Ok(Table::of(vec![rows]))
 }
 
@@ -142,7 +152,7 @@ pub fn lake_log(
 ) -> PyResult<String> {
     let spec = spec(py, spec_json, storage_secrets)?;
     let since = u64::try_from(since).ok();
-    enter(py, OnInterrupt::Abandon, move |_| json(&inspecting::entries(&spec, shard, since)?))
+    over(py, OnInterrupt::Abandon, spec, move |spec, _| json(&inspecting::entries(spec, shard, since)?))
 }
 
 /// The numbers of a pipeline's shards; empty where it has none.
@@ -150,7 +160,7 @@ pub fn lake_log(
 #[pyo3(signature = (spec_json, *, storage_secrets=None))]
 pub fn lake_shards(py: Python<'_>, spec_json: &str, storage_secrets: Option<Secrets>) -> PyResult<Vec<u32>> {
     let spec = spec(py, spec_json, storage_secrets)?;
-    enter(py, OnInterrupt::Abandon, move |_| inspecting::shard_numbers(&spec))
+    over(py, OnInterrupt::Abandon, spec, move |spec, _| inspecting::shard_numbers(spec))
 }
 
 /// The places where a failure can be made on purpose.

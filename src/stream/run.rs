@@ -261,7 +261,7 @@ pub fn run(
     shards::check(spec, &contract)?;
     if contract.needs_secret() && secret.is_none() {
         return Err(Error::settings(
-            "secret",
+            "pii.secret",
             "the contract hashes personal properties; give the secret to do it with",
         ));
     }

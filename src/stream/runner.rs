@@ -194,10 +194,10 @@ impl<'a> Runner<'a> {
         if let Some(plan) = planned {
             let same = plan.contract == self.digest && plan.shape == self.shape;
             let contract = if same { self.contract.clone() } else { self.pinned_contract(&plan)? };
-            self.check_pins(&plan, &contract).map_err(|e| with_way_out(e, &plan))?;
+            self.check_pins(&plan, &contract).map_err(|e| with_way_out(e, &plan, self.spec.shard))?;
             let mut operators = self.take_up(&plan.shape, &contract, &plan.contract, &mut at)?;
             let ran = self.run_plan(source, &plan, &contract, &mut operators, &mut at);
-            if !ran.map_err(|e| with_way_out(e, &plan))? {
+            if !ran.map_err(|e| with_way_out(e, &plan, self.spec.shard))? {
                 return Ok(None);
             }
             if self.done(options) {

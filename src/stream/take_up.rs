@@ -74,7 +74,7 @@ impl Runner<'_> {
     pub(super) fn check_pins(&self, plan: &Plan, contract: &Contract) -> Result<()> {
         if plan.secret != fingerprint(contract, self.secret) {
             return Err(Error::settings(
-                "secret",
+                "pii.secret",
                 format!(
                     "epoch {} was planned with another secret; give it once more to finish that epoch",
                     plan.number
@@ -132,7 +132,7 @@ impl Runner<'_> {
     pub(super) fn pinned_contract(&self, plan: &Plan) -> Result<Contract> {
         let pinned = self.journal.contract(&plan.contract);
         let pinned = pinned.and_then(|text| contract_of(&text, &self.spec.contract_path, &plan.shape));
-        Ok(pinned.map_err(|e| with_way_out(e, plan))?.with_secret(self.secret))
+        Ok(pinned.map_err(|e| with_way_out(e, plan, self.spec.shard))?.with_secret(self.secret))
     }
 
     /// Runs an epoch that was planned before: the same ranges, the same bytes.

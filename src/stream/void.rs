@@ -5,6 +5,7 @@ use super::log::{Commit, FORMAT, Kind, Plan};
 use super::partitions::are_saved;
 use super::run::Event;
 use super::runner::Runner;
+use super::spec::Shard;
 use crate::error::{Error, Result};
 use crate::failpoint;
 
@@ -109,11 +110,12 @@ impl Runner<'_> {
 }
 
 /// Says how an epoch that cannot be run again is given up.
-pub(super) fn with_way_out(error: Error, plan: &Plan) -> Error {
+pub(super) fn with_way_out(error: Error, plan: &Plan, shard: Option<Shard>) -> Error {
     let number = plan.number;
+    let shard = shard.map(|s| format!(" --shard {}/{}", s.number, s.of)).unwrap_or_default();
     let way = format!(
         "Epoch {number} was planned before, and cannot be run as it was planned. Bring back what it needs, or give it up: \
-         `penstock run PIPELINE --void {number}` commits it as void, removes its files, and reads the same ranges again \
+         `penstock run PIPELINE --void {number}{shard}` commits it as void, removes its files, and reads the same ranges again \
          under today's contract and settings; no event is lost or doubled"
     );
     match error {

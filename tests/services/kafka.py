@@ -1,38 +1,28 @@
-"""Apache Kafka, from Maven Central: one node (broker and controller), on loopback."""
+"""Apache Kafka: one node (broker and controller), on loopback."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import re
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from services import Process, cache, free_port, locked, missing, need, until
+from services import Process, free_port, need, until
+from services.certificates import make_authority, sign
+from services.java import install, java
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from typing_extensions import Self
 
-VERSION = "4.3.1"
-POM = f"""
-<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
-  <groupId>test</groupId><artifactId>kafka-libs</artifactId><version>1</version><packaging>pom</packaging>
-  <dependencies>
-    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{VERSION}</version></dependency>
-    <dependency><groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId>
-      <version>2.25.4</version><scope>runtime</scope></dependency>
-  </dependencies></project>
-"""
 # Small and quick: a topic for offsets with few partitions, a session that runs out soon, checkpoints that come often.
 # And nothing goes by its age unless a test asks for it: messages may carry any timestamp.
 PROPERTIES = {
@@ -55,6 +45,7 @@ PROPERTIES = {
     "log.cleaner.dedupe.buffer.size": "2097152",
     "log.retention.ms": "-1",
 }
+T = TypeVar("T")
 CLUSTER_ID = "4L6g3nShT-eMCtK--X86sw"
 ADMIN, ADMIN_PASSWORD = "admin", "admin-secret"
 MARK = "listener.name.sasl_ssl"
@@ -90,7 +81,7 @@ class KafkaBroker:
     # --- life -------------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        self.classpath, self.archive = install()
+        self.classpath, self.archive = install(_archive)
         self.folder = Path(tempfile.mkdtemp(prefix="penstock-kafka-"))
         self.log = self.folder / "broker.log"
         for attempt in range(5):
@@ -117,23 +108,18 @@ class KafkaBroker:
         return f"127.0.0.1:{self.port}"
 
     def start(self, *, wait: bool = True) -> None:
-        """Start it, again on the same data and ports, and wait until it serves every topic that it has."""
+        """Start it, again on the same data and ports, and wait until it serves all that it has."""
         if self.process and self.process.running():
             return
-        self.process = Process(
-            [
-                *java(self.classpath, heap=self.heap, quick=self.quick, archive=self.archive),
-                "kafka.Kafka",
-                str(self.folder / "server.properties"),
-            ],
-            self.log,
-        )
+        command = java(self.classpath, heap=self.heap, quick=self.quick, archive=self.archive)
+        self.process = Process([*command, "kafka.Kafka", str(self.folder / "server.properties")], self.log)
         if wait:
             self.wait()
 
     def wait(self, *, seconds: float = 90.0) -> None:
-        """Wait until it serves every topic that it has."""
+        """Wait until it serves every topic that it has, and consumer groups."""
         until(f"Kafka on {self.bootstrap} (its log: {self.log})", self._serves, seconds=seconds)
+        self.group_offsets("nobody", "__consumer_offsets")
 
     def stop(self) -> None:
         """SIGTERM."""
@@ -190,21 +176,9 @@ class KafkaBroker:
         own |= self.properties
         file = self.folder / "server.properties"
         file.write_text("".join(f"{k}={v}\n" for k, v in own.items()))
-        done = subprocess.run(
-            [
-                *java(self.classpath, heap="128m", archive=self.archive),
-                "kafka.tools.StorageTool",
-                "format",
-                "-t",
-                CLUSTER_ID,
-                "-c",
-                str(file),
-                *scram,
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = [*java(self.classpath, heap="128m", archive=self.archive), "kafka.tools.StorageTool", "format"]
+        command += ["-t", CLUSTER_ID, "-c", str(file), *scram]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"Kafka's storage was not formatted: {done.stdout}{done.stderr}")
 
@@ -260,27 +234,37 @@ class KafkaBroker:
     def _forget_admin(self) -> None:
         self._admin = None
 
-    def _ask(self, call: Callable[[], object]) -> None:
-        """Calls, and again while the broker is not quite back."""
+    def _ask(self, call: Callable[[], T], *, done: str = "") -> T | None:
+        """Calls, and again while the broker is not quite back.
+
+        Args:
+            call: What is asked.
+            done: The error that says that an earlier call, whose answer was lost, has done it.
+        """
         from confluent_kafka import KafkaException
 
-        def done() -> bool:
-            try:
-                call()
-            except KafkaException as error:
-                if _passing(error):
-                    return False
-                raise
-            return True
+        calls = 0
 
-        until("the administrator's call", done)
+        def ask() -> tuple[T | None] | None:
+            nonlocal calls
+            calls += 1
+            try:
+                return (call(),)
+            except KafkaException as error:
+                if calls > 1 and error.args[0].name() == done:
+                    return (None,)
+                if _passing(error):
+                    return None
+                raise
+
+        return until("the administrator's call", ask)[0]
 
     def create_topic(self, name: str, *, partitions: int = 1, config: Mapping[str, str] | None = None) -> str:
         """Make a topic and wait until it can be used."""
         from confluent_kafka.admin import NewTopic
 
         topic = NewTopic(name, num_partitions=partitions, replication_factor=1, config=dict(config or {}))
-        self._ask(lambda: self.admin().create_topics([topic])[name].result(30))
+        self._ask(lambda: self.admin().create_topics([topic])[name].result(30), done="TOPIC_ALREADY_EXISTS")
         until(f"topic {name}", lambda: self.partitions(name) == partitions)
         return name
 
@@ -293,12 +277,13 @@ class KafkaBroker:
         """Let a topic have this many partitions."""
         from confluent_kafka.admin import NewPartitions
 
-        self._ask(lambda: self.admin().create_partitions([NewPartitions(topic, total)])[topic].result(30))
+        more = NewPartitions(topic, total)
+        self._ask(lambda: self.admin().create_partitions([more])[topic].result(30), done="INVALID_PARTITIONS")
         until(f"{total} partitions of {topic}", lambda: self.partitions(topic) == total)
 
     def delete_topic(self, name: str) -> None:
         """Delete a topic and wait until nobody sees it any more."""
-        self._ask(lambda: self.admin().delete_topics([name])[name].result(30))
+        self._ask(lambda: self.admin().delete_topics([name])[name].result(30), done="UNKNOWN_TOPIC_OR_PART")
         until(f"topic {name} to go", lambda: name not in self.admin().list_topics(timeout=30).topics)
 
     def delete_records(self, topic: str, before: Mapping[int, int]) -> None:
@@ -312,43 +297,42 @@ class KafkaBroker:
             lambda: all(self.offsets(topic)[p][0] >= offset for p, offset in before.items()),
         )
 
-    def offsets(self, topic: str) -> dict[int, tuple[int, int]]:
-        """First and end offset by partition."""
-        from confluent_kafka import KafkaException, TopicPartition
+    def offsets(self, topic: str, *, stable: bool = False) -> dict[int, tuple[int, int]]:
+        """First and end offset by partition; of `stable`, the end is where the first open transaction begins."""
+        from confluent_kafka import IsolationLevel, TopicPartition
         from confluent_kafka.admin import OffsetSpec
+
+        level = IsolationLevel.READ_COMMITTED if stable else IsolationLevel.READ_UNCOMMITTED
 
         places = [TopicPartition(topic, p) for p in range(self.partitions(topic))]
         if not places:
             return {}
 
         def ask(spec: Any) -> dict[int, int]:
-            asked = self.admin().list_offsets(dict.fromkeys(places, spec))
+            asked = self.admin().list_offsets(dict.fromkeys(places, spec), isolation_level=level)
             return {place.partition: future.result(30).offset for place, future in asked.items()}
 
-        def both() -> tuple[dict[int, int], dict[int, int]] | None:
-            try:
-                return ask(OffsetSpec.earliest()), ask(OffsetSpec.latest())
-            except KafkaException as error:
-                # A partition that was made a moment ago, or whose broker is just back.
-                if _passing(error):
-                    return None
-                raise
-
-        first, end = until(f"offsets of {topic}", both)
+        found = self._ask(lambda: (ask(OffsetSpec.earliest()), ask(OffsetSpec.latest())))
+        assert found is not None
+        first, end = found
         return {p: (first[p], end[p]) for p in first}
 
-    def end_offsets(self, topic: str) -> dict[int, int]:
-        """End offset by partition."""
-        return {p: end for p, (_, end) in self.offsets(topic).items()}
+    def end_offsets(self, topic: str, *, stable: bool = False) -> dict[int, int]:
+        """End offset by partition; of `stable`, as `offsets` has it."""
+        return {p: end for p, (_, end) in self.offsets(topic, stable=stable).items()}
 
     def group_offsets(self, group: str, topic: str) -> dict[int, int]:
         """The offsets that a consumer group has committed, by partition; those without one are left out."""
-        from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+        from confluent_kafka import Consumer, TopicPartition
 
-        places = [TopicPartition(topic, p) for p in range(self.partitions(topic))]
-        asked = self.admin().list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, places)])
-        found = asked[group].result(30).topic_partitions
-        return {place.partition: place.offset for place in found if place.offset >= 0}
+        # By a consumer: librdkafka's administrator crashes while the group has no coordinator (2.16).
+        client = Consumer(self.settings() | {"group.id": group} | QUIET)
+        places = [TopicPartition(topic, p) for p in range(max(1, self.partitions(topic)))]
+        try:
+            found = self._ask(lambda: client.committed(places, timeout=30))
+        finally:
+            client.close()
+        return {place.partition: place.offset for place in found or () if place.offset >= 0}
 
     def produce(
         self,
@@ -459,73 +443,13 @@ def _passing(error: Any) -> bool:
     found = error.args[0]
     return bool(found.retriable()) or found.name() in {
         "NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "UNKNOWN_TOPIC_OR_PART", "NOT_CONTROLLER", "_TRANSPORT",
-        "UNKNOWN_LEADER_EPOCH", "FENCED_LEADER_EPOCH", "OFFSET_NOT_AVAILABLE",
+        "UNKNOWN_LEADER_EPOCH", "FENCED_LEADER_EPOCH", "OFFSET_NOT_AVAILABLE", "COORDINATOR_NOT_AVAILABLE",
+        "COORDINATOR_LOAD_IN_PROGRESS", "NOT_COORDINATOR", "REQUEST_TIMED_OUT", "_TIMED_OUT",
     }  # fmt: skip
 
 
 class _PortTakenError(RuntimeError):
     """Somebody else was quicker."""
-
-
-def java(classpath: str, *, heap: str, quick: bool = True, archive: Path | None = None) -> list[str]:
-    """The command that starts a class of Kafka's."""
-    command = [_java(), f"-Xmx{heap}", "-Xms64m", "-XX:+UseSerialGC", "-Xlog:disable", "-Xlog:all=error:stderr"]
-    if quick:
-        command.append("-XX:TieredStopAtLevel=1")
-    if archive and archive.exists():
-        command.append(f"-XX:SharedArchiveFile={archive}")
-    return [*command, "-cp", classpath]
-
-
-def _java() -> str:
-    home = os.environ.get("JAVA_HOME")
-    return str(Path(home) / "bin" / "java") if home else "java"
-
-
-def install() -> tuple[str, Path]:
-    """Fetch Kafka once. Gives its class path and the archive of its classes (a quicker start)."""
-    if not shutil.which(_java()):
-        missing("Apache Kafka needs Java 17 or newer on PATH (Debian: apt-get install openjdk-17-jre-headless maven)")
-    said = subprocess.run([_java(), "-version"], capture_output=True, text=True, check=False).stderr
-    version = re.search(r'version "((\d+)[^"]*)"', said)
-    if not version or int(version[2]) < 17:
-        missing(f"Apache Kafka {VERSION} needs Java 17 or newer; found: {said.splitlines()[:1]}")
-    folder = cache() / f"kafka-{VERSION}"
-    archive = folder / f"classes-{re.sub('[^0-9A-Za-z.+-]', '-', version[1])}.jsa"
-    with locked("kafka"):
-        if not (folder / "libs").is_dir():
-            need("mvn", why="fetching Apache Kafka")
-            _fetch(folder)
-        classpath = ":".join(str(jar) for jar in sorted((folder / "libs").glob("*.jar")))
-        if not archive.exists():
-            _archive(classpath, archive)
-    return classpath, archive
-
-
-def _fetch(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        (Path(work) / "pom.xml").write_text(POM)
-        for left in (2, 1, 0):
-            done = subprocess.run(
-                [
-                    "mvn",
-                    "-B",
-                    "-q",
-                    "dependency:copy-dependencies",
-                    "-DincludeScope=runtime",
-                    f"-DoutputDirectory={work}/libs",
-                ],
-                cwd=work,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode == 0:
-                (Path(work) / "libs").rename(folder / "libs")
-                return
-            if not left:
-                missing(f"Apache Kafka {VERSION} cannot be fetched from Maven Central: {done.stdout[-2000:]}")
 
 
 def _archive(classpath: str, archive: Path) -> None:
@@ -539,16 +463,8 @@ def _archive(classpath: str, archive: Path) -> None:
     try:
         broker._format()
         command = java(classpath, heap="512m")
-        broker.process = Process(
-            [
-                *command[:-2],
-                f"-XX:ArchiveClassesAtExit={part}",
-                *command[-2:],
-                "kafka.Kafka",
-                str(broker.folder / "server.properties"),
-            ],
-            broker.log,
-        )
+        command = [*command[:-2], f"-XX:ArchiveClassesAtExit={part}", *command[-2:], "kafka.Kafka"]
+        broker.process = Process([*command, str(broker.folder / "server.properties")], broker.log)
         with contextlib.suppress(TimeoutError, RuntimeError):
             broker.wait(seconds=120)
             broker.create_topic("warm")
@@ -559,48 +475,6 @@ def _archive(classpath: str, archive: Path) -> None:
     finally:
         broker.kill()
         shutil.rmtree(broker.folder, ignore_errors=True)
-
-
-def make_authority(folder: Path, name: str) -> Path:
-    """An authority for certificates; gives its own certificate."""
-    _openssl(
-        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650", "-subj", f"/CN=penstock test {name}",
-        "-keyout", str(folder / f"{name}.key"), "-out", str(folder / f"{name}.pem"),
-    )  # fmt: skip
-    return folder / f"{name}.pem"
-
-
-def sign(folder: Path, authority: str, name: str) -> Path:
-    """A certificate for loopback, signed by an authority; gives one file of key, certificate and authority."""
-    base = folder / name
-    _openssl(
-        "req",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-subj",
-        "/CN=localhost",
-        "-keyout",
-        f"{base}.key",
-        "-out",
-        f"{base}.csr",
-    )
-    (folder / f"{name}.ext").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
-    _openssl(
-        "x509", "-req", "-days", "3650", "-in", f"{base}.csr", "-CA", str(folder / f"{authority}.pem"),
-        "-CAkey", str(folder / f"{authority}.key"), "-CAcreateserial", "-extfile", f"{base}.ext", "-out", f"{base}.crt",
-    )  # fmt: skip
-    key = _openssl("pkcs8", "-topk8", "-nocrypt", "-in", f"{base}.key")
-    store = folder / f"{name}.store.pem"
-    store.write_text(key + Path(f"{base}.crt").read_text() + (folder / f"{authority}.pem").read_text())
-    return store
-
-
-def _openssl(*arguments: str) -> str:
-    done = subprocess.run(["openssl", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"openssl {arguments[0]}: {done.stderr}")
-    return done.stdout
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from penstock.cli import _common
+from penstock.cli import _common, _pipe, completion
 from penstock.cli._common import EXIT_CODES, ExitCode, examples
 
 if TYPE_CHECKING:
@@ -103,10 +103,12 @@ def main() -> NoReturn:
     """The command `penstock`: no traceback for a user's mistake."""
     # What the engine logs is for who asked for a log; else Python would print its warnings among the output.
     logging.getLogger("penstock").addHandler(logging.NullHandler())
-    # What does not begin with the name of a command (an option, a name that is none) is answered by all of them.
-    named = sys.argv[1:2]
+    _pipe.listen_no_more()
     try:
-        _app_of(named if named and named[0] in _COMMANDS else _COMMANDS)(prog_name="penstock")
+        arguments = completion.with_shell(sys.argv[1:])
+        # What does not begin with the name of a command (an option, a name that is none) is answered by all of them.
+        named = arguments[:1]
+        _app_of(named if named and named[0] in _COMMANDS else _COMMANDS)(arguments, prog_name="penstock")
     except SystemExit as end:
         # The process ends: nobody needs what a last walk over all its objects would find.
         gc.freeze()
@@ -116,4 +118,7 @@ def main() -> NoReturn:
         raise
     except Exception as error:  # noqa: BLE001 - the one gate: whatever it is, people get a message and an exit code
         _common.fail(error)
+    finally:
+        # What is left in the buffer finds out only now that nobody reads it.
+        sys.stdout.flush()
     sys.exit(0)

@@ -73,6 +73,10 @@ def check(contract: ContractArgument, as_json: JsonOption = False) -> None:
         for version, said in event["versions"].items():
             if said["ignored"]:
                 out.print(Text(f"{name} {version}: not looked at: {', '.join(map(str, said['ignored']))}", "yellow"))
+            for role in said["undeclared_roles"]:
+                near = f" (did you mean {role['nearest']}?)" if role["nearest"] else ""
+                what = f"{role['role']} is read from {role['pointer']}, which the schema does not declare{near}"
+                out.print(Text(f"{name} {version}: {what}: an event without it is a dead letter", "yellow"))
     out.print(simple_table("Columns of Silver", ("column", "type"), loaded.columns))
     if found["needs_secret"]:
         out.print("properties are hashed: a run needs [bold]pii.secret[/bold] in the pipeline file")

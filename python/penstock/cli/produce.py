@@ -22,6 +22,10 @@ EXAMPLES = (
 
 _FILE = "To a file"
 _KAFKA = "To Kafka"
+_OPTIONS = {
+    name: f"--{name.replace('_', '-')}"
+    for name in ("start", "span", "events_per_second", "duplicate_rate", "late_rate", "users", "heartbeat")
+} | {"total": "--total-events", "bad_rate": "--bad-data-rate"}
 
 
 def produce(
@@ -107,10 +111,19 @@ def produce(
         "kafka": kafka_settings(set_kafka or ()),
         "heartbeat": heartbeat,
     }
-    if to is not None:
-        _to_file(out, pipeline, to, truth, events, quiet=quiet, given=[name for name in kafka if kafka[name]])
-    else:
-        _to_kafka(out, pipeline, truth, {"brokers": brokers, **kafka, **events}, quiet=quiet)
+    from penstock.errors import SettingsError
+
+    try:
+        if to is not None:
+            _to_file(out, pipeline, to, truth, events, quiet=quiet, given=[name for name in kafka if kafka[name]])
+        else:
+            _to_kafka(out, pipeline, truth, {"brokers": brokers, **kafka, **events}, quiet=quiet)
+    except SettingsError as error:
+        # In Python it is an argument; here it is an option.
+        name, colon, reason = str(error).partition(":")
+        if colon and name in _OPTIONS:
+            raise SettingsError(f"{_OPTIONS[name]}:{reason}", name=_OPTIONS[name]) from None
+        raise
 
 
 def _to_file(

@@ -61,7 +61,8 @@ def quality(
     report = run_checks(open_pipeline(pipeline, settings).spec(), day, warehouse)
     told = report.as_dict()
     rows = [(c.name, c.passed, c.message if c.passed else f"FAILED: {c.message}") for c in report.checks]
-    out.print(checks_table(rows, f"{report.pipeline}: quality of {report.date}"))
+    default = "" if date else ", which is yesterday (UTC): --date names another day"
+    out.print(checks_table(rows, f"{report.pipeline}: quality of {report.date}{default}"))
     if slack and not report.passed:
         alert = slack.send(report)
         told["alert"] = {"sent": alert.sent, "attempts": alert.attempts, "reason": alert.reason}

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from penstock.errors import DataError, LakeError, WarehouseError
+from penstock.errors import DataError, WarehouseError
+from penstock.lake import unreadable
 
 if TYPE_CHECKING:
     from penstock._typing import ArrowStreamExportable
@@ -124,7 +125,7 @@ class DuckDBBackend:
             raise KeyboardInterrupt from error
         except duckdb.Error as error:
             if ".parquet" in _first(error):
-                raise LakeError(f"lake: a file cannot be read; `penstock audit` says more. {_first(error)}") from error
+                raise unreadable(error, "") from error
             raise WarehouseError(f"warehouse {self.place}: {_first(error)}") from error
         except RuntimeError as error:
             # So newer versions of DuckDB say that Ctrl-C came in the middle of a statement.

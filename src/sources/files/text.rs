@@ -244,14 +244,15 @@ fn corrupt(path: &str, format: Format, byte: u64, error: &io::Error) -> Error {
     let message = error.to_string();
     let reason = if error.kind() == ErrorKind::UnexpectedEof {
         format!(
-            "the {name} data ends in the middle. If it is still being written, move it here when it is whole; else fetch it again"
+            "the {name} data ends in the middle: the file is cut off, and the run stops before it. If it is still being \
+             written, move it here when it is whole; else fetch it again, or take it out of source.files.paths"
         )
     } else if message.contains("too much memory") || message.contains("window") {
         format!("the {name} data needs a window above 128 MiB; compress it again without --long=28 or more")
     } else if error.kind() == ErrorKind::PermissionDenied {
         return refused(path, byte, error);
     } else {
-        format!("the {name} data is damaged ({message}); fetch the file again")
+        format!("the {name} data is damaged ({message}); fetch the file again, or take it out of source.files.paths")
     };
     Error::source(format!("{path}, byte {byte} of its text"), reason)
 }

@@ -13,6 +13,8 @@ use crate::failpoint;
 
 /// For so long a commit to the consumer group is waited for.
 const COMMIT_WAIT: Duration = Duration::from_secs(2);
+/// The same at the end of a run, when no epoch comes that could tell it again.
+const LAST_WAIT: Duration = Duration::from_secs(5);
 
 impl Kafka<'_> {
     /// Tells the consumer group how far was committed; what it could not be told before, too.
@@ -71,5 +73,32 @@ impl Kafka<'_> {
         }
         self.telling = Some((asked, self.untold.clone()));
         Ok(())
+    }
+}
+
+impl Drop for Kafka<'_> {
+    fn drop(&mut self) {
+        let Some((asked, told)) = self.telling.take() else { return };
+        let Some(reader) = self.reader.as_ref().or(self.again.as_ref()) else { return };
+        let since = Instant::now();
+        let answered = |asked: &native::Asked| loop {
+            match asked.commit(client::SLICE) {
+                Some(answer) => return answer.is_ok(),
+                None if since.elapsed() >= LAST_WAIT => return false,
+                None => {}
+            }
+        };
+        if !answered(&asked) {
+            return;
+        }
+        self.untold.retain(|key, position| told.get(key) != Some(position));
+        let mut list = TopicPartitionList::new();
+        for ((topic, partition), position) in &self.untold {
+            // An offset that cannot be written down is not told: what is committed is safe.
+            let _ = list.add_partition_offset(topic, *partition, Offset::Offset(*position));
+        }
+        if list.count() > 0 {
+            answered(&native::ask_commit(&reader.connection.client, &list));
+        }
     }
 }

@@ -77,7 +77,7 @@ impl Judge {
         let contract = contract_of(&spec.contract_text, &spec.contract_path, &shape)?.with_secret(means.secret);
         if contract.needs_secret() && means.secret.is_none() {
             return Err(Error::settings(
-                "secret",
+                "pii.secret",
                 "the contract hashes personal properties; give the secret to do it with",
             ));
         }
