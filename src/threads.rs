@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
-use crate::memory;
 
 static POOL: Mutex<Option<(u32, Arc<ThreadPool>)>> = Mutex::new(None);
 
@@ -23,7 +22,6 @@ pub fn pool() -> Result<Arc<ThreadPool>> {
     if let Some((_, pool)) = held.as_ref().filter(|(owner, _)| *owner == process) {
         return Ok(pool.clone());
     }
-    memory::give_back();
     let pool = ThreadPoolBuilder::new()
         .thread_name(|i| format!("penstock-{i}"))
         .build()

@@ -9,6 +9,7 @@ mod gate;
 mod generate;
 mod lake;
 mod logs;
+mod memory;
 #[cfg(feature = "kafka")]
 mod producer;
 mod scd2;
@@ -37,6 +38,8 @@ mod _core {
     use super::lake::{LakeObjects, read_lake, write_parquet};
     #[pymodule_export]
     use super::logs::log_level;
+    #[pymodule_export]
+    use super::memory::give_back_large_blocks;
     #[cfg(feature = "kafka")]
     #[pymodule_export]
     use super::producer::{EmbeddedKafka, produce};

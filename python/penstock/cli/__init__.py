@@ -53,6 +53,8 @@ _COMMANDS = {
     "doctor": _LOOK,
     "contract": _LOOK,
 }
+# Those that work on many events; the process is theirs alone.
+_MANY_EVENTS = ("demo", "produce", "run", "load", "audit", "replay", "backfill", "compact")
 
 
 def _version(asked: bool) -> None:
@@ -107,8 +109,15 @@ def main() -> NoReturn:
     try:
         arguments = completion.with_shell(sys.argv[1:])
         # What does not begin with the name of a command (an option, a name that is none) is answered by all of them.
-        named = arguments[:1]
-        _app_of(named if named and named[0] in _COMMANDS else _COMMANDS)(arguments, prog_name="penstock")
+        named = arguments[:1] if arguments[:1] and arguments[0] in _COMMANDS else []
+        app = _app_of(named or _COMMANDS)
+        if named and named[0] in _MANY_EVENTS:
+            from penstock import _core
+
+            _core.give_back_large_blocks()
+        app(arguments, prog_name="penstock")
+    except KeyboardInterrupt:  # while a command was imported
+        sys.exit(ExitCode.INTERRUPTED)
     except SystemExit as end:
         # The process ends: nobody needs what a last walk over all its objects would find.
         gc.freeze()
