@@ -17,7 +17,7 @@ pub mod hash;
 pub mod lake;
 #[cfg(feature = "kafka")]
 mod librdkafka;
-mod memory;
+pub mod memory;
 pub mod packed;
 #[cfg(feature = "kafka")]
 pub mod producer;
