@@ -270,13 +270,15 @@ fn negate(limbs: &mut [u64; LIMBS]) {
     }
 }
 
-/// `value * 2^exponent`, rounded at most once: towards the ends of the range in two steps that are exact.
+/// `value * 2^exponent`, rounded at most once: towards the ends of the range in two steps that are exact. What is not zero
+/// is at least 1 here, so that half of the way down it still has all its bits.
 fn scale(value: f64, exponent: i32) -> f64 {
-    let power = |e: i32| f64::from_bits(if e < -1022 { 1 << (e + 1074) } else { ((e + 1023) as u64) << 52 });
-    if exponent > 1023 {
-        return value * power(1023) * power(exponent - 1023);
+    let power = |e: i32| f64::from_bits(((e + 1023) as u64) << 52);
+    match exponent {
+        1024.. => value * power(1023) * power(exponent - 1023),
+        ..-1022 => value * power(-600) * power(exponent + 600),
+        _ => value * power(exponent),
     }
-    value * power(exponent)
 }
 
 #[cfg(test)]

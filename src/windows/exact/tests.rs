@@ -129,4 +129,7 @@ fn known_sums() {
     assert!(sum_of(&[f64::INFINITY, f64::NEG_INFINITY]).value().is_nan());
     assert!(sum_of(&[f64::NAN, 1.0]).value().is_nan());
     assert_eq!(sum_of(&[5e-324, 5e-324]).value(), 1e-323);
+    // What is left of a wide sum may be as small as a number can be.
+    assert_eq!(sum_of(&[f64::MAX, -f64::MAX, 5e-324]).value(), 5e-324);
+    assert_eq!(sum_of(&[f64::MAX, -f64::MAX, f64::MIN_POSITIVE, -5e-324]).value(), f64::MIN_POSITIVE - 5e-324);
 }
