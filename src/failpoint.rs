@@ -138,9 +138,15 @@ pub fn pass(name: &'static str) -> Result<()> {
 }
 
 /// Sends a signal to the process `$0`, and waits until it works. A process that is to stand still may go on for a moment
-/// until one of its threads has noticed: no thread passes once the first one stands.
+/// until one of its threads has noticed; from then on no thread passes. That one has noticed can be seen for good: SIGSTOP
+/// is not pending any more (the fifth digit from the right has the bit of signal 19). That it stands cannot: somebody may
+/// have let it go on before this shell looks.
 const SEND: &str = r#"kill -"$1" "$0" || exit 1
-until ! [ -e "/proc/$0/status" ] || grep -q '^State:.[TtZX]' "/proc/$0/status"; do :; done"#;
+case "$1" in
+  STOP) while grep -q '^ShdPnd:.*[4-7c-f]....$' "/proc/$0/status"; do :; done ;;
+  *) while [ -e "/proc/$0/status" ] && ! grep -q '^State:.[ZX]' "/proc/$0/status"; do :; done ;;
+esac 2>/dev/null
+exit 0"#;
 
 /// Sends this process a signal by way of a shell, and waits for it to work.
 fn signal(name: &str) -> Result<()> {
