@@ -94,6 +94,21 @@ def test_a_failpoint_that_is_none(failpoint: str, said: str, tmp_path: Path, inp
     assert re.search(rf"^SettingsError: PENSTOCK_FAILPOINT: {said}", failed.stderr, re.MULTILINE), failed.stderr
 
 
+def test_a_process_that_is_let_go_on_at_once(tmp_path: Path, inputs: list[Path]) -> None:
+    """It goes on also when it was let go on before anybody but its parent saw that it stood."""
+    for n in range(10):
+        places = ("term.before", "plan.after", "commit.after")
+        process = crash.make(tmp_path / f"p{n}", inputs).start(failpoint=",".join(f"{place}=stop" for place in places))
+        try:
+            for _ in places:
+                crash.halted(process)
+                process.send_signal(signal.SIGCONT)
+            _, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
+        assert process.returncode == 0, err
+
+
 @pytest.mark.timeout(900)
 def test_killed_at_random_moments(tmp_path: Path, inputs: list[Path], undisturbed: crash.Pipeline) -> None:
     chance = random.Random(SEED)
