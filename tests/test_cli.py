@@ -217,6 +217,36 @@ def test_into_a_pipe_that_is_closed() -> None:
         assert (done.returncode, done.stderr) == (0, ""), arguments
 
 
+def test_standard_output_that_takes_nothing() -> None:
+    """Closed, it is missed by nobody; full, it is an error, but none that hides another."""
+    for arguments, closed, full in ((["--version"], 0, 3), (["contract", "check", "no-such-contract"], 2, 2)):
+        command = " ".join([sys.executable, "-m", "penstock", *arguments])
+        for into, code in ((">&-", closed), ("> /dev/full", full)):
+            done = subprocess.run(
+                ["sh", "-c", f"{command} {into}"],
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=240,
+                env=os.environ | ENVIRONMENT,
+            )
+            assert done.returncode == code, (arguments, into, done.stderr)
+            assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m penstock --json contract check no-such-contract > /dev/full"],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=240,
+        env=os.environ | ENVIRONMENT,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+
+
+def test_what_comes_from_the_environment_is_not_shown(shop: Path) -> None:
+    done = cli("audit", shop, "--set", "sessions.gap=${SECRET}", SECRET="hunter2secret")
+    assert done.returncode == 2 and "hunter2secret" not in done.stderr + done.stdout
+    assert "sessions.gap" in done.stderr
+
+
 def test_doctor(shop: Path, tmp_path: Path) -> None:
     told = found("doctor", shop, *FILES)
     names = {check["name"] for check in told["checks"]}

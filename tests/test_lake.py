@@ -200,3 +200,26 @@ def test_a_damaged_file_is_explained(harm: str, pipeline: crash.Pipeline, tmp_pa
         ) as said:
             read()
         assert "bring it back from a backup" in str(said.value)
+
+
+def test_a_file_that_was_removed_is_no_damage(pipeline: crash.Pipeline, tmp_path: Path) -> None:
+    """What was read of the log before a compaction and used long after it."""
+    lake = Path(shutil.copytree(pipeline.lake, tmp_path / "lake"))
+    rows = penstock.read_lake(lake, "silver/events")
+    victim = Path(max(rows.files))
+    victim.unlink()
+    for read in (rows.to_pyarrow, rows.to_polars, rows._repr_html_):
+        with pytest.raises(penstock.LakeError, match=f"^lake {victim}: was removed since .* read_lake again"):
+            read()
+
+
+def test_what_is_wrong_with_the_connection_is_no_damage(pipeline: crash.Pipeline) -> None:
+    rows = penstock.read_lake(pipeline.lake, "silver/events")
+    closed = duckdb.connect()
+    closed.close()
+    with pytest.raises(duckdb.ConnectionException):
+        rows.to_duckdb(closed)
+    locked = duckdb.connect()
+    locked.execute("SET enable_external_access = false")
+    with pytest.raises(duckdb.PermissionException):
+        rows.to_duckdb(locked)

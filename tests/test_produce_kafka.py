@@ -107,7 +107,7 @@ def test_stopped_it_flushes_and_says_what_was_delivered(kafka_broker: KafkaBroke
         assert expected["consumed"] == sum(expected[n] for n in ("silver", "rejected", "duplicate", "late", "pending"))
 
 
-def test_events_come_live_and_evenly(kafka_broker: KafkaBroker) -> None:
+def test_events_come_live(kafka_broker: KafkaBroker) -> None:
     def at(time: str) -> float:
         return dt.datetime.fromisoformat(time.replace("Z", "+00:00")).timestamp() * 1_000
 
@@ -117,10 +117,12 @@ def test_events_come_live_and_evenly(kafka_broker: KafkaBroker) -> None:
     )
     after = dt.datetime.now(dt.timezone.utc).timestamp() * 1_000
     assert told["seconds"] >= 1.4
-    # Not in a burst: none is sent before its own time, however busy the machine is.
+    # None is sent before its own time, and they are not all held to be sent at the end, however busy the machine is.
     messages = kafka_broker.consume("live")
     early = [m.value() for m in messages if m.timestamp()[1] < at(json.loads(m.value())["event_timestamp"]) - 1]
     assert (len(messages), early) == (1_500, [])
+    sent = sorted(m.timestamp()[1] for m in messages)
+    assert sent[0] < sent[-1] - 500, "they came in one burst"
     assert before - 1_000 <= at(told["first_event_time"]) <= after
 
 

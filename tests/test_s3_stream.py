@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 import crash
+import penstock
 import s3_support
 from penstock import _core
+from penstock.storage import Storage
 from services.fault_proxy import fault_proxy
 from services.s3 import S3Server, s3_server
 
@@ -168,6 +170,20 @@ def test_the_server_is_killed_and_started(tmp_path: Path, inputs: list[Path]) ->
             runs += 1
             s3_support.assert_same(whole, pipeline)
     print(f"\nserver killed {kills} times in {runs} runs")
+
+
+def test_readers_hear_why_nothing_comes(tmp_path: Path, inputs: list[Path]) -> None:
+    """A server that is away is no damaged file."""
+    with s3_server(tmp_path / "s3") as server:
+        pipeline = s3_support.make(tmp_path / "p", inputs, server)
+        assert pipeline.run().returncode == 0
+        storage = Storage.of({**server.settings, "timeout": "1s"})
+        rows = penstock.read_lake(pipeline.url, "silver/events", storage=storage)
+        server.kill()
+        for read in (rows.to_pyarrow, rows.to_polars):
+            with pytest.raises(penstock.LakeError, match="cannot be reached") as said:
+                read()
+            assert "damaged" not in str(said.value)
 
 
 def test_both_are_killed(tmp_path: Path, inputs: list[Path], undisturbed: crash.Pipeline) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "deduplicate",
     "failpoints",
     "generate",
+    "give_back_large_blocks",
     "inspect",
     "lake_log",
     "lake_shards",

@@ -168,6 +168,7 @@ def override(document: Document, assignment: str) -> None:
         raise SettingsError(f"--set {assignment}: write it as name=value, such as sessions.gap=45m")
     name = name.strip()
     loc: Loc = tuple(part.strip() for part in name.split("."))
+    given = text
     try:
         text = fill(text)
     except KeyError as missing:
@@ -201,6 +202,9 @@ def override(document: Document, assignment: str) -> None:
         document.written.pop(known, None)
         document.options.pop(known, None)
     document.options[whole] = name
+    if given != text:
+        # What came out of the environment may be a secret: messages show what was written.
+        document.written[whole] = given
 
 
 def _step(here: Any, part: str, steps: list[str | int], name: str) -> Any:

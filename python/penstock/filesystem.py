@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsspec import AbstractFileSystem
 from fsspec.spec import AbstractBufferedFile
 
 from penstock import _core
+from penstock.errors import PenstockError
 from penstock.lake import TRASH
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import duckdb
 
     from penstock.storage import Storage
 
 _BLOCK = 4 * 2**20
+_Answer = TypeVar("_Answer")
 
 
 class LakeFileSystem(AbstractFileSystem):  # type: ignore[misc]
@@ -35,6 +39,8 @@ class LakeFileSystem(AbstractFileSystem):  # type: ignore[misc]
         super().__init__()
         self.objects = _core.LakeObjects(lake, **storage.for_engine())
         self.lake = lake
+        # What the engine said when it could not read: DuckDB tells of it in words of its own.
+        self.refused: PenstockError | None = None
         told = json.dumps([lake, storage.spec(), storage.secrets], sort_keys=True)
         # Several lakes may be read on one connection: each has a scheme of its own.
         self.protocol = f"penstock{hashlib.sha256(told.encode()).hexdigest()[:12]}"
@@ -54,12 +60,23 @@ class LakeFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """
         name = self._strip_protocol(path)
         for place in (name, f"{TRASH}/{name}"):
-            found = self.objects.head(place)
+            found = self.ask(self.objects.head, place)
             if found is not None:
                 break
         else:
             raise FileNotFoundError(name)
         return {"name": place, "size": found[0], "type": "file", "mtime": found[1] / 1e6}
+
+    def ask(self, question: Callable[..., _Answer], *arguments: Any) -> _Answer:
+        """Ask the engine, and keep why it could not answer."""
+        try:
+            answer = question(*arguments)
+        except PenstockError as error:
+            # DuckDB goes on to ask for what may be a folder, which tells nothing.
+            self.refused = self.refused or error
+            raise
+        self.refused = None
+        return answer
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         """The objects below a path."""
@@ -82,7 +99,7 @@ class LakeFile(AbstractBufferedFile):  # type: ignore[misc]
     def _fetch_range(self, start: int, end: int) -> bytes:
         if start >= self.size or start >= end:
             return b""
-        fetched: bytes = self.fs.objects.read(self.path, start, min(end, self.size))
+        fetched: bytes = self.fs.ask(self.fs.objects.read, self.path, start, min(end, self.size))
         return fetched
 
 
@@ -93,6 +110,15 @@ def opened(lake: str, storage: Storage) -> LakeFileSystem:
     """The file system of a lake: made once, so that its connections are used again."""
     files = LakeFileSystem(lake, storage)
     return _OPENED.setdefault(files.protocol, files)
+
+
+def refused() -> PenstockError | None:
+    """What the engine said when it could not read an object for DuckDB; told once."""
+    for files in _OPENED.values():
+        said, files.refused = files.refused, None
+        if said is not None:
+            return said
+    return None
 
 
 def enable(connection: duckdb.DuckDBPyConnection, paths: list[str]) -> None:

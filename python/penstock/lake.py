@@ -5,11 +5,10 @@ from __future__ import annotations
 import html
 import json
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from penstock import _core
+from penstock import _core, damage
 from penstock.errors import LakeError
 from penstock.nearest import did_you_mean
 from penstock.table import arrow, names, needs
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from penstock.storage import Storage
 
 _Rows = TypeVar("_Rows")
-# Whose errors may mean a damaged file, when all that they do is read.
-_READERS = ("duckdb", "_duckdb", "pyarrow", "polars")
 
 TRASH = "_penstock/trash"
 """Where removed files lie for an hour."""
@@ -109,10 +106,14 @@ class LakeTable:
             connection = duckdb.connect()
             connection.execute("SET TimeZone = 'UTC'")
         query = _READ_BY_TYPE if any("/event_type=" in file["path"] for file in self._files) else _READ
+        files = self._readable(connection)
         try:
-            relation = connection.from_query(query, params=[self._readable(connection)])
+            relation = connection.from_query(query, params=[files])
         except duckdb.Error as error:
-            raise unreadable(error, self._damaged()) from error
+            told = damage.meaning(error, files)
+            if told is None:
+                raise
+            raise told from error
         if self._columns is None:
             return relation
         unknown = [name for name in self._columns if name not in relation.columns]
@@ -145,23 +146,10 @@ class LakeTable:
                 return read()
             except Exception as error:
                 if self.files == before:
-                    if _reading(error):
-                        raise unreadable(error, self._damaged()) from error
-                    raise
-
-    def _damaged(self) -> str:
-        """The first file that cannot be read to its end, found by reading; the lake where there is none."""
-        import duckdb
-
-        def read(file: str) -> bool:
-            try:
-                duckdb.connect().execute("SELECT max(hash(t)) FROM read_parquet(?) AS t", [file]).fetchall()
-            except duckdb.Error:
-                return False
-            return True
-
-        files = [] if is_bucket(self.lake) else self.files
-        return next((file for file in files if not read(file)), self.lake)
+                    told = damage.meaning(error, [] if is_bucket(self.lake) else before)
+                    if told is None:
+                        raise
+                    raise told from error
 
     def __repr__(self) -> str:
         return f"penstock.LakeTable({self.lake} {self.layer}: {self.num_rows:,} rows in {len(self._files):,} files)"
@@ -172,13 +160,17 @@ class LakeTable:
             return title
         import duckdb
 
-        rows = self.to_duckdb().limit(10)
-        # As text: DuckDB's own way to Python objects needs pytz for times with a zone.
-        shown = rows.select(*(duckdb.ColumnExpression(name).cast("VARCHAR").alias(name) for name in rows.columns))
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in shown.columns)
+        def shown() -> tuple[list[str], list[tuple[str | None, ...]]]:
+            rows = self.to_duckdb().limit(10)
+            # As text: DuckDB's own way to Python objects needs pytz for times with a zone.
+            text = rows.select(*(duckdb.ColumnExpression(name).cast("VARCHAR").alias(name) for name in rows.columns))
+            return text.columns, text.fetchall()
+
+        names, rows = self._whole(shown)
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape('' if value is None else value[:80])}</td>" for value in row) + "</tr>"
-            for row in self._whole(shown.fetchall)
+            for row in rows
         )
         return f"{title}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -199,28 +191,6 @@ def _reached(storage: Storage | Mapping[str, Any] | None) -> Storage | None:
 
 def _for_engine(storage: Storage | None) -> dict[str, Any]:
     return {} if storage is None else storage.for_engine()
-
-
-def _reading(error: Exception) -> bool:
-    """Whether it came from a reader of Parquet, and neither from too little memory nor from Ctrl-C."""
-    kind = type(error)
-    return kind.__module__.partition(".")[0] in _READERS and not re.search("Memory|Interrupt", kind.__name__)
-
-
-def unreadable(error: Exception, lake: str) -> LakeError:
-    """What a file of the lake that cannot be read means, and what to do.
-
-    Args:
-        error: What its reader said.
-        lake: The file, or the lake, where the reader named none.
-    """
-    said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    file = re.search(r"[^\s'\"]*\.parquet", said)
-    what = re.sub(r"^[A-Z][A-Za-z ]*[Ee]rror: ", "", said)
-    return LakeError(
-        f"lake {file[0] if file else lake}: a Parquet file cannot be read: it is damaged, cut off or gone ({what}). "
-        "The ledger counts what it held: bring it back from a backup. `penstock audit PIPELINE` compares files and log"
-    )
 
 
 def place(lake: str, path: str) -> str:

@@ -129,5 +129,5 @@ def main() -> NoReturn:
         _common.fail(error)
     finally:
         # What is left in the buffer finds out only now that nobody reads it.
-        sys.stdout.flush()
+        _pipe.flush()
     sys.exit(0)

@@ -260,7 +260,9 @@ def fail(error: BaseException, also: dict[str, Any] | None = None) -> NoReturn:
         )
     _print_error(message)
     if _STATE.get("json"):
-        Output(True).result({**(also or {}), "error": {"type": kind, "message": message}, "exit_code": int(code)})
+        # Standard output may be what the error is about.
+        with contextlib.suppress(OSError):
+            Output(True).result({**(also or {}), "error": {"type": kind, "message": message}, "exit_code": int(code)})
     if os.environ.get("PENSTOCK_DEBUG"):
         import traceback
 

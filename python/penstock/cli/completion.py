@@ -35,8 +35,11 @@ def with_shell(arguments: Sequence[str]) -> list[str]:
 
 
 def _shell() -> str:
-    from shellingham import ShellDetectionFailure, detect_shell  # type: ignore[import-untyped]
-
+    try:
+        # It comes with typer, where typer finds shells itself.
+        from shellingham import ShellDetectionFailure, detect_shell  # type: ignore[import-untyped]
+    except ImportError:
+        return Path(os.environ.get("SHELL", "")).stem
     try:
         return str(detect_shell()[0])
     except ShellDetectionFailure:

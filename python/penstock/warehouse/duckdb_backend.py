@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from penstock import damage
 from penstock.errors import DataError, WarehouseError
-from penstock.lake import unreadable
 
 if TYPE_CHECKING:
     from penstock._typing import ArrowStreamExportable
@@ -124,8 +124,9 @@ class DuckDBBackend:
         except duckdb.InterruptException as error:
             raise KeyboardInterrupt from error
         except duckdb.Error as error:
-            if ".parquet" in _first(error):
-                raise unreadable(error, "") from error
+            told = damage.meaning(error, re.findall(r"[^\s'\"]+\.parquet", _first(error)))
+            if told is not None:
+                raise told from error
             raise WarehouseError(f"warehouse {self.place}: {_first(error)}") from error
         except RuntimeError as error:
             # So newer versions of DuckDB say that Ctrl-C came in the middle of a statement.
