@@ -217,6 +217,16 @@ def test_into_a_pipe_that_is_closed() -> None:
         assert (done.returncode, done.stderr) == (0, ""), arguments
 
 
+def test_nothing_is_said_at_the_end(shop: Path) -> None:
+    """Libraries that count their objects at the end of the process have nothing to complain of."""
+    for arguments in (
+        ["load", shop, "--json"],
+        ["quality", shop, "--date", "2024-12-17", "--json"],
+        ["audit", shop, "--json"],
+    ):
+        assert "leaked" not in cli(*arguments).stderr
+
+
 def test_standard_output_that_takes_nothing() -> None:
     """Closed, it is missed by nobody; full, it is an error, but none that hides another."""
     for arguments, closed, full in ((["--version"], 0, 3), (["contract", "check", "no-such-contract"], 2, 2)):

@@ -119,8 +119,10 @@ def main() -> NoReturn:
     except KeyboardInterrupt:  # while a command was imported
         sys.exit(ExitCode.INTERRUPTED)
     except SystemExit as end:
-        # The process ends: nobody needs what a last walk over all its objects would find.
-        gc.freeze()
+        # The process ends: nobody needs what a last walk over all its objects would find. But for DuckDB, which calls
+        # what is left a leak, on people's terminals.
+        if "duckdb" not in sys.modules:
+            gc.freeze()
         # Typer ends an interrupted command so, without a word.
         if end.code == ExitCode.INTERRUPTED and not _common.was_said():
             _common.fail(KeyboardInterrupt())
