@@ -217,16 +217,6 @@ def test_into_a_pipe_that_is_closed() -> None:
         assert (done.returncode, done.stderr) == (0, ""), arguments
 
 
-def test_nothing_is_said_at_the_end(shop: Path) -> None:
-    """Libraries that count their objects at the end of the process have nothing to complain of."""
-    for arguments in (
-        ["load", shop, "--json"],
-        ["quality", shop, "--date", "2024-12-17", "--json"],
-        ["audit", shop, "--json"],
-    ):
-        assert "leaked" not in cli(*arguments).stderr
-
-
 def test_standard_output_that_takes_nothing() -> None:
     """Closed, it is missed by nobody; full, it is an error, but none that hides another."""
     for arguments, closed, full in ((["--version"], 0, 3), (["contract", "check", "no-such-contract"], 2, 2)):
@@ -400,7 +390,10 @@ def test_the_demo(tmp_path: Path) -> None:
     """All of it, over the broker in its process, dbt too; and again over itself, from a file."""
     folder = tmp_path / "demo"
     for options in ((), ("--from-files",)):
-        told = found("demo", "--events", 20_000, "--dir", folder, *options)
+        done = cli("demo", "--events", 20_000, "--dir", folder, *options, "--json")
+        told = json.loads(done.stdout)
+        # DuckDB counts its objects when the process ends.
+        assert "leaked" not in done.stderr
         assert told["ok"], told["disagreements"]
         steps = {step["name"]: step["status"] for step in told["steps"]}
         assert steps == dict.fromkeys(("produce", "run", "load", "dbt", "quality", "audit"), "ok")
