@@ -53,6 +53,7 @@ test-python: $(CORE) ## The package's tests alone (ARGS="-k cli" picks some)
 soak: $(CORE) ## For hours: ten million keys in 64 MiB; runs killed at random (KILLS=5000); a storm (STORM=3600 s)
 	cargo test --locked --features kafka,s3 --test spill -- --ignored --nocapture
 	PENSTOCK_KILLS=$${KILLS:-5000} $(BIN)/python -m pytest tests/test_crash.py -k random -s --timeout 0 $(ARGS)
+	$(UV) pip install --quiet --python $(BIN)/python "pyspark>=4.0"
 	PENSTOCK_STORM_SECONDS=$${STORM:-3600} $(BIN)/python -m pytest -m soak -s --timeout 0 $(ARGS)
 
 .PHONY: bench
