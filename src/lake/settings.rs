@@ -106,6 +106,7 @@ impl StorageSecrets {
     }
 
     /// Takes out of a text what must not be shown.
+    #[cfg(any(feature = "s3", test))]
     pub(super) fn scrub(&self, text: String) -> String {
         [&self.secret_access_key, &self.session_token]
             .into_iter()

@@ -9,7 +9,9 @@ use super::log::Kind;
 use super::partitions::Partitions;
 use super::run::open_lake;
 use super::shards;
-use super::spec::{PipelineSpec, SourceSpec};
+use super::spec::PipelineSpec;
+#[cfg(feature = "kafka")]
+use super::spec::SourceSpec;
 use crate::error::{Error, Result};
 use crate::sources::{PartitionState, Range, Watch};
 
