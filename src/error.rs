@@ -73,6 +73,14 @@ pub enum Error {
         /// Host and process of the newer run.
         holder: String,
     },
+    /// An exception of `penstock.errors` that Python raised when the engine called it: it goes on as it is.
+    #[error("{message}")]
+    Raised {
+        /// The exception's class.
+        class: String,
+        /// All that it says.
+        message: String,
+    },
     /// The ledger does not balance.
     #[error("the ledger does not balance: {0}")]
     Ledger(String),

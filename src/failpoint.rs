@@ -29,6 +29,8 @@ pub const PLACES: &[&str] = &[
     "state.before",
     "state.between",
     "state.after",
+    "sink.before",
+    "sink.after",
     "commit.before",
     "commit.after",
     "snapshot.before",

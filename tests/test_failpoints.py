@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ import s3_support
 from kafka_crash import Tally, all_rows, assert_readable, over, read
 from kafka_support import Flow, Running, message
 from penstock import _core
+from sqlite_sink import held
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,6 +133,35 @@ def test_an_epoch(
     assert done.returncode == 0, done.stderr
     crash.assert_same(undisturbed, pipeline)
     assert kafka_broker.group_offsets(group, topic) == {0: EVENTS}
+    tally.count(EVENTS, silver, pipeline)
+
+
+@every_action
+@every("sink")
+def test_an_epoch_into_a_database(
+    place: str,
+    action: str,
+    pipeline: crash.Pipeline,
+    undisturbed: crash.Pipeline,
+    silver: list[dict[str, Any]],
+    tmp_path: Path,
+    tally: Tally,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    database = tmp_path / "sink.db"
+    monkeypatch.setenv("PENSTOCK_TEST_SINK", str(database))
+    tally.failed(pipeline.run(failpoint=f"{place}@3={action}"), place, action)
+    committed = assert_readable(pipeline)
+    epochs, _, offsets = held(database)
+    ahead = 1 if place == "sink.after" else 0
+    assert list(epochs) == list(range(2 + ahead))
+    assert offsets[next(iter(offsets))] == committed[0] + ahead * EPOCH_EVENTS
+    done = pipeline.run()
+    assert done.returncode == 0, done.stderr
+    crash.assert_same(undisturbed, pipeline)
+    _, keys, offsets = held(database)
+    assert keys == Counter(row["idempotency_key"] for row in silver)
+    assert list(offsets.values()) == [EVENTS]
     tally.count(EVENTS, silver, pipeline)
 
 
@@ -411,8 +442,8 @@ def test_the_command_line_says_it_with_its_exit_code(
 
 def test_every_place_is_fired() -> None:
     """No place is without a test here."""
-    areas = {"term", "read", "plan", "files", "state", "commit", "offsets", "spill", "snapshot", "upload", "sweep",
-             "void", "entry"}  # fmt: skip
+    areas = {"term", "read", "plan", "files", "state", "sink", "commit", "offsets", "spill", "snapshot", "upload",
+             "sweep", "void", "entry"}  # fmt: skip
     assert {place.split(".")[0] for place in PLACES} == areas
     assert len(set(PLACES)) == len(PLACES) >= 25
 

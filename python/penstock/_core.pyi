@@ -5,11 +5,11 @@ interface and go out as objects that have `__arrow_c_stream__`.
 """
 
 import builtins
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import final
 
-from penstock._typing import ArrowLike, ArrowSchemaExportable
+from penstock._typing import ArrowLike, ArrowSchemaExportable, EpochSink
 
 __all__ = [
     "FEATURES",
@@ -212,6 +212,7 @@ def run_pipeline(
     void: int | None = None,
     drain: bool = False,
     transform: Callable[[Table], ArrowLike] | None = None,
+    sinks: Sequence[EpochSink] = (),
     on_event: Callable[[str], object] | None = None,
     secret: bytes | None = None,
     source_secrets: dict[str, str] | None = None,

@@ -23,7 +23,7 @@ from penstock.errors import SettingsError
 from penstock.generate import generate
 from penstock.kafka import is_secret
 from penstock.pipeline import Pipeline
-from penstock.resources import copy_out
+from penstock.resources import copy_out, ready_made_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 MARK = ".penstock-demo"
 DAYS = 8
 START, LAST_DAY = "2024-12-10", "2024-12-17"
+PIPELINES = ("ecommerce",)
 # Below the 1 % at which the dead-letter check alerts, so that the demo's last day passes it.
 BAD_RATE = 0.005
 
@@ -83,6 +84,9 @@ class Demo:
         kafka: Mapping[str, str] | None = None,
         from_files: bool = False,
     ) -> None:
+        ready_made_folder(pipeline)
+        if pipeline not in PIPELINES:
+            raise SettingsError(f"pipeline {pipeline!r}: it has no demo; there are: {', '.join(PIPELINES)}")
         self.pipeline = pipeline
         self.folder = folder
         self.events = events

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 #: The topic of each profile, unless told.
-TOPICS = {"ecommerce": "events_raw"}
+TOPICS = {"ecommerce": "events_raw", "payments": "transactions"}
 
 
 class ProducerStopped(KeyboardInterrupt):
@@ -72,7 +72,8 @@ def produce(
     Args:
         profile: Whose events: a ready-made pipeline's name.
         brokers: `host:port`, with commas between several; the environment's KAFKA_BROKERS unless given.
-        topic: Where they go; made where there is none. `events_raw` for ecommerce, unless given.
+        topic: Where they go; made where there is none. `events_raw` for ecommerce, `transactions` for payments, unless
+            given.
         partitions: How many the topic has to have: 4 unless given where it is made, any where it is there.
         replication_factor: Of a new topic; the broker's own default unless given.
         kafka: librdkafka's own settings by their names (`{"sasl.username": "me", "sasl.password": "${PASSWORD}"}`);

@@ -9,10 +9,33 @@
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
+use super::clock::Clock;
 use super::draft::Draft;
-use super::{Event, GenerateOptions, Truth, below, one_of, unit};
+use super::names::Names;
+use super::{Event, GenerateOptions, Truth, World, below, one_of, unit};
 use crate::error::Result;
-use crate::time::{DAY, HOUR, MINUTE, SECOND};
+use crate::time::{DAY, MINUTE, SECOND};
+
+pub(super) const NAMES: Names = Names {
+    event_type: Some("event_type"),
+    version: Some("schema_version"),
+    time: "event_timestamp",
+    entity: "user_id",
+    text: "country",
+    amount: "amount",
+    count: Some("load_time_ms"),
+    required: &["user_id", "idempotency_key", "event_timestamp", "country", "device_type"],
+    wrong_type: &[("user_id", "12345"), ("country", "null"), ("ip_address", "[203,0,113,7]")],
+    not_allowed: &[("device_type", "\"fridge\""), ("os", "\"fridge\""), ("browser", "\"fridge\"")],
+    bad_format: &[
+        ("event_timestamp", "\"17/12/2024 10:11:12\""),
+        ("idempotency_key", "\"not-a-uuid\""),
+        ("ip_address", "\"999.0.113.7\""),
+        ("country", "\"Germany\""),
+    ],
+    several: ("country", [("user_id", "12345"), ("device_type", "\"fridge\"")]),
+    no_objects: ["[\"page_view\",\"v1\"]", "\"page_view\"", "42", "null"],
+};
 
 /// Device type, operating system and browser: what `dim_device` holds, and nothing else occurs.
 /// `python/penstock/pipelines/ecommerce/devices.csv` is the same list.
@@ -59,9 +82,6 @@ const REFERRERS: [&str; 5] = [
     "https://social.example.net/feed",
     "https://mail.example.org/inbox",
 ];
-/// How busy each hour of the day (UTC) is, in hundredths of the mean.
-const HOURS: [i64; 24] =
-    [55, 45, 38, 35, 35, 42, 58, 78, 95, 106, 112, 116, 122, 118, 112, 110, 114, 124, 138, 152, 158, 148, 116, 73];
 const PRODUCTS: u32 = 5_000;
 const PAUSE: i64 = 30 * SECOND;
 
@@ -118,12 +138,8 @@ pub(super) struct Shop {
     visits: Vec<Visit>,
     draft: Draft,
     key: String,
-    now: i64,
-    /// Events in a microsecond, on average over the whole span.
-    rate: f64,
-    hour: i64,
-    /// The mean pause between two events in this hour, and how many visits there are at once.
-    gap: f64,
+    clock: Clock,
+    /// How many visits there are at once in this hour.
     crowd: usize,
     orders: u64,
     last: Last,
@@ -131,23 +147,18 @@ pub(super) struct Shop {
 
 impl Shop {
     pub fn new(options: &GenerateOptions, rng: &mut ChaCha8Rng) -> Result<Self> {
-        let span = options.span()?;
-        let unique = (options.total as f64 * (1.0 - options.duplicate_rate)).max(1.0);
         let last = Last { event_type: "", user: 0, at: 0, plan: None, paid: None };
         let mut shop = Self {
             users: vec![User::default(); options.users() as usize],
             visits: Vec::new(),
             draft: Draft::default(),
             key: String::new(),
-            now: options.start,
-            rate: unique / (span as f64 * mean_of_hours(options.start, span)),
-            hour: i64::MIN,
-            gap: 0.0,
+            clock: Clock::new(options)?,
             crowd: 1,
             orders: 0,
             last,
         };
-        shop.look_at_clock();
+        shop.count_visits();
         while shop.visits.len() < shop.crowd {
             let user = shop.pick_user(rng);
             shop.meet(user, rng);
@@ -157,37 +168,8 @@ impl Shop {
         Ok(shop)
     }
 
-    fn look_at_clock(&mut self) {
-        let hour = self.now.div_euclid(HOUR);
-        if hour == self.hour {
-            return;
-        }
-        self.hour = hour;
-        let busy = self.rate * HOURS[hour.rem_euclid(24) as usize] as f64 / 100.0;
-        self.gap = 1.0 / busy;
-        self.crowd = ((PAUSE as f64 * busy) as usize).clamp(1, (self.users.len() / 10).max(1));
-    }
-
-    /// The next event, in the order of their times.
-    pub fn next(&mut self, rng: &mut ChaCha8Rng) -> Event<'_> {
-        // Evenly between nothing and twice the mean: the crowd makes it irregular enough.
-        self.now += ((unit(rng) * 2.0 * self.gap) as i64).max(1);
-        self.look_at_clock();
-        let place = if self.visits.len() < self.crowd {
-            let user = self.pick_user(rng);
-            self.meet(user, rng);
-            self.enter(user, rng);
-            self.visits.len() - 1
-        } else {
-            below(rng, self.visits.len() as u32) as usize
-        };
-        let stays = self.step(place, rng);
-        if !stays {
-            let visit = self.visits.swap_remove(place);
-            self.users[visit.user as usize].active = false;
-        }
-        let may_be_late = self.last.event_type == "page_view";
-        Event { draft: &mut self.draft, key: &self.key, at: self.now, may_be_late }
+    fn count_visits(&mut self) {
+        self.crowd = ((PAUSE as f64 * self.clock.busy) as usize).clamp(1, (self.users.len() / 10).max(1));
     }
 
     /// Few users come often: the density falls with the root of the rank.
@@ -302,7 +284,7 @@ impl Shop {
     fn begin(&mut self, event_type: &'static str, visit: &Visit, rng: &mut ChaCha8Rng) -> User {
         use std::fmt::Write;
         let user = self.users[visit.user as usize];
-        self.last = Last { event_type, user: visit.user, at: self.now, plan: None, paid: None };
+        self.last = Last { event_type, user: visit.user, at: self.clock.now, plan: None, paid: None };
         self.key.clear();
         // Writing to a String cannot fail.
         let _ = write!(self.key, "user_{:06}", visit.user);
@@ -313,7 +295,7 @@ impl Shop {
         draft.text("schema_version", "v1");
         draft.uuid("idempotency_key", u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64()));
         draft.text("user_id", &self.key);
-        draft.time("event_timestamp", self.now);
+        draft.time("event_timestamp", self.clock.now);
         draft.text("device_type", device);
         draft.text("os", os);
         draft.text("browser", browser);
@@ -376,9 +358,35 @@ impl Shop {
             draft.number("attempt", u64::from(visit.attempts));
         }
     }
+}
 
-    /// The last event was handed out without a flaw and in time: it counts.
-    pub fn accepted(&mut self, truth: &mut Truth) {
+impl World for Shop {
+    fn next(&mut self, rng: &mut ChaCha8Rng) -> Event<'_> {
+        if self.clock.pass(rng) {
+            self.count_visits();
+        }
+        let place = if self.visits.len() < self.crowd {
+            let user = self.pick_user(rng);
+            self.meet(user, rng);
+            self.enter(user, rng);
+            self.visits.len() - 1
+        } else {
+            below(rng, self.visits.len() as u32) as usize
+        };
+        let stays = self.step(place, rng);
+        if !stays {
+            let visit = self.visits.swap_remove(place);
+            self.users[visit.user as usize].active = false;
+        }
+        let (at, may_be_late) = (self.clock.now, self.last.event_type == "page_view");
+        Event { draft: &mut self.draft, key: &self.key, at, arrives: at, may_be_late }
+    }
+
+    fn happened(&mut self, at: i64) {
+        self.last.at = at;
+    }
+
+    fn accepted(&mut self, truth: &mut Truth) {
         let last = &self.last;
         let user = &mut self.users[last.user as usize];
         truth.good(last.event_type, last.at);
@@ -446,20 +454,4 @@ impl Page {
             Page::Product(number) => draft.numbered(name, &[host, "/product/"], u64::from(number), 5),
         }
     }
-}
-
-/// How busy the hours of a span are on average, as a share of the day's mean.
-fn mean_of_hours(start: i64, span: i64) -> f64 {
-    // Whole days are as busy as any other; what counts is the rest.
-    let total: i64 = HOURS.iter().sum();
-    let (days, mut rest) = (span / DAY, span % DAY);
-    let mut sum = i128::from(days) * i128::from(total) * i128::from(HOUR);
-    let mut at = start;
-    while rest > 0 {
-        let piece = rest.min(HOUR - at.rem_euclid(HOUR));
-        sum += i128::from(piece) * i128::from(HOURS[at.div_euclid(HOUR).rem_euclid(24) as usize]);
-        at += piece;
-        rest -= piece;
-    }
-    sum as f64 / (span as f64 * 100.0)
 }

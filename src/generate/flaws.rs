@@ -5,6 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::draft::Draft;
+use super::names::Names;
 use super::{below, one_of, unit};
 use crate::time::SECOND;
 use crate::verdict::Code;
@@ -87,66 +88,65 @@ impl Flaw {
         Flaw::SeveralProblems,
     ];
 
+    /// Whether events with these names can have it.
+    pub(super) fn suits(self, names: &Names) -> bool {
+        match self {
+            Flaw::UnknownEventType | Flaw::HostileEventType => names.event_type.is_some(),
+            Flaw::UnknownSchemaVersion => names.version.is_some(),
+            _ => true,
+        }
+    }
+
     /// Whether this event can have it.
-    pub(super) fn fits(self, draft: &Draft) -> bool {
-        self != Flaw::FractionOfACent || draft.has("amount")
+    pub(super) fn fits(self, draft: &Draft, names: &Names) -> bool {
+        // One more digit makes a fraction of a cent only behind the cents.
+        self != Flaw::FractionOfACent || draft.value(names.amount).is_some_and(|amount| amount.contains(&b'.'))
     }
 
     /// Spoils an event and writes it to `line`.
-    pub(super) fn spoil(self, draft: &mut Draft, at: i64, rng: &mut ChaCha8Rng, line: &mut Vec<u8>) {
+    pub(super) fn spoil(self, draft: &mut Draft, names: &Names, at: i64, rng: &mut ChaCha8Rng, line: &mut Vec<u8>) {
+        let event_type = names.event_type.unwrap_or_default();
+        let mut put = |(name, value): (&str, &str)| draft.replace(name, value.as_bytes());
         match self {
             Flaw::Truncated | Flaw::InvalidUtf8 | Flaw::NotAnObject => {}
             Flaw::TooLarge => draft.text("context", &"x".repeat((1 << 20) + 1)),
             Flaw::TooDeep => draft.json("context", &("[".repeat(100) + &"]".repeat(100))),
-            Flaw::UnknownEventType => {
-                draft.replace("event_type", one_of(rng, &[b"\"cart_abandoned\"", b"\"wishlist_added\""]))
-            }
+            Flaw::UnknownEventType => put((event_type, one_of(rng, &["\"cart_abandoned\"", "\"wishlist_added\""]))),
             Flaw::HostileEventType => {
                 let long = format!("\"{}\"", "x".repeat(300));
-                let types: [&[u8]; 4] = [b"\"../../etc/passwd\"", b"\"\"", b"\"a=b/../%2e%2e\"", long.as_bytes()];
-                draft.replace("event_type", one_of(rng, &types));
+                let types = ["\"../../etc/passwd\"", "\"\"", "\"a=b/../%2e%2e\"", long.as_str()];
+                put((event_type, one_of(rng, &types)));
             }
-            Flaw::UnknownSchemaVersion => draft.replace("schema_version", one_of(rng, &[b"\"v9\"", b"\"V1\""])),
-            Flaw::MissingField => {
-                draft.remove(one_of(rng, &["user_id", "idempotency_key", "event_timestamp", "country", "device_type"]));
+            Flaw::UnknownSchemaVersion => {
+                put((names.version.unwrap_or_default(), one_of(rng, &["\"v9\"", "\"V1\""])));
             }
-            Flaw::WrongType => match below(rng, 3) {
-                0 => draft.replace("user_id", b"12345"),
-                1 => draft.replace("country", b"null"),
-                _ => draft.replace("ip_address", b"[203,0,113,7]"),
-            },
-            Flaw::NotAllowed => {
-                draft.replace(one_of(rng, &["device_type", "os", "browser"]), b"\"fridge\"");
-            }
+            Flaw::MissingField => draft.remove(one_of(rng, names.required)),
+            Flaw::WrongType => put(one_of(rng, names.wrong_type)),
+            Flaw::NotAllowed => put(one_of(rng, names.not_allowed)),
             Flaw::OutOfRange => {
-                if let Some(amount) = draft.value("amount") {
+                if let Some(amount) = draft.value(names.amount) {
                     let negative = [b"-", amount].concat();
-                    draft.replace("amount", &negative);
-                } else if draft.has("load_time_ms") {
-                    draft.replace("load_time_ms", b"-1");
+                    draft.replace(names.amount, &negative);
+                } else if let Some(count) = names.count.filter(|name| draft.has(name)) {
+                    draft.replace(count, b"-1");
                 } else {
-                    draft.replace("user_id", b"\"\"");
+                    draft.replace(names.entity, b"\"\"");
                 }
             }
-            Flaw::BadFormat => match below(rng, 4) {
-                0 => draft.replace("event_timestamp", b"\"17/12/2024 10:11:12\""),
-                1 => draft.replace("idempotency_key", b"\"not-a-uuid\""),
-                2 => draft.replace("ip_address", b"\"999.0.113.7\""),
-                _ => draft.replace("country", b"\"Germany\""),
-            },
+            Flaw::BadFormat => put(one_of(rng, names.bad_format)),
             Flaw::FractionOfACent => {
-                let amount = [draft.value("amount").unwrap_or_default(), b"5"].concat();
-                draft.replace("amount", &amount);
+                let amount = [draft.value(names.amount).unwrap_or_default(), b"5"].concat();
+                draft.replace(names.amount, &amount);
             }
             Flaw::FutureEventTime => {
                 // In 2199: ahead of every clock, and still a moment that nanoseconds in 64 bits can hold.
                 let ahead = (unit(rng) * 31_000_000.0) as i64;
-                draft.time("event_timestamp", (7_226_582_400 + ahead) * SECOND + at.rem_euclid(SECOND));
+                draft.time(names.time, (7_226_582_400 + ahead) * SECOND + at.rem_euclid(SECOND));
             }
             Flaw::SeveralProblems => {
-                draft.remove("country");
-                draft.replace("user_id", b"12345");
-                draft.replace("device_type", b"\"fridge\"");
+                let (gone, spoiled) = names.several;
+                spoiled.into_iter().for_each(put);
+                draft.remove(gone);
             }
         }
         draft.render(line);
@@ -154,14 +154,14 @@ impl Flaw {
             Flaw::Truncated => line.truncate(1 + below(rng, line.len() as u32 - 1) as usize),
             Flaw::InvalidUtf8 => {
                 // Inside of a text, so that nothing else is wrong.
-                if let Some(i) = memchr::memmem::find(line, b"\"country\":\"") {
-                    line[i + 11] = 0x80 | (rng.next_u32() as u8 & 0x7f);
+                let text = format!("\"{}\":\"", names.text);
+                if let Some(i) = memchr::memmem::find(line, text.as_bytes()) {
+                    line[i + text.len()] = 0x80 | (rng.next_u32() as u8 & 0x7f);
                 }
             }
             Flaw::NotAnObject => {
-                let values: [&[u8]; 4] = [b"[\"page_view\",\"v1\"]", b"\"page_view\"", b"42", b"null"];
                 line.clear();
-                line.extend_from_slice(one_of(rng, &values));
+                line.extend_from_slice(one_of(rng, &names.no_objects).as_bytes());
             }
             _ => {}
         }

@@ -1,15 +1,18 @@
 //! Events made up, for demos, tests and benchmarks: realistic, with flaws on purpose, and with the truth beside them.
 //!
-//! A *profile* knows what the events of one pipeline look like ([`ecommerce`]); this module spoils some of them
+//! A *profile* knows what the events of one pipeline look like ([`ecommerce`], [`payments`]); this module spoils some of them
 //! ([`Flaw`]), delivers some late, out of order and twice, and counts what it does ([`Truth`]), so that whoever reads
 //! the events can be checked against it to the last one. The same options give the same bytes on every machine (ChaCha,
 //! and arithmetic that does not depend on a maths library). Memory follows the number of users, not of events.
 
+mod clock;
 mod delivery;
 mod draft;
 pub mod ecommerce;
 mod file;
 mod flaws;
+mod names;
+pub mod payments;
 mod truth;
 
 use std::collections::VecDeque;
@@ -20,10 +23,11 @@ use serde::{Deserialize, Serialize};
 
 pub use file::generate_file;
 pub use flaws::Flaw;
-pub use truth::{Expected, Truth};
+pub use truth::{Expected, Hour, Truth};
 
 use self::delivery::Delivery;
 use self::draft::Draft;
+use self::names::Names;
 use crate::error::{Error, Result};
 use crate::time::{DAY, HOUR, MINUTE, SECOND};
 
@@ -36,16 +40,53 @@ pub const DEFAULT_START: i64 = 1_734_393_600 * SECOND;
 pub enum Profile {
     /// A shop: sign-ups, page views, purchases, failed payments.
     Ecommerce,
+    /// Transactions, and when they were processed.
+    Payments,
 }
 
 impl Profile {
     /// Every profile.
-    pub const ALL: &[Profile] = &[Profile::Ecommerce];
+    pub const ALL: &[Profile] = &[Profile::Ecommerce, Profile::Payments];
 
     /// The name, as the pipeline has it.
     pub fn name(self) -> &'static str {
         match self {
             Profile::Ecommerce => "ecommerce",
+            Profile::Payments => "payments",
+        }
+    }
+
+    /// Whether its pipeline waits long enough for the events that come late: then they are in Silver.
+    pub fn covers_late(self) -> bool {
+        self == Profile::Payments
+    }
+
+    /// Whether its pipeline holds events until the watermark has passed them.
+    pub fn holds(self) -> bool {
+        self == Profile::Ecommerce
+    }
+
+    fn names(self) -> &'static Names {
+        match self {
+            Profile::Ecommerce => &ecommerce::NAMES,
+            Profile::Payments => &payments::NAMES,
+        }
+    }
+
+    /// The flaws that were asked for, or all that are usual.
+    fn flaws(self, options: &GenerateOptions) -> Result<Vec<Flaw>> {
+        let suits = |flaw: &Flaw| flaw.suits(self.names());
+        let Some(asked) = &options.flaws else { return Ok(Flaw::DEFAULT.iter().copied().filter(suits).collect()) };
+        match asked.iter().find(|flaw| !suits(flaw)) {
+            None => Ok(asked.clone()),
+            Some(flaw) => Err(Error::settings(
+                "flaws",
+                format!(
+                    "events of {} name no event type and no version, so none can have '{}'",
+                    self.name(),
+                    flaw.as_str()
+                ),
+            )),
         }
     }
 
@@ -83,7 +124,7 @@ pub struct GenerateOptions {
     pub span: Option<i64>,
     /// How many events happen in a second, instead of `span`.
     pub events_per_second: Option<f64>,
-    /// How much later than a newer one an event may come, in microseconds.
+    /// How much later than a newer one an event may come, in microseconds, beside what its profile makes some wait.
     pub max_disorder: i64,
     /// Which flaws there are; all but [`Flaw::TooLarge`] (a MiB an event) unless told.
     pub flaws: Option<Vec<Flaw>>,
@@ -180,8 +221,20 @@ struct Event<'a> {
     draft: &'a mut Draft,
     key: &'a str,
     at: i64,
+    /// When it is there to be read, if nothing holds it up.
+    arrives: i64,
     /// Whether moving its time does no harm to what the truth says of users.
     may_be_late: bool,
+}
+
+/// Whoever the events of a profile come from.
+trait World {
+    /// The next event, in the order of their times.
+    fn next(&mut self, rng: &mut ChaCha8Rng) -> Event<'_>;
+    /// The last event is handed out with this time.
+    fn happened(&mut self, at: i64);
+    /// The last event was handed out without a flaw and in time: it counts.
+    fn accepted(&mut self, truth: &mut Truth);
 }
 
 /// An event that is handed out.
@@ -216,6 +269,7 @@ pub fn heartbeat(profile: Profile, options: &GenerateOptions, at: i64, visitor: 
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed ^ at as u64 ^ u64::from(visitor) << 48);
     match profile {
         Profile::Ecommerce => ecommerce::heartbeat(&mut rng, at, visitor, line),
+        Profile::Payments => payments::heartbeat(&mut rng, at, line),
     }
 }
 
@@ -253,10 +307,11 @@ fn make(
 ) -> Result<Truth> {
     options.check()?;
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
-    let mut shop = match profile {
-        Profile::Ecommerce => ecommerce::Shop::new(options, &mut rng)?,
+    let mut world: Box<dyn World> = match profile {
+        Profile::Ecommerce => Box::new(ecommerce::Shop::new(options, &mut rng)?),
+        Profile::Payments => Box::new(payments::Payments::new(options)?),
     };
-    let flaws = options.flaws.clone().unwrap_or_else(|| Flaw::DEFAULT.to_vec());
+    let (flaws, names) = (profile.flaws(options)?, profile.names());
     let mut truth = Truth::new(profile, options);
     let mut delivery = Delivery::new(out, progress);
     let unique = 1.0 - options.duplicate_rate;
@@ -268,33 +323,37 @@ fn make(
     while left > 0 && delivery.sent() < most {
         left -= 1;
         let draw = unit(&mut rng);
-        let event = shop.next(&mut rng);
-        let at = event.at;
+        let event = world.next(&mut rng);
+        let (at, arrives_at) = (event.at, event.arrives);
         delivery.pass(at)?;
         if draw < bad && !flaws.is_empty() {
             due_flaws.push_back(one_of(&mut rng, &flaws));
         }
         // A flaw that this event cannot have waits for one that can.
-        let flaw = due_flaws.iter().position(|f| f.fits(event.draft)).and_then(|i| due_flaws.remove(i));
+        let flaw = due_flaws.iter().position(|f| f.fits(event.draft, names)).and_then(|i| due_flaws.remove(i));
         if let Some(flaw) = flaw {
-            flaw.spoil(event.draft, at, &mut rng, &mut line);
+            flaw.spoil(event.draft, names, at, &mut rng, &mut line);
             let delay = delay(options.max_disorder, &mut rng);
-            if arrives(delivery.send(&line, event.key, at + delay)?) {
+            if arrives(delivery.send(&line, event.key, arrives_at + delay)?) {
                 truth.flawed(flaw);
             }
             continue;
         }
         let behind = HOUR + (unit(&mut rng) * (11 * HOUR) as f64) as i64;
         if draw >= bad && draw < bad + late && event.may_be_late && at - behind >= options.start {
-            event.draft.time("event_timestamp", at - behind);
+            event.draft.time(names.time, at - behind);
             event.draft.render(&mut line);
-            if arrives(delivery.send(&line, event.key, at)?) {
+            let arrived = arrives(delivery.send(&line, event.key, arrives_at)?);
+            if arrived && profile.covers_late() {
+                world.happened(at - behind);
+                world.accepted(&mut truth);
+            } else if arrived {
                 truth.late();
             }
             continue;
         }
         event.draft.render(&mut line);
-        let due = at + delay(options.max_disorder, &mut rng);
+        let due = arrives_at + delay(options.max_disorder, &mut rng);
         let mut copies = u32::from(arrives(delivery.send(&line, event.key, due)?));
         if left > 0 && unit(&mut rng) < twice {
             left -= 1;
@@ -305,7 +364,7 @@ fn make(
             truth.duplicate();
         }
         if copies > 0 {
-            shop.accepted(&mut truth);
+            world.accepted(&mut truth);
         }
     }
     truth.bytes = delivery.finish()?;
@@ -333,5 +392,7 @@ fn delay(most: i64, rng: &mut ChaCha8Rng) -> i64 {
     if rng.next_u32() < u32::MAX / 20 { (unit(rng) * most as f64) as i64 } else { 0 }
 }
 
+#[cfg(test)]
+mod payments_tests;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::draft::rfc3339;
-use super::{Flaw, GenerateOptions, Profile};
+use super::{Flaw, GenerateOptions, Profile, payments};
+use crate::time::HOUR;
 
 /// What the ledger has to say of the events.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,10 +22,23 @@ pub struct Expected {
     /// Delivered again.
     pub duplicate: u64,
     /// Delivered an hour or more after newer ones. They are late where the watermark of the last commit has passed
-    /// them, which depends on how the reader cuts its epochs; otherwise they are in Silver.
+    /// them, which depends on how the reader cuts its epochs; otherwise they are in Silver. None where the pipeline waits
+    /// long enough for all of them.
     pub late: u64,
-    /// Sent to move the watermark past all others, and therefore held until something later comes.
+    /// Sent to move the watermark past all others, and therefore held until something later comes; none where the
+    /// pipeline holds nothing.
     pub pending: u64,
+}
+
+/// What the hourly metrics have to say of an hour.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hour {
+    /// Transactions that happened in it.
+    pub total_transactions: u64,
+    /// The sum of their amounts over all currencies, exact.
+    pub total_amount: String,
+    /// Those that took longer than two minutes to be processed.
+    pub late_transactions: u64,
 }
 
 /// The truth about generated events. Everything but `lines` and `flaws` speaks of good events, each once, without late
@@ -57,7 +71,7 @@ pub struct Truth {
     pub plan_rows: u64,
     /// Sessions with a gap of 30 minutes and at most 24 hours.
     pub sessions: u64,
-    /// The sum of what was paid, exact.
+    /// The sum of what was paid, exact; of payments the amounts of all transactions, whatever became of them.
     pub purchase_amount: String,
     /// The same by currency.
     pub purchase_amount_by_currency: BTreeMap<String, String>,
@@ -65,6 +79,9 @@ pub struct Truth {
     pub first_event_time: Option<String>,
     /// When the last event happened.
     pub last_event_time: Option<String>,
+    /// Transactions by the hour in which they happened; payments only.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hours: BTreeMap<String, Hour>,
     #[serde(skip)]
     sums: Sums,
 }
@@ -78,6 +95,8 @@ struct Sums {
     last: Option<i64>,
     duplicate: u64,
     late: u64,
+    /// Transactions, cents and late ones by the hour's number since 1970.
+    hours: BTreeMap<i64, (u64, u128, u64)>,
 }
 
 impl Truth {
@@ -100,6 +119,7 @@ impl Truth {
             purchase_amount_by_currency: BTreeMap::new(),
             first_event_time: None,
             last_event_time: None,
+            hours: BTreeMap::new(),
             sums: Sums { flaws: vec![0; Flaw::ALL.len()], ..Sums::default() },
         }
     }
@@ -132,6 +152,13 @@ impl Truth {
         }
     }
 
+    pub(super) fn hour(&mut self, at: i64, cents: u64, late: bool) {
+        let (transactions, sum, slow) = self.sums.hours.entry(at.div_euclid(HOUR)).or_default();
+        *transactions += 1;
+        *sum += u128::from(cents);
+        *slow += u64::from(late);
+    }
+
     /// Only so many events arrived.
     pub(super) fn arrived(&mut self, total: u64, bytes: u64) {
         (self.total, self.bytes) = (total, bytes);
@@ -144,12 +171,28 @@ impl Truth {
         chrono::DateTime::parse_from_rfc3339(text).ok().map(|at| at.timestamp_micros())
     }
 
-    /// Events were sent after all others, only to move the watermark.
-    pub fn heartbeats(&mut self, events: u64, bytes: u64) {
+    /// Events that happen at `at` were sent after all others, only to move the watermark.
+    pub fn heartbeats(&mut self, profile: Profile, events: u64, bytes: u64, at: i64) {
         self.arrived(self.total + events, self.bytes + bytes);
-        self.expected.pending += events;
         // A batch knows no watermark, and holds nothing.
         self.expected_batch.silver += events;
+        if profile.holds() {
+            self.expected.pending += events;
+            return;
+        }
+        if events == 0 {
+            return;
+        }
+        // They are events as all others, of users that have no others, and of no amount.
+        self.expected.silver += events;
+        self.users += events;
+        *self.by_type.entry(payments::EVENT_TYPE.to_owned()).or_default() += events;
+        self.last_event_time = Some(rfc3339(at));
+        let hour = self.hours.entry(hour_text(at)).or_default();
+        if hour.total_transactions == 0 {
+            hour.total_amount = money(0);
+        }
+        hour.total_transactions += events;
     }
 
     pub(super) fn finish(&mut self) {
@@ -176,10 +219,23 @@ impl Truth {
         self.expected_batch.silver += ahead + sums.late;
         self.expected_batch.late = 0;
         self.expected = expected;
-        let money = |cents: u128| format!("{}.{:02}", cents / 100, cents % 100);
         self.purchase_amount = money(sums.paid.iter().map(|p| p.1).sum());
         self.purchase_amount_by_currency = sums.paid.iter().map(|(c, n)| ((*c).to_owned(), money(*n))).collect();
         self.first_event_time = sums.first.map(rfc3339);
         self.last_event_time = sums.last.map(rfc3339);
+        for (hour, (total_transactions, cents, late_transactions)) in sums.hours {
+            let hour_of = Hour { total_transactions, total_amount: money(cents), late_transactions };
+            self.hours.insert(hour_text(hour * HOUR), hour_of);
+        }
     }
+}
+
+fn money(cents: u128) -> String {
+    format!("{}.{:02}", cents / 100, cents % 100)
+}
+
+/// The hour of a moment, as `2024-12-17T13:00:00Z`.
+fn hour_text(at: i64) -> String {
+    let begin = at - at.rem_euclid(HOUR);
+    rfc3339(begin).replace(".000000", "")
 }

@@ -172,10 +172,12 @@ pub fn produce(
     let (mut stopped, mut failure) = (false, None);
     match made {
         Ok(truth) if client.delivered() == truth.total => {
-            let beats = options.heartbeat.map(|gap| sender.heartbeats(profile, events, gap, &truth));
-            let (beats, bytes) = beats.transpose()?.unwrap_or_default();
             let mut truth = truth;
-            truth.heartbeats(beats, bytes);
+            if let Some(gap) = options.heartbeat {
+                let at = truth.newest().unwrap_or(events.start).saturating_add(gap);
+                let (beats, bytes) = sender.heartbeats(profile, events, at)?;
+                truth.heartbeats(profile, beats, bytes, at);
+            }
             return Ok(produced(&client, target, found.created, truth, began));
         }
         // Some were refused one by one: the errors say why.
@@ -303,15 +305,8 @@ impl Sender<'_> {
         self.look_up()
     }
 
-    /// One event into each partition, later than all others. Gives their number and bytes.
-    fn heartbeats(
-        &mut self,
-        profile: Profile,
-        options: &GenerateOptions,
-        gap: i64,
-        truth: &Truth,
-    ) -> Result<(u64, u64)> {
-        let at = truth.newest().unwrap_or(options.start).saturating_add(gap);
+    /// One event into each partition, at a moment later than all others. Gives their number and bytes.
+    fn heartbeats(&mut self, profile: Profile, options: &GenerateOptions, at: i64) -> Result<(u64, u64)> {
         let (before, mut bytes) = (self.client.delivered(), 0);
         let mut line = Vec::new();
         for partition in 0..self.partitions {

@@ -1,4 +1,4 @@
-//! The engine's errors as the exceptions of `penstock.errors`.
+//! The engine's errors as the exceptions of `penstock.errors`, and back.
 
 use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError};
 use pyo3::prelude::*;
@@ -18,6 +18,7 @@ pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
         Error::Spill { .. } => "SpillError",
         Error::Checkpoint { .. } => "CheckpointError",
         Error::Superseded { .. } => "SupersededError",
+        Error::Raised { class, .. } => class.as_str(),
         Error::Ledger(_) => "LedgerError",
         Error::Forked(_) => "ForkedError",
         Error::Internal(_) => "InternalError",
@@ -30,6 +31,28 @@ pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
     match raised {
         Ok(exception) => PyErr::from_value(exception),
         Err(_) => PyRuntimeError::new_err(message),
+    }
+}
+
+/// The error that an exception is, which Python raised when the engine called it.
+pub fn from_python(py: Python<'_>, error: &PyErr) -> Error {
+    if error.is_instance_of::<PyKeyboardInterrupt>(py) {
+        return Error::Interrupted;
+    }
+    let (raised, class) = (error.value(py), error.get_type(py));
+    let class = class.name().map(|name| name.to_string()).unwrap_or_default();
+    let message = raised.to_string();
+    let known = |name: &str| raised.getattr(name).ok().and_then(|value| value.extract::<u64>().ok());
+    let root = py.import("penstock.errors").and_then(|module| module.getattr("PenstockError"));
+    if !root.and_then(|root| raised.is_instance(&root)).unwrap_or_default() {
+        return Error::Internal(format!("{class}: {message}"));
+    }
+    match (class.as_str(), known("ours"), known("theirs")) {
+        ("SupersededError", Some(ours), Some(theirs)) => {
+            let holder = raised.getattr("holder").and_then(|holder| holder.extract()).unwrap_or_default();
+            Error::Superseded { ours, theirs, holder }
+        }
+        _ => Error::Raised { class, message },
     }
 }
 

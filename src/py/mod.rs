@@ -14,6 +14,7 @@ mod memory;
 mod producer;
 mod scd2;
 mod sessions;
+mod sink;
 mod stream;
 mod table;
 mod transform;

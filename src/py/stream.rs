@@ -9,8 +9,10 @@ use serde::Serialize;
 use super::errors::to_python;
 use super::gate::{OnInterrupt, Stop, enter};
 use super::lake::{Secrets, storage_secrets};
+use super::sink::PySink;
 use super::table::Table;
 use super::transform::Function;
+use crate::stream::sink::EpochSink;
 use crate::stream::transform::Transform;
 use crate::stream::{self, Event, Observer, PipelineSpec, RunOptions, audit as auditing, inspect as inspecting};
 use crate::{Error, Result};
@@ -74,7 +76,7 @@ pub(super) fn spec(py: Python<'_>, text: &str, secrets: Option<Secrets>) -> PyRe
 #[pyfunction]
 #[pyo3(signature = (
     spec_json, *, until_caught_up, max_epochs=None, accept_gap=false, void=None, drain=false, transform=None,
-    secret=None, source_secrets=None, storage_secrets=None, on_event=None
+    sinks=vec![], secret=None, source_secrets=None, storage_secrets=None, on_event=None
 ))]
 #[allow(clippy::too_many_arguments)] // each a keyword in Python
 pub fn run_pipeline(
@@ -86,6 +88,7 @@ pub fn run_pipeline(
     void: Option<u64>,
     drain: bool,
     transform: Option<Py<PyAny>>,
+    sinks: Vec<Py<PyAny>>,
     secret: Option<Vec<u8>>,
     source_secrets: Option<Secrets>,
     storage_secrets: Option<Secrets>,
@@ -94,7 +97,9 @@ pub fn run_pipeline(
     let mut spec = spec(py, spec_json, storage_secrets)?;
     spec.source_secrets = stream::spec::Secrets(source_secrets.unwrap_or_default().into_iter().collect());
     let transform = transform.map(|t| Arc::new(Function(t)) as Arc<dyn Transform>);
-    let options = RunOptions { until_caught_up, max_epochs, accept_gap, void, drain, transform };
+    let sinks = sinks.into_iter().map(|s| PySink::new(py, s).map(|s| Arc::new(s) as Arc<dyn EpochSink>));
+    let sinks = sinks.collect::<PyResult<Vec<_>>>()?;
+    let options = RunOptions { until_caught_up, max_epochs, accept_gap, void, drain, transform, sinks };
     over(py, OnInterrupt::Told, spec, move |spec, stop| {
         let watcher = Watcher::new(on_event, stop);
         let mut report = stream::run(spec, &options, secret.as_deref(), &watcher)?;

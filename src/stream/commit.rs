@@ -41,6 +41,10 @@ impl Runner<'_> {
         let (state, state_written_bytes) = self.put_state(plan, operators, at, changed)?;
         let state_done = began.elapsed().as_secs_f64();
 
+        if !self.write_to_sinks(plan, &entries)? {
+            return Ok(false);
+        }
+
         let origin = Origin { contract: plan.contract.clone(), shape: plan.shape.clone(), secret: plan.secret.clone() };
         let commit = Commit {
             format: FORMAT,

@@ -25,6 +25,7 @@ pub mod samples;
 pub mod shards;
 #[cfg(test)]
 mod simulation;
+pub mod sink;
 pub mod spec;
 pub mod state;
 pub mod state_table;

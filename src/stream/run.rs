@@ -12,6 +12,7 @@ use super::ledger::{Counts, Ledger};
 use super::operators::Operators;
 use super::runner::Runner;
 use super::shards;
+use super::sink::EpochSink;
 use super::spec::{DurabilitySpec, KafkaSpec, PipelineSpec, Shape, Shard, SourceSpec};
 use super::store::{Clock, FixedClock, SystemClock};
 use super::sweep::Swept;
@@ -39,6 +40,8 @@ pub struct RunOptions {
     pub drain: bool,
     /// The users' own logic, where the pipeline has any.
     pub transform: Option<Arc<dyn Transform>>,
+    /// Databases that every epoch is written into before it is committed.
+    pub sinks: Vec<Arc<dyn EpochSink>>,
 }
 
 /// Who watches a run, and may ask it to stop.

@@ -11,13 +11,14 @@ use super::log::{Commit, FORMAT, Plan, Planned, Term};
 use super::operators::Operators;
 use super::run::{Event, Observer, Report, RunCounts, RunOptions, bounded};
 use super::shards;
+use super::sink::EpochSink;
 use super::spec::{PipelineSpec, Shape};
 use super::state;
 use super::store::{Clock, Store};
 use super::sweep::{Swept, YOUNG, sweep};
 use super::take_up::{Position, fingerprint};
 use super::transform::Transform;
-use super::void::{EpochSink, with_way_out};
+use super::void::with_way_out;
 use crate::contract::{Contract, JudgeRules};
 use crate::error::{Error, Result};
 use crate::failpoint;
@@ -58,7 +59,7 @@ pub(super) struct Runner<'a> {
     pub(super) merge_every: usize,
     pub(super) lag: lag::Told,
     /// Sinks that write epochs into databases.
-    pub(super) sinks: Vec<Box<dyn EpochSink>>,
+    pub(super) sinks: Vec<Arc<dyn EpochSink + 'a>>,
     /// The users' own logic.
     pub(super) transform: Option<Arc<dyn Transform>>,
     /// When it was first seen that the run should stop.
@@ -126,6 +127,7 @@ impl<'a> Runner<'a> {
     pub(super) fn run(&mut self, source: &mut dyn Source, options: &RunOptions) -> Result<Report> {
         let began = Instant::now();
         self.transform.clone_from(&options.transform);
+        self.sinks.extend(options.sinks.iter().cloned());
         loop {
             if let Some(position) = self.run_from_log(source, options)? {
                 self.run.seconds = began.elapsed().as_secs_f64();

@@ -9,19 +9,6 @@ use super::spec::Shard;
 use crate::error::{Error, Result};
 use crate::failpoint;
 
-/// A sink that writes epochs into a database, in transactions of its own. What it holds of an epoch cannot be taken back
-/// by the log.
-pub trait EpochSink: Send + Sync {
-    /// Its name, for messages.
-    fn name(&self) -> &str;
-
-    /// Whether it has committed anything of this epoch.
-    ///
-    /// # Errors
-    /// When it cannot be asked.
-    fn holds(&self, epoch: u64) -> Result<bool>;
-}
-
 impl Runner<'_> {
     /// Makes the outstanding epoch void. One that is void already only has its files removed once more, so that a task
     /// that is tried again goes on.
@@ -47,7 +34,8 @@ impl Runner<'_> {
 
     fn commit_void(&self, plan: &Plan, base: Option<&Commit>) -> Result<()> {
         for sink in &self.sinks {
-            if sink.holds(plan.number)? {
+            self.journal.check_term(&self.term)?;
+            if !sink.forbid(plan.number, self.term.number)? {
                 return Err(Error::settings(
                     "void",
                     format!(

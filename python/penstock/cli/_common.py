@@ -47,7 +47,7 @@ EXIT_CODES = {
 
 PipelineArgument = Annotated[
     str,
-    typer.Argument(metavar="PIPELINE", help="A ready-made pipeline (ecommerce), a pipeline file, or its folder."),
+    typer.Argument(metavar="PIPELINE", help="A ready-made pipeline (ecommerce, …), a pipeline file, or its folder."),
 ]
 SetOption = Annotated[
     list[str] | None,

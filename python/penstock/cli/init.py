@@ -13,7 +13,7 @@ EXAMPLES = ("penstock init ecommerce shop && cd shop", "penstock init ecommerce"
 
 
 def init(
-    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="The ready-made pipeline (ecommerce).")],
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="The ready-made pipeline (ecommerce, payments).")],
     folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Where to; ./PIPELINE unless given.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")] = False,
     as_json: JsonOption = False,

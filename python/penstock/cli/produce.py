@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "penstock produce ecommerce --total-events 1000000 --seed 42 --to in/events.jsonl.gz",
     "penstock produce ecommerce --brokers localhost:9092 --events-per-second 100 --bad-data-rate 0.01",
+    "penstock produce payments --brokers localhost:9092 --late-rate 0.01",
     "penstock produce ecommerce --brokers kafka:9093 --set-kafka 'sasl.password=${PASSWORD}'",
 )
 
@@ -30,7 +31,7 @@ _OPTIONS = {
 
 def produce(
     pipeline: Annotated[
-        str, typer.Argument(metavar="PROFILE", help="Whose events: a ready-made pipeline (ecommerce).")
+        str, typer.Argument(metavar="PROFILE", help="Whose events: a ready-made pipeline (ecommerce, payments).")
     ],
     to: Annotated[
         Path | None,
@@ -42,7 +43,10 @@ def produce(
     ] = None,
     topic: Annotated[
         str | None,
-        typer.Option(help="The topic, made where there is none; events_raw for ecommerce.", rich_help_panel=_KAFKA),
+        typer.Option(
+            help="The topic, made where there is none; events_raw for ecommerce, transactions for payments.",
+            rich_help_panel=_KAFKA,
+        ),
     ] = None,
     partitions: Annotated[
         int | None,

@@ -1,13 +1,13 @@
 //! What one run sees of the world: a store that fails in every way that a store can, a clock that is a little off.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::world::World;
+use super::world::{Inner, World};
 use crate::error::{Error, Result};
 use crate::lake::{ObjectMeta, Put, layout};
 use crate::stream::log::{Commit, Kind, parse};
@@ -47,6 +47,8 @@ pub enum Sabotage {
     AlwaysAbsent,
     /// A plan is said to be put, and is not.
     NoPlan,
+    /// The database is only asked whether it holds an epoch that is made void.
+    AskOnly,
 }
 
 /// The view of one run.
@@ -68,8 +70,9 @@ pub struct Handle<'a> {
     withheld: Mutex<Vec<(String, Bytes)>>,
 }
 
+/// What happens to an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
+pub enum Fault {
     None,
     Before,
     After,
@@ -117,6 +120,16 @@ impl<'a> Handle<'a> {
     /// Whether the run ended by force.
     pub fn is_dead(&self) -> bool {
         self.dead.load(Ordering::SeqCst)
+    }
+
+    /// The lie, if there is one.
+    pub fn sabotage(&self) -> Option<Sabotage> {
+        self.sabotage
+    }
+
+    /// What all share, at this run's turn.
+    pub fn enter(&self) -> MutexGuard<'_, Inner> {
+        self.world.enter(self.actor)
     }
 
     /// The world.
@@ -174,7 +187,8 @@ impl<'a> Handle<'a> {
         }
     }
 
-    fn failed(&self, path: &str, what: &str) -> Error {
+    /// An injected error.
+    pub fn failed(&self, path: &str, what: &str) -> Error {
         Error::lake(path, format!("{INJECTED}: {what}"))
     }
 
@@ -183,8 +197,8 @@ impl<'a> Handle<'a> {
         self.dead.store(true, Ordering::SeqCst);
     }
 
-    /// What comes before every operation of the store.
-    fn begin(&self, what: &str, path: &str, writes: bool) -> Result<Fault> {
+    /// What comes before every operation of the store or the database.
+    pub fn begin(&self, what: &str, path: &str, writes: bool) -> Result<Fault> {
         self.alive(path)?;
         let fault = self.fault(what, path, writes);
         if let Fault::Slow(long) = fault {
@@ -229,7 +243,7 @@ impl<'a> Handle<'a> {
     }
 
     /// What comes after every operation that took effect.
-    fn end(&self, fault: Fault, path: &str) -> Result<()> {
+    pub fn end(&self, fault: Fault, path: &str) -> Result<()> {
         match fault {
             Fault::After => {
                 self.world.enter(self.actor).tally.failed_after += 1;

@@ -75,6 +75,24 @@ tally! {
     refused,
     /// Epochs made void.
     voided,
+    /// Epochs written into the database.
+    sink_epochs,
+    /// Epochs that the database held when they came again.
+    sink_held,
+    /// Transactions rolled back.
+    sink_rolled_back,
+    /// Transactions whose reply was lost.
+    sink_lost_replies,
+    /// Transactions that landed though their run had ended.
+    sink_landed_after_death,
+    /// Transactions of runs that the database knew not to be the newest.
+    sink_superseded,
+    /// Epochs that the database was told to forbid.
+    sink_forbidden,
+    /// Epochs that could not be made void because the database held them.
+    sink_refused,
+    /// Epochs that were found forbidden and not yet void.
+    sink_given_up,
     /// Objects that no longer counted, removed.
     swept,
     /// Duplicates.

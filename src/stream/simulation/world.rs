@@ -10,6 +10,7 @@ use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::database::Database;
 use super::reader::Reader;
 use super::tally::Tally;
 use crate::lake::{ObjectMeta, Put, layout};
@@ -40,6 +41,8 @@ pub struct Inner {
     pub tally: Tally,
     /// Who looks at every commit.
     pub reader: Reader,
+    /// Where epochs go beside the lake.
+    pub database: Database,
     /// The first law that was broken.
     pub broken: Option<String>,
     steps: u64,
@@ -74,6 +77,7 @@ impl World {
                 newest_term: 0,
                 tally: Tally::default(),
                 reader,
+                database: Database::default(),
                 broken: None,
                 steps: 0,
                 told: std::env::var_os("PENSTOCK_SIM_SEED").is_some(),
@@ -261,6 +265,10 @@ impl Inner {
             self.tally.commits += 1;
             self.tell(|| format!("{path}: {}", String::from_utf8_lossy(&bytes)));
             if let Err(law) = self.reader.look(&|path| self.objects.get(path).map(|(b, _)| b.clone()), path, &bytes) {
+                self.breaks(|| law);
+            }
+            let agrees = self.reader.last.as_ref().map(|commit| self.database.agrees(commit));
+            if let Some(Err(law)) = agrees {
                 self.breaks(|| law);
             }
         }
