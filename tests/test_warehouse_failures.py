@@ -261,7 +261,7 @@ def test_an_event_without_a_user(lake: Lake) -> None:
         load(lake.spec())
 
 
-@pytest.mark.parametrize("setting", ["duckdb:", "postgres:host=x,password=hunter2", "postgresql://u:hunter2@h/x"])
+@pytest.mark.parametrize("setting", ["duckdb:", "snowflake:host=x,password=hunter2", "mysql://u:hunter2@h/x"])
 def test_a_warehouse_of_another_kind_is_refused_without_its_password(lake: Lake, setting: str) -> None:
     with pytest.raises(SettingsError, match=r"warehouse: \{duckdb: FILE\}") as refused:
         load(lake.spec(), setting)

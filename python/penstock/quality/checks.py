@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from penstock.errors import WarehouseError
 from penstock.warehouse.lakelog import absolute, live_files
 from penstock.warehouse.loader import parse_day
-from penstock.warehouse.target import Target, connect
+from penstock.warehouse.target import Target, connect, warehouse_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -107,7 +107,7 @@ def run_checks(
     day = parse_day(date)
     limits = thresholds or Thresholds()
     files = absolute(spec, live_files(spec, DEAD_LETTERS))
-    backend = connect(warehouse if warehouse is not None else spec.get("warehouse"), read_only=True)
+    backend = connect(warehouse_of(spec, warehouse), read_only=True)
     try:
         if not backend.columns("fact_events"):
             raise WarehouseError(

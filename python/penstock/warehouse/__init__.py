@@ -3,6 +3,6 @@
 from penstock.warehouse.auditing import WarehouseAudit, audit
 from penstock.warehouse.backend import Backend
 from penstock.warehouse.loader import LoadReport, load
-from penstock.warehouse.target import connect, parse_target
+from penstock.warehouse.target import connect, parse_target, warehouse_of
 
-__all__ = ["Backend", "LoadReport", "WarehouseAudit", "audit", "connect", "load", "parse_target"]
+__all__ = ["Backend", "LoadReport", "WarehouseAudit", "audit", "connect", "load", "parse_target", "warehouse_of"]

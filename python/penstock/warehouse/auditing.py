@@ -10,7 +10,7 @@ from penstock.errors import WarehouseError
 from penstock.warehouse.lakelog import BEGINNING, files_left, logs, read_log
 from penstock.warehouse.loader import SILVER, last_entry
 from penstock.warehouse.star import valid
-from penstock.warehouse.target import Target, connect
+from penstock.warehouse.target import Target, connect, warehouse_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,7 +66,7 @@ def audit(spec: Mapping[str, Any], warehouse: str | Mapping[str, Any] | Target |
     """
     entries = {log: read_log(spec, BEGINNING, SILVER, shard) for log, shard in logs(spec).items()}
     name = str(spec["name"])
-    backend = connect(warehouse if warehouse is not None else spec.get("warehouse"), read_only=True)
+    backend = connect(warehouse_of(spec, warehouse), read_only=True)
     try:
         if not backend.columns("penstock_loads"):
             raise WarehouseError(f"warehouse {backend.place}: nothing was loaded. Run `penstock load {name}` first")

@@ -22,7 +22,7 @@ from penstock.warehouse.lakelog import (
     logs,
     read_log,
 )
-from penstock.warehouse.target import Target, connect, parse_target
+from penstock.warehouse.target import Target, connect, warehouse_of
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
@@ -110,7 +110,7 @@ def load(
         DataError: Silver has not the columns that the tables need.
     """
     day = parse_day(date) if date is not None else None
-    target = parse_target(warehouse if warehouse is not None else spec.get("warehouse"))
+    target = warehouse_of(spec, warehouse)
     folder = tables if tables is not None else tables_of(spec["name"])
     sql = {name: _read(folder, name) for name in (*DDL, "silver.sql", "lookup.sql")}
     held = live_files(spec, SILVER)  # before the warehouse is opened: a missing lake leaves no empty file
