@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import WarehouseError
@@ -51,6 +52,24 @@ class WarehouseAudit:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self) | {"balanced": self.balanced}
+
+
+def was_loaded(spec: Mapping[str, Any]) -> bool:
+    """Whether there is a warehouse, and something was loaded into it.
+
+    Raises:
+        WarehouseError: It cannot be opened.
+    """
+    if not spec.get("warehouse"):
+        return False
+    target = warehouse_of(spec)
+    if target.postgres is None:
+        return Path(target.place).exists()
+    backend = connect(target, read_only=True)
+    try:
+        return bool(backend.columns("penstock_loads"))
+    finally:
+        backend.close()
 
 
 def audit(spec: Mapping[str, Any], warehouse: str | Mapping[str, Any] | Target | None = None) -> WarehouseAudit:

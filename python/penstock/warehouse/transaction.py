@@ -32,7 +32,7 @@ def transact(
     *,
     landed: Callable[[], bool] | None = None,
     attempts: int = ATTEMPTS,
-    give_up: float = GIVE_UP,
+    give_up: float | None = None,
 ) -> T:
     """Run `work` in one transaction under a lock.
 
@@ -46,13 +46,14 @@ def transact(
         work: Everything between BEGIN and COMMIT; with temporary tables of its own, for a new connection has none.
         landed: Whether the rows of this very attempt are there. Without it, `work` finds out by itself.
         attempts: How often it is tried.
-        give_up: For so many seconds a database that went away is waited for.
+        give_up: For so many seconds a database that went away is waited for; `GIVE_UP` unless given.
 
     Raises:
         BackendGoneError: The database did not come back; nothing of it stays.
         CommitUnknownError: It did not come back, and it is not known whether it has committed.
         DeadlockError: All attempts ended so.
     """
+    give_up = GIVE_UP if give_up is None else give_up
     for attempt in range(1, attempts + 1):
         last = attempt == attempts
         try:
