@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +21,7 @@ from penstock.warehouse import audit, load, transaction
 from penstock.warehouse.backend import BackendGoneError, CommitUnknownError, DeadlockError
 from penstock.warehouse.postgres_backend import PostgresBackend
 from penstock.warehouse.transaction import transact
-from services import until
+from services import missing, until
 from services.postgres import Database, postgres_server
 from services.postgres_proxy import postgres_proxy
 from test_warehouse import Loaded
@@ -26,7 +29,7 @@ from warehouse_support import event, install
 from warehouse_tables import Warehouses
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 LOCKS = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"
 OURS = "FROM pg_stat_activity WHERE application_name = 'penstock' AND datname = current_database()"
@@ -150,6 +153,42 @@ def test_a_server_that_is_killed_and_comes_back(tmp_path: Path, monkeypatch: pyt
             assert load(lake.spec(), lake.warehouses.target()).counts.inserted == 3
         assert left < 0
         is_as_undisturbed(lake)
+
+
+@pytest.fixture
+def tiny() -> Iterator[Path]:
+    """A file system with room for next to nothing."""
+    folder = Path(tempfile.mkdtemp(prefix="penstock-tiny-"))
+    folder.chmod(0o755)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m,mode=0777", "none", str(folder)], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        missing("a full disk needs the right to mount a small one")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+    folder.rmdir()
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+    with postgres_server() as server:
+        database = Database(server, server.database())
+        lake = new_lake(tmp_path, monkeypatch, database)
+        # A folder of its own: that of a file system may hold what is not PostgreSQL's.
+        place = tiny / "tables"
+        place.mkdir(mode=0o700)
+        shutil.chown(place, server.data.stat().st_uid, server.data.stat().st_gid)
+        database.run(f"CREATE TABLESPACE tiny LOCATION '{place}'")
+        database.run("ALTER TABLE warehouse.fact_events SET TABLESPACE tiny")
+        lake.commit([event(f"k{n}", "ada", "2024-12-18T12:00:00", page="p" * 100) for n in range(20_000)])
+        before = lake.warehouses.everything()
+        with pytest.raises(WarehouseError, match=r"No space left on device; its disk is full; make room") as caught:
+            load(lake.spec(), lake.warehouses.target())
+        assert not isinstance(caught.value, BackendGoneError)
+        assert lake.warehouses.everything() == before
+        subprocess.run(["mount", "-o", "remount,size=64m", str(tiny)], check=True)
+        assert load(lake.spec(), lake.warehouses.target()).counts.inserted == 20_003
+        assert audit(lake.spec(), lake.warehouses.target()).balanced
 
 
 DIES = """

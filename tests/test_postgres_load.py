@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,8 +29,6 @@ from warehouse_support import Lake, event, install
 from warehouse_tables import Warehouses
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from services.postgres import Database
 
 WAITING = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()"
@@ -180,6 +179,35 @@ def test_what_is_in_the_way_is_said_and_nothing_stays(lake: Loaded, database: Da
     with pytest.raises(WarehouseError, match=r'"dim_user" already exists.*another schema'):
         load(lake.spec(), lake.warehouses.target("taken"))
     assert lake.warehouses.tables("taken") == ["dim_user"]
+
+
+def test_the_rights_that_the_guide_names_are_enough_and_no_more(lake: Loaded, database: Database) -> None:
+    page = (Path(__file__).parents[1] / "docs/guide/postgres.md").read_text()
+    grants = page.partition("```sql\n")[2].partition("```")[0]
+    load(lake.spec(), database.url)
+    suffix = database.name.removeprefix("test_")
+    for role in ("loader", "reader"):
+        database.run(f"CREATE ROLE {role}_{suffix} LOGIN")
+        grants = grants.replace(f"TO {role}", f"TO {role}_{suffix}")
+    database.run(f"REVOKE TEMPORARY ON DATABASE {database.name} FROM PUBLIC; CREATE SCHEMA marts")
+    try:
+        loader = database.server.url(database.name, f"loader_{suffix}")
+        reader = database.server.url(database.name, f"reader_{suffix}")
+        for url in (loader, reader):
+            with pytest.raises(WarehouseError, match="permission denied"):
+                audit(lake.spec(), url)
+        database.run(grants.replace("DATABASE shop", f"DATABASE {database.name}"))
+        lake.commit([event("p3", "ada", "2024-12-18T11:00:00", "purchase")], removed=list(lake.rows)[:1])
+        with pytest.raises(WarehouseError, match=r"permission denied to create temporary tables.*needs more rights"):
+            load(lake.spec(), reader)
+        assert load(lake.spec(), loader).counts.inserted == 1
+        assert audit(lake.spec(), reader).balanced
+        database.run(f"GRANT USAGE ON SCHEMA marts TO loader_{suffix}")
+        with pytest.raises(WarehouseError, match="permission denied for schema marts"):
+            load(lake.spec(), {"postgres": {"url": loader, "schema": "marts"}})
+    finally:
+        for role in ("loader", "reader"):
+            database.run(f"DROP OWNED BY {role}_{suffix}; DROP ROLE {role}_{suffix}")
 
 
 def test_the_pipeline_ecommerce_from_its_file(

@@ -130,9 +130,13 @@ class PostgresBackend:
             SET standard_conforming_strings = on;
             SET statement_timeout = {limits.statement_timeout // 1_000};
             SET lock_timeout = {limits.lock_timeout // 1_000};
-            SET idle_in_transaction_session_timeout = '10min';
-            -- A client that is killed is noticed in the middle of a statement, and its lock is given back.
+            -- A client that is killed is noticed in the middle of a statement, and one whose machine is gone within two
+            -- minutes; its lock is given back then. One that only hangs is thrown out after an hour.
             SET client_connection_check_interval = '1s';
+            SET tcp_keepalives_idle = 60;
+            SET tcp_keepalives_interval = 10;
+            SET tcp_keepalives_count = 6;
+            SET idle_in_transaction_session_timeout = '1h';
             """
             + ("SET default_transaction_read_only = on;" if self._read_only else "")
         )
@@ -225,7 +229,7 @@ class PostgresBackend:
             return self._wait(work)
         except AdbcError as error:
             # The driver's error holds the statement and values: not even the chain of errors shows it.
-            raise explain(self.place, error) from None
+            raise explain(self.place, error, alive=not state_of(error) and self._alive()) from None
 
     def script(self, sql: str) -> None:
         """Run the statements of a file."""

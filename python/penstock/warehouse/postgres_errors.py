@@ -8,7 +8,7 @@ from typing import Any
 from penstock.errors import DataError, PenstockError, WarehouseError
 from penstock.warehouse.backend import BackendGoneError, DeadlockError
 
-_GONE = ("08", "57P01", "57P02", "57P03")
+_GONE = ("08", "57P01", "57P02", "57P03", "57P05", "25P03", "25P04")
 _RETRY = ("40001", "40P01")
 
 _REMEDIES = {
@@ -48,9 +48,18 @@ def _without_statement(text: str) -> str:
     return re.sub(r"Failed to execute query '.*?': ", "", text, flags=re.DOTALL)
 
 
-def explain(place: str, error: Exception) -> PenstockError:
-    """An error of a statement."""
+def explain(place: str, error: Exception, *, alive: bool = False) -> PenstockError:
+    """An error of a statement.
+
+    Args:
+        place: Where it happened.
+        error: The driver's own.
+        alive: Whether the connection is known to be there still: the driver does not always say what the server said.
+    """
     state, said = state_of(error), primary(error)
+    if not state and alive:
+        rights = f"; {_REMEDIES['42501']}" if "permission denied" in said else ""
+        return WarehouseError(f"warehouse {place}: {said}{rights}")
     if not state or state.startswith(_GONE):
         return BackendGoneError(
             f"warehouse {place}: the connection was lost ({said}); nothing that was not committed stays"
