@@ -181,6 +181,33 @@ def test_what_is_in_the_way_is_said_and_nothing_stays(lake: Loaded, database: Da
     assert lake.warehouses.tables("taken") == ["dim_user"]
 
 
+def test_a_day_is_found_without_going_through_it_for_every_row(
+    lake: Loaded, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No plan goes through the keys of a load once for each of its rows: counted in rows, not in time."""
+    rows = 3_000
+    kinds = ("page_view", "user_signup", "purchase")
+    for day in (16, 18):
+        lake.commit([event(f"k{day}-{n}", f"u{n % 997}", f"2024-12-{day}T12:00:00", kinds[n % 3]) for n in range(rows)])
+    target = lake.warehouses.target()
+    load(lake.spec(), target)
+    database.run("ANALYZE")
+    read: dict[str, int] = {}
+    record = PostgresBackend.commit
+
+    def counts(self: PostgresBackend) -> None:
+        found = self.rows(
+            "SELECT relname::text, seq_tup_read FROM pg_stat_xact_all_tables WHERE schemaname LIKE 'pg_temp%'"
+        )
+        read.update(found)
+        record(self)
+
+    monkeypatch.setattr(PostgresBackend, "commit", counts)
+    load(lake.spec(), target, date="2024-12-18")
+    assert {"gone", "known", "stage"} <= set(read)
+    assert max(read.values()) < 40 * rows, read
+
+
 def test_the_rights_that_the_guide_names_are_enough_and_no_more(lake: Loaded, database: Database) -> None:
     page = (Path(__file__).parents[1] / "docs/guide/postgres.md").read_text()
     grants = page.partition("```sql\n")[2].partition("```")[0]

@@ -45,6 +45,9 @@ T = TypeVar("T")
 OLDEST = 14
 """The oldest PostgreSQL that is taken."""
 
+KEY = "idempotency_key"
+"""By which large temporary tables are looked into."""
+
 LOCKS = 0x70656E73
 """The first half of the numbers of our advisory locks, which are for the whole database."""
 
@@ -278,8 +281,11 @@ class PostgresBackend:
     def temporary(self, name: str, query: str) -> None:
         """Make a temporary table out of a query on this warehouse."""
         self.drop(name)
-        # Without statistics the planner takes it for small, and joins row by row.
         self.script(f"CREATE TEMPORARY TABLE {name} AS {query}")
+        # Without statistics the planner takes it for small, and joins row by row. It may do so with them, when it takes
+        # what is left of another table for small: then an index keeps that from being rows times rows.
+        if KEY in self.columns(name):
+            self.script(f"CREATE INDEX ON pg_temp.{name} ({KEY})")
         self.script(f"ANALYZE pg_temp.{name}")
 
     def stage(self, name: str, query: str, files: list[tuple[str, int]], view: str) -> None:

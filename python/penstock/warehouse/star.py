@@ -5,6 +5,7 @@ All statements are sets over whole tables and keep to what DuckDB and PostgreSQL
 * `stage`: the Silver rows of this load, with the keys of the fixed dimensions.
 * `gone`: keys of the facts that this load replaces, those whose Silver file was removed or whose date is loaded again.
 * `known`: keys of `stage` that are facts already.
+* `lost`: keys of `gone` that `stage` does not bring again. A table, so that PostgreSQL knows how many there are.
 * `touched`: users whose history this load may change.
 * `users`: the rows of `touched` in dim_user, made anew.
 """
@@ -34,8 +35,8 @@ TRACKED = ("plan_type",)
 """Attributes of dim_user whose change opens a new row."""
 
 TEMPORARY = (
-    "staged", "silver", "lake_files", "stage", "gone", "known", "contested", "losers", "touched", "strays", "history",
-    "users",
+    "staged", "silver", "lake_files", "stage", "gone", "known", "lost", "contested", "losers", "touched", "strays",
+    "history", "users",
 )  # fmt: skip
 
 
@@ -129,16 +130,12 @@ def _absent(row: str, table: str, column: str = "idempotency_key") -> str:
 
 IN_STAGE = "idempotency_key IN (SELECT idempotency_key FROM stage)"
 IN_GONE = "idempotency_key IN (SELECT idempotency_key FROM gone)"
+IN_LOST = "idempotency_key IN (SELECT idempotency_key FROM lost)"
 IN_KNOWN = "idempotency_key IN (SELECT idempotency_key FROM known)"
 TOUCHED = "user_id IN (SELECT user_id FROM touched)"
 NOT_STAGED = (
     f"NOT EXISTS (SELECT 1 FROM stage AS s WHERE s.idempotency_key = o.idempotency_key AND {_same_position('s', 'o')})"
 )
-
-
-def _removed(table: str) -> str:
-    """A row of this table is one that the load takes away, and does not bring again."""
-    return f"({table}.{IN_GONE} AND {_absent(table, 'stage')})"
 
 
 class _Load:
@@ -219,14 +216,15 @@ class _Load:
         self._change(f"DELETE FROM stage WHERE {lost}")
 
     def find_touched(self) -> None:
-        """Fill `touched`."""
+        """Fill `lost` and `touched`."""
+        self._temporary("lost", f"SELECT idempotency_key FROM gone WHERE {_absent('gone', 'stage')}")
         changed = _differ((column for column in self.star.changes if column != "idempotency_key"), "c", "s")
         moved = _differ(("user_id", "event_timestamp"), "f", "s")
         self._temporary(
             "touched",
             f"""
             -- A change that is gone, another, or new.
-            SELECT user_id FROM dim_user_changes WHERE {_removed("dim_user_changes")}
+            SELECT user_id FROM dim_user_changes WHERE {IN_LOST}
             UNION
             SELECT c.user_id FROM dim_user_changes AS c JOIN stage AS s ON s.idempotency_key = c.idempotency_key
             WHERE NOT s.is_change OR {changed}
@@ -256,7 +254,7 @@ class _Load:
         values = [column for column in columns if column != "idempotency_key"]
         self._change(f"""
             DELETE FROM dim_user_changes
-            WHERE {_removed("dim_user_changes")}
+            WHERE {IN_LOST}
                 OR idempotency_key IN (SELECT idempotency_key FROM stage WHERE NOT is_change)
         """)
         self._change(f"""
@@ -271,7 +269,7 @@ class _Load:
 
     def delete_facts(self) -> None:
         """Remove the facts whose Silver row is gone."""
-        self.counts.deleted = self._change(f"DELETE FROM fact_events WHERE {_removed('fact_events')}")
+        self.counts.deleted = self._change(f"DELETE FROM fact_events WHERE {IN_LOST}")
 
     def merge_users(self) -> None:
         """Make the rows of the touched users anew from all their changes, and point their facts at them."""
