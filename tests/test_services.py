@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from services.kafka import KafkaBroker
+from services.postgres import PASSWORD, Database, PostgresServer, postgres_server
 
 
 def test_a_killed_broker_comes_back_with_what_it_acknowledged() -> None:
@@ -60,3 +61,44 @@ def test_a_broker_that_demands_a_password_lets_nobody_in_without(secure_broker: 
             AdminClient(broker.settings("alice") | {"log_level": 0} | wrong).list_topics(timeout=2)
     bob = AdminClient(broker.settings("bob") | {"log_level": 0})
     assert not bob.list_topics(timeout=60).topics
+
+
+def test_a_killed_postgres_comes_back_with_what_it_committed() -> None:
+    import psycopg
+
+    with postgres_server() as server:
+        database = Database(server, server.database())
+        database.run("CREATE TABLE kept (n INTEGER); INSERT INTO kept SELECT * FROM generate_series(1, 1000)")
+        open_one = server.connect(database.name)
+        open_one.execute("BEGIN")
+        open_one.execute("DELETE FROM kept")
+        server.kill()
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", server.port), 1)
+        with pytest.raises(psycopg.OperationalError):
+            open_one.execute("COMMIT")
+        server.start()
+        assert database.rows("SELECT count(*), sum(n) FROM kept") == [(1000, 500_500)]
+        server.stop()
+        server.start()
+        assert database.rows("SELECT count(*) FROM kept") == [(1000,)]
+    assert not server.folder.exists()
+
+
+def test_a_postgres_that_demands_a_password_and_has_a_certificate(postgres: PostgresServer, database: Database) -> None:
+    import psycopg
+
+    def who(**more: str) -> str:
+        with psycopg.connect(postgres.url(database.name, "guarded"), **more) as connection:
+            return str(
+                connection.execute(
+                    "SELECT current_user || ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+                ).fetchone()[0]
+            )  # type: ignore[index]
+
+    assert who(password=PASSWORD) == "guardedfalse"
+    trusting = {"password": PASSWORD, "sslmode": "verify-full", "sslrootcert": str(postgres.ca)}
+    assert who(**trusting) == "guardedtrue"
+    for wrong in ({"password": "wrong"}, {"sslrootcert": str(postgres.other_ca)}):
+        with pytest.raises(psycopg.OperationalError):
+            who(**trusting | wrong)

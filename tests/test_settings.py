@@ -17,6 +17,7 @@ import penstock
 from penstock import mistakes
 from penstock.settings import Settings, load_file
 from penstock.units import format_duration, parse_duration, parse_size
+from penstock.warehouse import warehouse_of
 
 CONTRACT = """\
 name: c
@@ -279,14 +280,64 @@ def test_overrides(tmp_path: Path) -> None:
 
 
 def test_what_this_version_does_not_have_is_said(tmp_path: Path) -> None:
-    for more, said in (
-        ("warehouse: {postgres: 'postgresql://u:hunter2@h/d'}\n", "DuckDB"),
-        ("windows: [{name: w, size: 1m, mode: update, aggregates: {n: count()}}]\n", "windows.0.mode"),
+    more = "windows: [{name: w, size: 1m, mode: update, aggregates: {n: count()}}]\n"
+    flow = penstock.Pipeline.load(write(tmp_path, LEAST + more))
+    with pytest.raises(penstock.SettingsError, match=r"windows\.0\.mode"):
+        flow.spec()
+
+
+def test_a_warehouse_in_postgresql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WAREHOUSE", "postgresql://u:hunter2@db.example/shop?sslmode=require")
+    for written, schema, limit in (
+        ("'postgresql://u:hunter2@db.example/shop?sslmode=require'", "public", 30),
+        ("'${WAREHOUSE}'", "public", 30),
+        ("{url: '${WAREHOUSE}', schema: marts, statement_timeout: 5m}", "marts", 5),
     ):
-        flow = penstock.Pipeline.load(write(tmp_path, LEAST + more))
-        with pytest.raises(penstock.SettingsError, match=said) as caught:
-            flow.spec()
-        assert "hunter2" not in str(caught.value)
+        file = load_file(write(tmp_path, f"{LEAST}warehouse: {{postgres: {written}}}\n"))
+        spec = file.spec()
+        place = "db.example:5432/shop" + ("" if schema == "public" else f" (schema {schema})")
+        assert spec["warehouse"] == {
+            "postgres": {
+                "place": place,
+                "schema": schema,
+                "statement_timeout_us": limit * 60_000_000,
+                "lock_timeout_us": 600_000_000,
+            }
+        }
+        assert "hunter2" not in repr(spec) + json.dumps(spec) + repr(file)
+        target = warehouse_of(spec)
+        assert (target.kind, target.place) == ("postgres", place)
+        assert target.postgres == file.settings.warehouse.postgres if file.settings.warehouse else None
+        assert warehouse_of(spec, "duckdb:other.duckdb").place == "other.duckdb"
+
+
+def test_mistakes_in_a_url_of_postgresql_are_told_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WAREHOUSE", "postgresql://u:hunter2@db.example")
+    monkeypatch.setenv("NOTHING", "")
+    for written, said in (
+        ("'postgresql://u:hunter2@db.example'", "no database is named; write postgresql://user@host:5432/database"),
+        ("'${WAREHOUSE}'", "no database is named"),
+        ("'${NOTHING}'", "it is empty. Is the variable set?"),
+        ("'hunter2'", "write postgresql://"),
+        ("{url: '${WAREHOUSE}'}", "no database is named"),
+        ("{url: 'postgresql://h/d', schem: marts}", "did you mean 'warehouse.postgres.schema'?"),
+        ("{url: 'postgresql://h/d', statement_timeout: 0s}", "a millisecond at least"),
+        ("{url: 'postgresql://h/d', schema: 'a\"; DROP'}", "letters, digits"),
+        ("{schema: marts}", "warehouse.postgres.url: is missing"),
+        ("5", "warehouse.postgres"),
+    ):
+        error = refused(write(tmp_path, f"{LEAST}warehouse: {{postgres: {written}}}\n"))
+        assert said in str(error)
+        assert "warehouse.postgres" in str(error)
+        assert "hunter2" not in str(error)
+
+
+def test_a_warehouse_given_by_an_option_takes_the_place_of_the_files_own(tmp_path: Path) -> None:
+    path = write(tmp_path, LEAST + "warehouse: {duckdb: shop.duckdb}\n")
+    own = load_file(path, ["warehouse.postgres=postgresql://h/d"]).settings.warehouse
+    assert own is not None
+    assert (own.duckdb, own.postgres and own.postgres.place) == (None, "h:5432/d")
+    assert load_file(path, ["warehouse.postgres.url=postgresql://h/d"]).spec()["warehouse"]["postgres"]["place"]
 
 
 def test_ready_made_pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,18 +1,19 @@
-"""The warehouse load, against real DuckDB and Parquet files."""
+"""The warehouse load, against real Parquet files, DuckDB and PostgreSQL."""
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 import random
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 
-from penstock.warehouse import LoadReport, load
+from penstock.warehouse import LoadReport, audit, load
 from warehouse_support import UTC, Lake, at, event, install
+from warehouse_tables import KINDS, Warehouses
 
 THEIR_QUERY = """
 SELECT u.plan_type, SUM(f.purchase_amount)
@@ -24,41 +25,47 @@ GROUP BY u.plan_type;
 TABLES = ("dim_user", "dim_user_changes", "fact_events", "fact_duplicates")
 
 
-@pytest.fixture
-def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
+class Loaded(Lake):
+    """A lake with its warehouses."""
+
+    warehouses: Warehouses
+
+
+@pytest.fixture(params=KINDS)
+def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Loaded:
     """An empty lake."""
-    made = Lake(tmp_path / "lake")
+    made = Loaded(tmp_path / "lake")
     made.root.mkdir()
+    made.warehouses = Warehouses(tmp_path, request.getfixturevalue("database") if request.param == "postgres" else None)
     install(made, monkeypatch)
     return made
 
 
-def run(lake: Lake, date: str | None = None, name: str = "warehouse", **more: Any) -> LoadReport:
-    """Load into a file beside the lake, and check what must hold after every load."""
-    path = lake.root.parent / f"{name}.duckdb"
-    report = load(lake.spec(), f"duckdb:{path}", date=date, **more)
-    with duckdb.connect(str(path)) as con:
-        astray = con.execute(
-            "SELECT count(*) FROM fact_events f LEFT JOIN dim_user u ON u.user_key = f.user_key "
-            "WHERE u.user_key IS NULL OR u.user_id <> f.user_id OR f.event_timestamp < u.effective_start_date "
-            "OR f.event_timestamp >= u.effective_end_date"
-        ).fetchone()
-        assert astray == (0,)
+def run(lake: Loaded, date: str | None = None, name: str = "warehouse", **more: Any) -> LoadReport:
+    """Load into a warehouse of this name, and check what must hold after every load."""
+    report = load(lake.spec(), lake.warehouses.target(name), date=date, **more)
+    astray = query(
+        lake,
+        "SELECT count(*) FROM fact_events f LEFT JOIN dim_user u ON u.user_key = f.user_key "
+        "WHERE u.user_key IS NULL OR u.user_id <> f.user_id OR f.event_timestamp < u.effective_start_date "
+        "OR f.event_timestamp >= u.effective_end_date",
+        name,
+    )
+    assert astray == [(0,)]
     return report
 
 
-def query(lake: Lake, sql: str, name: str = "warehouse") -> list[tuple[Any, ...]]:
+def query(lake: Loaded, sql: str, name: str = "warehouse") -> list[tuple[Any, ...]]:
     """Ask the warehouse."""
-    with duckdb.connect(str(lake.root.parent / f"{name}.duckdb"), read_only=True) as con:
-        return con.execute(sql).fetchall()
+    return lake.warehouses.rows(sql, name)
 
 
-def tables(lake: Lake, name: str = "warehouse") -> dict[str, list[tuple[Any, ...]]]:
+def tables(lake: Loaded, name: str = "warehouse", **more: Any) -> dict[str, list[tuple[Any, ...]]]:
     """All rows of all tables that a load writes, but for the record of the loads."""
-    return {table: query(lake, f"SELECT * FROM {table} ORDER BY ALL", name) for table in TABLES}
+    return lake.warehouses.everything(name, TABLES, **more)
 
 
-def history(lake: Lake, user: str, name: str = "warehouse") -> list[tuple[Any, ...]]:
+def history(lake: Loaded, user: str, name: str = "warehouse") -> list[tuple[Any, ...]]:
     """The rows of a user in dim_user."""
     return query(
         lake,
@@ -76,7 +83,7 @@ def day(text: str) -> dt.datetime:
 EVER = day("0001-01-01")
 
 
-def test_dimensions_are_seeded(lake: Lake) -> None:
+def test_dimensions_are_seeded(lake: Loaded) -> None:
     run(lake)
     assert query(lake, "SELECT count(*), min(hour_start), max(hour_start) FROM dim_time") == [
         (96_432, day("2020-01-01"), day("2030-12-31T23:00:00"))
@@ -90,15 +97,15 @@ def test_dimensions_are_seeded(lake: Lake) -> None:
     assert query(lake, "SELECT count(*) FROM dim_device") == [(16,)]
 
 
-def test_devices_are_those_of_the_generator(lake: Lake) -> None:
+def test_devices_are_those_of_the_generator(lake: Loaded) -> None:
     run(lake)
     listed = Path(__file__).parents[1] / "python/penstock/pipelines/ecommerce/devices.csv"
-    assert query(lake, "SELECT device_type, os, browser FROM dim_device ORDER BY device_key") == query(
-        lake, f"SELECT device_type, os, browser FROM read_csv('{listed}')"
-    )
+    with listed.open(encoding="utf-8") as file:
+        named = [(row["device_type"], row["os"], row["browser"]) for row in csv.DictReader(file)]
+    assert query(lake, "SELECT device_type, os, browser FROM dim_device ORDER BY device_key") == named
 
 
-def test_facts_get_their_keys(lake: Lake) -> None:
+def test_facts_get_their_keys(lake: Loaded) -> None:
     lake.commit(
         [
             event("k1", "ada", "2024-12-17T10:00:00", "user_signup", plan_type="premium"),
@@ -129,7 +136,7 @@ def test_facts_get_their_keys(lake: Lake) -> None:
     ]
 
 
-def test_their_query_counts_nothing_twice(lake: Lake) -> None:
+def test_their_query_counts_nothing_twice(lake: Loaded) -> None:
     """BETWEEN takes both ends of an interval, so an event at a change of plan fits two rows; the key settles it."""
     lake.commit(
         [
@@ -147,7 +154,7 @@ def test_their_query_counts_nothing_twice(lake: Lake) -> None:
     assert got == {"free": Decimal("1.00"), "premium": Decimal("110.00"), None: Decimal("11000.00")}
 
 
-def test_a_load_without_news_changes_nothing(lake: Lake) -> None:
+def test_a_load_without_news_changes_nothing(lake: Loaded) -> None:
     lake.commit([event("k1", "ada", "2024-12-17T10:00:00")])
     run(lake)
     before, loads = tables(lake), query(lake, "SELECT * FROM penstock_loads")
@@ -156,7 +163,7 @@ def test_a_load_without_news_changes_nothing(lake: Lake) -> None:
     assert (tables(lake), query(lake, "SELECT * FROM penstock_loads")) == (before, loads)
 
 
-def test_a_load_takes_what_came_since(lake: Lake) -> None:
+def test_a_load_takes_what_came_since(lake: Loaded) -> None:
     lake.commit([event("k1", "ada", "2024-12-17T10:00:00")])
     run(lake)
     lake.commit([event("k2", "ada", "2024-12-17T11:00:00")])
@@ -166,7 +173,7 @@ def test_a_load_takes_what_came_since(lake: Lake) -> None:
     assert query(lake, "SELECT log_number FROM penstock_loads ORDER BY load_number") == [(0,), (2,)]
 
 
-def test_a_late_change_splits_the_history_and_points_the_facts_again(lake: Lake) -> None:
+def test_a_late_change_splits_the_history_and_points_the_facts_again(lake: Loaded) -> None:
     lake.commit(
         [
             event("s1", "ada", "2024-12-01T00:00:00", "user_signup", plan_type="free"),
@@ -190,7 +197,7 @@ def test_a_late_change_splits_the_history_and_points_the_facts_again(lake: Lake)
     assert dict(query(lake, THEIR_QUERY)) == {"free": Decimal("20.00"), "premium": Decimal("10.00")}
 
 
-def test_an_inferred_user_is_completed_by_a_later_load(lake: Lake) -> None:
+def test_an_inferred_user_is_completed_by_a_later_load(lake: Loaded) -> None:
     lake.commit(
         [event("p1", "ada", "2024-12-05T00:00:00", "purchase"), event("p2", "ada", "2024-12-15T00:00:00", "purchase")]
     )
@@ -213,7 +220,7 @@ def test_an_inferred_user_is_completed_by_a_later_load(lake: Lake) -> None:
     assert dict(query(lake, THEIR_QUERY)) == {"free": Decimal("20.00")}
 
 
-def test_other_attributes_are_type_1(lake: Lake) -> None:
+def test_other_attributes_are_type_1(lake: Loaded) -> None:
     lake.commit(
         [
             event("s1", "ada", "2024-12-01T00:00:00", "user_signup", plan_type="free", country="DE"),
@@ -224,7 +231,7 @@ def test_other_attributes_are_type_1(lake: Lake) -> None:
     assert query(lake, "SELECT plan_type, country FROM dim_user ORDER BY 1") == [("free", "FR"), ("premium", "FR")]
 
 
-def test_removed_rows_remove_their_facts(lake: Lake) -> None:
+def test_removed_rows_remove_their_facts(lake: Loaded) -> None:
     (first,) = lake.commit(
         [
             event("s1", "ada", "2024-12-17T10:00:00", "user_signup", plan_type="premium"),
@@ -245,17 +252,17 @@ def test_removed_rows_remove_their_facts(lake: Lake) -> None:
     assert history(lake, "ada") == [(None, EVER, None, True, True)]
 
 
-def test_compaction_changes_only_where_the_rows_lie(lake: Lake) -> None:
+def test_compaction_changes_only_where_the_rows_lie(lake: Loaded) -> None:
     paths = [lake.commit([event(f"k{n}", "ada", f"2024-12-17T1{n}:00:00")])[0] for n in range(3)]
     run(lake)
-    before = query(lake, "SELECT * EXCLUDE (lake_file) FROM fact_events ORDER BY ALL")
+    before = tables(lake, without=["lake_file"])
     lake.commit(lake.silver(), removed=paths, kind="compact")
     report = run(lake)
     assert (report.counts.updated, report.counts.deleted, report.counts.inserted) == (3, 0, 0)
-    assert query(lake, "SELECT * EXCLUDE (lake_file) FROM fact_events ORDER BY ALL") == before
+    assert tables(lake, without=["lake_file"]) == before
 
 
-def test_a_file_that_came_and_went_is_not_read(lake: Lake) -> None:
+def test_a_file_that_came_and_went_is_not_read(lake: Loaded) -> None:
     paths = lake.commit([event("k1", "ada", "2024-12-17T10:00:00")])
     lake.commit(removed=paths, kind="retention")
     report = run(lake, rows_a_transaction=1)
@@ -263,7 +270,7 @@ def test_a_file_that_came_and_went_is_not_read(lake: Lake) -> None:
 
 
 @pytest.mark.parametrize("first", ["early", "late"])
-def test_of_two_rows_with_one_key_the_earliest_is_the_fact(lake: Lake, first: str) -> None:
+def test_of_two_rows_with_one_key_the_earliest_is_the_fact(lake: Loaded, first: str) -> None:
     """A key may come again after the deduplication horizon; which of the two is loaded first must not matter."""
     early = event("k1", "ada", "2024-12-01T10:00:00", "purchase", amount=Decimal("1.00"))
     late = event("k1", "ada", "2024-12-09T10:00:00", "purchase", amount=Decimal("2.00"))
@@ -280,7 +287,7 @@ def test_of_two_rows_with_one_key_the_earliest_is_the_fact(lake: Lake, first: st
     assert query(lake, "SELECT count(*) FROM fact_duplicates") == [(0,)]
 
 
-def test_a_date_is_found_by_event_time_not_by_partition(lake: Lake) -> None:
+def test_a_date_is_found_by_event_time_not_by_partition(lake: Loaded) -> None:
     """A session that began yesterday holds events of today."""
     yesterday = at("2024-12-16T23:50:00")
     lake.commit(
@@ -299,7 +306,7 @@ def test_a_date_is_found_by_event_time_not_by_partition(lake: Lake) -> None:
     assert run(lake).counts.inserted == 2
 
 
-def test_a_date_loaded_again_loses_what_silver_has_lost(lake: Lake) -> None:
+def test_a_date_loaded_again_loses_what_silver_has_lost(lake: Loaded) -> None:
     paths = lake.commit([event("k1", "ada", "2024-12-17T10:00:00"), event("k2", "ada", "2024-12-17T11:00:00")])
     run(lake, date="2024-12-17")
     lake.commit([lake.rows[paths[0]][0]], removed=paths, kind="backfill")
@@ -307,7 +314,7 @@ def test_a_date_loaded_again_loses_what_silver_has_lost(lake: Lake) -> None:
     assert query(lake, "SELECT idempotency_key FROM fact_events") == [("k1",)]
 
 
-def model(lake: Lake) -> tuple[dict[str, Any], dict[str, list[tuple[Any, ...]]]]:
+def model(lake: Loaded) -> tuple[dict[str, Any], dict[str, list[tuple[Any, ...]]]]:
     """The star that Silver gives, the slow and obvious way: the facts by key, and each user's rows."""
     facts: dict[str, dict[str, Any]] = {}
     for row in lake.silver():
@@ -336,7 +343,7 @@ def model(lake: Lake) -> tuple[dict[str, Any], dict[str, list[tuple[Any, ...]]]]
     return facts, users
 
 
-def random_log(lake: Lake, dice: random.Random, entries: int) -> None:
+def random_log(lake: Loaded, dice: random.Random, entries: int) -> None:
     """Entries with new rows, sometimes with a key used before, and now and then with rows rewritten or removed."""
     start = at("2024-12-10T00:00:00")
     for _ in range(entries):
@@ -362,7 +369,7 @@ def random_log(lake: Lake, dice: random.Random, entries: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_any_order_of_loads_gives_the_same_tables(lake: Lake, seed: int) -> None:
+def test_any_order_of_loads_gives_the_same_tables(lake: Loaded, seed: int) -> None:
     """The law: one load, a load for every entry, and dates in any order, mixed with loads, end in equal tables."""
     dice = random.Random(seed)
     dates = [f"2024-12-{number}" for number in range(10, 16)]
@@ -384,6 +391,8 @@ def test_any_order_of_loads_gives_the_same_tables(lake: Lake, seed: int) -> None
     once = tables(lake, "once")
     for name in ("often", "parts", "forward", "backward", "shuffled"):
         assert tables(lake, name) == once, name
+    found = audit(lake.spec(), lake.warehouses.target("often"))
+    assert found.balanced, found
     facts, users = model(lake)
     got = query(
         lake, "SELECT idempotency_key, user_id, event_timestamp, session_id, lake_offset FROM fact_events", "once"

@@ -17,7 +17,7 @@ import pytest
 from penstock.errors import DataError, LakeError, PenstockError, SettingsError, WarehouseError
 from penstock.warehouse import load
 from penstock.warehouse.duckdb_backend import DuckDBBackend
-from penstock.warehouse.loader import SCHEMA_VERSION
+from penstock.warehouse.migrate import SCHEMA_VERSION
 from warehouse_support import Lake, event, install
 
 
@@ -46,11 +46,9 @@ def everything(lake: Lake, name: str = "warehouse.duckdb") -> dict[str, list[tup
     """All rows of all tables, but for the time of a load."""
     with duckdb.connect(str(warehouse(lake).with_name(name)), read_only=True) as con:
         names = [name for (name,) in con.execute("SELECT table_name FROM duckdb_tables() ORDER BY 1").fetchall()]
+        without = {"penstock_loads": "EXCLUDE (finished_at, load_id)"}
         return {
-            name: con.execute(
-                f"SELECT * {'EXCLUDE (finished_at)' if name == 'penstock_loads' else ''} FROM {name} ORDER BY ALL"
-            ).fetchall()
-            for name in names
+            name: con.execute(f"SELECT * {without.get(name, '')} FROM {name} ORDER BY ALL").fetchall() for name in names
         }
 
 
@@ -189,6 +187,24 @@ def test_a_warehouse_that_was_made_by_a_newer_version(lake: Lake) -> None:
     assert everything(lake) == before
 
 
+def test_a_warehouse_of_version_1_is_brought_to_the_newest_and_loaded_on(lake: Lake) -> None:
+    load(lake.spec())
+    with duckdb.connect(str(warehouse(lake))) as con:
+        con.execute("ALTER TABLE penstock_loads DROP COLUMN load_id; ALTER TABLE penstock_loads DROP COLUMN rows_read")
+        con.execute("UPDATE penstock_schema SET version = 1")
+    lake.commit([event("p3", "ada", "2024-12-18T11:00:00", "purchase")])
+    assert load(lake.spec()).counts.inserted == 1
+    upgraded = everything(lake)
+    assert upgraded["penstock_schema"] == [("ecommerce", SCHEMA_VERSION)]
+    load(lake.spec(), f"duckdb:{lake.root.parent / 'new.duckdb'}")
+    with duckdb.connect(str(warehouse(lake)), read_only=True) as con:
+        columns = con.execute("SELECT rows_read, load_id IS NULL FROM penstock_loads ORDER BY load_number").fetchall()
+    assert columns == [(None, True), (1, False)]
+    new = everything(lake, "new.duckdb")
+    del upgraded["penstock_loads"], new["penstock_loads"]
+    assert upgraded == new
+
+
 def test_a_warehouse_with_tables_of_somebody_else(lake: Lake) -> None:
     with duckdb.connect(str(warehouse(lake))) as con:
         con.execute("CREATE TABLE dim_user (name TEXT)")
@@ -261,7 +277,7 @@ def test_an_event_without_a_user(lake: Lake) -> None:
         load(lake.spec())
 
 
-@pytest.mark.parametrize("setting", ["duckdb:", "postgres:host=x,password=hunter2", "postgresql://u:hunter2@h/x"])
+@pytest.mark.parametrize("setting", ["duckdb:", "snowflake:host=x,password=hunter2", "mysql://u:hunter2@h/x"])
 def test_a_warehouse_of_another_kind_is_refused_without_its_password(lake: Lake, setting: str) -> None:
     with pytest.raises(SettingsError, match=r"warehouse: \{duckdb: FILE\}") as refused:
         load(lake.spec(), setting)

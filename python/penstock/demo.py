@@ -227,11 +227,11 @@ class Demo:
         step.tables.append(("ledger", (ledger, {"pending": 0, **expected})))
 
     def _load(self, step: Step) -> None:
-        from penstock.warehouse import connect, load
+        from penstock.warehouse import connect, load, warehouse_of
 
         spec = self.flow.spec()
         step.detail = load(spec, tables=self.flow.file.tables).as_dict()
-        warehouse = connect(spec["warehouse"], read_only=True)
+        warehouse = connect(warehouse_of(spec), read_only=True)
         try:
             ((facts, amount),) = warehouse.rows("SELECT count(*), sum(purchase_amount) FROM fact_events")
             ((users, versions),) = warehouse.rows(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from penstock.pipeline import Pipeline
     from penstock.storage import Spec
+    from penstock.warehouse import Backend
 
 # What each extra is for, and a distribution that shows that it is there.
 EXTRAS = {
@@ -214,20 +215,41 @@ def _space(name: str, path: Path) -> Finding:
     return Finding("Places", f"space for the {name}", enough, False, f"{format_size(free)} free", remedy)
 
 
-def _warehouse(flow: Pipeline, spec: dict[str, Any]) -> Finding:
+def _warehouse(flow: Pipeline, spec: Spec) -> Finding:
     group, name = "Places", "warehouse"
     if not spec["warehouse"]:
-        return Finding(group, name, False, False, "none is named", "set `warehouse: {duckdb: FILE}` to load into one")
-    path = Path(spec["warehouse"]["duckdb"])
-    if not path.exists():
-        return Finding(group, name, True, False, f"{path} is not there yet; penstock load {flow.name} makes it")
-    from penstock.warehouse import connect
+        return Finding(
+            group,
+            name,
+            False,
+            False,
+            "none is named",
+            "set `warehouse: {duckdb: FILE}` or `{postgres: URL}` to load into one",
+        )
+    from penstock.warehouse import connect, warehouse_of
 
+    target = warehouse_of(spec)
+    path = Path(target.place)
+    if target.kind == "duckdb" and not path.exists():
+        return Finding(group, name, True, False, f"{path} is not there yet; penstock load {flow.name} makes it")
     try:
-        connect(spec["warehouse"], read_only=True).close()
+        backend = connect(target, read_only=True)
+        try:
+            said = _tables(flow, backend) if target.kind == "postgres" else format_size(path.stat().st_size)
+        finally:
+            backend.close()
     except PenstockError as error:
         return Finding(group, name, False, True, str(error))
-    return Finding(group, name, True, True, f"{path}, {format_size(path.stat().st_size)}")
+    return Finding(group, name, True, True, f"{target.place}, {said}")
+
+
+def _tables(flow: Pipeline, backend: Backend) -> str:
+    from penstock.warehouse.migrate import version_of
+
+    ((version, user),) = backend.rows("SELECT current_setting('server_version'), current_user::text")
+    tables = version_of(backend, flow.name)
+    there = f"tables of version {tables}" if tables else f"no tables yet; penstock load {flow.name} makes them"
+    return f"PostgreSQL {version}, as {user}, {there}"
 
 
 def _dbt_project() -> Finding:

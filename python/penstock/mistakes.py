@@ -45,7 +45,9 @@ def _reason(found: dict[str, Any], loc: _yaml.Loc, document: _yaml.Document, set
         return _unknown(loc, document.options.get(loc), settings)
     if kind == "missing":
         return "is missing"
-    secret = loc[-1:] == ("secret",) or loc[-1:] == ("postgres",) or "kafka" in loc or loc[:1] == ("storage",)
+    secret = (
+        loc[-1:] == ("secret",) or loc[:2] == ("warehouse", "postgres") or "kafka" in loc or loc[:1] == ("storage",)
+    )
     shown = (
         "" if secret or isinstance(found.get("input"), (dict, list)) else f"{document.shown(loc, found.get('input'))}: "
     )

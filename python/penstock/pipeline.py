@@ -196,15 +196,12 @@ class Pipeline:
 
     def _audit_warehouse(self) -> dict[str, Any] | None:
         """The warehouse against the lake; none where there is none yet."""
-        from pathlib import Path
-
         spec = self.spec()
-        place = (spec.get("warehouse") or {}).get("duckdb")
-        if not place or not self.file.tables or not Path(place).exists():
+        if not spec["warehouse"] or not self.file.tables:
             return None
-        from penstock.warehouse import audit
+        from penstock.warehouse import audit, was_loaded
 
-        return audit(spec).as_dict()
+        return audit(spec).as_dict() if was_loaded(spec) else None
 
     def inspect(self, *, epochs: int = 10, samples: int = 0, broker: bool = False) -> Inspection:
         """Look at it from outside, also while it runs: term, epochs, watermark, partitions, state, layers.

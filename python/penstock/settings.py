@@ -26,10 +26,10 @@ environment is never shown.
 | `durability` | `disk` or `process` |
 | `memory_bytes` | a number |
 | `max_event_bytes`, `max_event_depth`, `assert_formats` | limits of the contract |
-| `warehouse` | `{"duckdb": absolute path}` or null; read by loads, not by the engine |
+| `warehouse` | `{"duckdb": absolute path}`, `{"postgres": …}` or null; read by loads, not by the engine |
 
 Secrets are not part of it: `PipelineFile.secret` and `PipelineFile.source_secrets` go to the engine beside it, and so
-do the keys of `storage`.
+do the keys of `storage`; the URL of a warehouse in PostgreSQL goes to loads.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ from penstock.files import FilesSource  # noqa: TC001  pydantic reads the annota
 from penstock.kafka import KafkaSource  # noqa: TC001  pydantic reads the annotation
 from penstock.mistakes import explain
 from penstock.nearest import did_you_mean
+from penstock.postgres import Postgres, from_text
 from penstock.resources import ready_made, ready_made_folder
 from penstock.storage import Spec, Storage
 from penstock.transform import Transform, check_name, column_kind
@@ -208,10 +209,10 @@ def _transform(value: Any) -> Any:
 
 
 class Warehouse(_Model):
-    """`warehouse`: one of `duckdb` (a file) and `postgres` (a URL)."""
+    """`warehouse`: one of `duckdb` (a file) and `postgres` (a URL, or a mapping with `url` and more)."""
 
     duckdb: str | None = None
-    postgres: SecretStr | None = None
+    postgres: Annotated[Postgres | None, BeforeValidator(from_text)] = None
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -390,11 +391,18 @@ class PipelineFile:
             "max_event_bytes": own.limits.max_bytes,
             "max_event_depth": own.limits.max_depth,
             "assert_formats": own.limits.assert_formats,
-            "warehouse": {"duckdb": self._place(own.warehouse.duckdb)}
-            if own.warehouse and own.warehouse.duckdb
-            else None,
+            "warehouse": self._warehouse(),
         }
-        return Spec(settings, storage.secrets)
+        postgres = own.warehouse.postgres if own.warehouse else None
+        return Spec(settings, storage.secrets, postgres.url.get_secret_value() if postgres else None)
+
+    def _warehouse(self) -> dict[str, Any] | None:
+        own = self.settings.warehouse
+        if own is None:
+            return None
+        if own.postgres is not None:
+            return {"postgres": own.postgres.spec()}
+        return {"duckdb": self._place(own.duckdb)} if own.duckdb else None
 
     def _source(self) -> dict[str, Any]:
         source = self.settings.source
@@ -408,11 +416,6 @@ class PipelineFile:
 
     def _refuse_what_is_not_there(self) -> None:
         own = self.settings
-        if own.warehouse and own.warehouse.postgres:
-            raise SettingsError(
-                f"{self.path}: warehouse.postgres: this version loads into DuckDB; name warehouse.duckdb",
-                name="warehouse.postgres",
-            )
         for i, window in enumerate(own.windows):
             if window.mode != "append" or window.to:
                 name = f"windows.{i}.{'to' if window.to else 'mode'}"
@@ -464,15 +467,16 @@ def load_file(
 
 
 def _take_the_place(values: dict[str, Any], overrides: Sequence[str]) -> None:
-    """A source that is named by an override takes the place of the file's own: there is one."""
-    source = values.get("source")
-    if not isinstance(source, dict):
-        return
-    kinds = ("files", "kafka")
-    named = {kind for kind in kinds for given in overrides if re.match(rf"\s*source\s*\.\s*{kind}\s*[.=]", given)}
-    if len(named) == 1:
-        for kind in set(kinds) - named:
-            source.pop(kind, None)
+    """A source or warehouse that is named by an override takes the place of the file's own: there is one."""
+    for name, kinds in (("source", ("files", "kafka")), ("warehouse", ("duckdb", "postgres"))):
+        own = values.get(name)
+        if not isinstance(own, dict):
+            continue
+        pattern = rf"\s*{name}\s*\.\s*({'|'.join(kinds)})\s*[.=]"
+        named = {found[1] for given in overrides if (found := re.match(pattern, given))}
+        if len(named) == 1:
+            for kind in set(kinds) - named:
+                own.pop(kind, None)
 
 
 def _find(pipeline: str | os.PathLike[str]) -> tuple[Path, bool]:

@@ -145,10 +145,17 @@ class Spec(dict[str, Any]):
     """A specification for the engine; what is secret travels beside it, in none of its keys and not in its `repr`."""
 
     storage_secrets: dict[str, str]
+    warehouse_secret: str | None
 
-    def __init__(self, settings: Mapping[str, Any], storage_secrets: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        storage_secrets: Mapping[str, str] | None = None,
+        warehouse_secret: str | None = None,
+    ) -> None:
         super().__init__(settings)
         self.storage_secrets = dict(storage_secrets or {})
+        self.warehouse_secret = warehouse_secret
 
 
 def secrets_of(spec: Mapping[str, Any]) -> dict[str, str]:

@@ -24,6 +24,7 @@ EXAMPLES = (
     "penstock load ecommerce",
     "penstock load ecommerce --date 2024-12-17",
     "penstock load shop/pipeline.yaml --to duckdb:/data/shop.duckdb --json",
+    "penstock load ecommerce --to postgresql://loader@db.example/shop?sslmode=verify-full",
 )
 
 
@@ -35,7 +36,7 @@ def load(
     ] = None,
     to: Annotated[
         str | None,
-        typer.Option(help="Another warehouse than that of the pipeline file.", metavar="duckdb:FILE"),
+        typer.Option(help="Another warehouse than that of the pipeline file.", metavar="duckdb:FILE|postgresql://…"),
     ] = None,
     settings: SetOption = None,
     as_json: JsonOption = False,

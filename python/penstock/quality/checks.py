@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import WarehouseError
+from penstock.warehouse.files import count_rows
 from penstock.warehouse.lakelog import absolute, live_files
 from penstock.warehouse.loader import parse_day
-from penstock.warehouse.target import Target, connect
+from penstock.warehouse.target import Target, connect, warehouse_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -107,7 +108,7 @@ def run_checks(
     day = parse_day(date)
     limits = thresholds or Thresholds()
     files = absolute(spec, live_files(spec, DEAD_LETTERS))
-    backend = connect(warehouse if warehouse is not None else spec.get("warehouse"), read_only=True)
+    backend = connect(warehouse_of(spec, warehouse), read_only=True)
     try:
         if not backend.columns("fact_events"):
             raise WarehouseError(
@@ -219,16 +220,12 @@ class _Facts:
 
         A dead letter whose event time could not be read counts on the day of the broker's time, or else of its arrival.
         """
-        dead = 0
-        if files:
-            self.warehouse.stage(
-                "dead_letters_of_the_day",
-                "SELECT coalesce(event_time, timestamp, ingested_at) AT TIME ZONE 'UTC' AS event_timestamp "
-                "FROM dead_letters",
-                files,
-                "dead_letters",
-            )
-            ((dead,),) = self.warehouse.rows(f"SELECT count(*) FROM dead_letters_of_the_day WHERE {self.on_the_day}")
+        dead = count_rows(
+            "SELECT 1 FROM (SELECT coalesce(event_time, timestamp, ingested_at) AT TIME ZONE 'UTC' AS event_timestamp "
+            f"FROM dead_letters) AS timed WHERE {self.on_the_day}",
+            files,
+            "dead_letters",
+        )
         total = self._count() + dead
         share = dead / total if total else 0.0
         return CheckResult(

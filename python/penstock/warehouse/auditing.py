@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import WarehouseError
 from penstock.warehouse.lakelog import BEGINNING, files_left, logs, read_log
 from penstock.warehouse.loader import SILVER, last_entry
 from penstock.warehouse.star import valid
-from penstock.warehouse.target import Target, connect
+from penstock.warehouse.target import Target, connect, warehouse_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +54,24 @@ class WarehouseAudit:
         return asdict(self) | {"balanced": self.balanced}
 
 
+def was_loaded(spec: Mapping[str, Any]) -> bool:
+    """Whether there is a warehouse, and something was loaded into it.
+
+    Raises:
+        WarehouseError: It cannot be opened.
+    """
+    if not spec.get("warehouse"):
+        return False
+    target = warehouse_of(spec)
+    if target.postgres is None:
+        return Path(target.place).exists()
+    backend = connect(target, read_only=True)
+    try:
+        return bool(backend.columns("penstock_loads"))
+    finally:
+        backend.close()
+
+
 def audit(spec: Mapping[str, Any], warehouse: str | Mapping[str, Any] | Target | None = None) -> WarehouseAudit:
     """Count the warehouse again; it is only read.
 
@@ -66,7 +85,7 @@ def audit(spec: Mapping[str, Any], warehouse: str | Mapping[str, Any] | Target |
     """
     entries = {log: read_log(spec, BEGINNING, SILVER, shard) for log, shard in logs(spec).items()}
     name = str(spec["name"])
-    backend = connect(warehouse if warehouse is not None else spec.get("warehouse"), read_only=True)
+    backend = connect(warehouse_of(spec, warehouse), read_only=True)
     try:
         if not backend.columns("penstock_loads"):
             raise WarehouseError(f"warehouse {backend.place}: nothing was loaded. Run `penstock load {name}` first")

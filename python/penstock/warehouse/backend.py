@@ -4,8 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from penstock.errors import WarehouseError
+
 if TYPE_CHECKING:
     from penstock._typing import ArrowStreamExportable
+
+
+class BackendGoneError(WarehouseError):
+    """The connection was lost, or cannot be made for now; nothing that was not committed stays."""
+
+
+class DeadlockError(WarehouseError):
+    """The database has ended the transaction in favour of another one; nothing of it stays."""
+
+
+class CommitUnknownError(WarehouseError):
+    """The connection was lost in the middle of COMMIT: it may be done, or not."""
 
 
 class Backend(Protocol):
@@ -16,15 +30,33 @@ class Backend(Protocol):
     `commit`.
     """
 
+    kind: str
+    """`duckdb` or `postgres`."""
+
+    order_inserts: bool
+    """Whether many rows go faster into a table in the order of its key."""
+
     place: str
     """What to call the warehouse in messages; never holds a password."""
 
-    def begin(self) -> None:
-        """Start the transaction; a second writer waits or fails here, not later."""
+    def begin(self, lock: str = "") -> None:
+        """Start the transaction; a second writer under the same lock waits or fails here, not later."""
         ...
 
     def commit(self) -> None:
-        """Make everything since `begin` durable and visible, all at once."""
+        """Make everything since `begin` durable and visible, all at once.
+
+        Raises:
+            CommitUnknownError: The connection was lost before the answer came.
+        """
+        ...
+
+    def reopen(self, give_up: float) -> None:
+        """Connect again after the connection was lost, trying for so many seconds.
+
+        Raises:
+            BackendGoneError: The database did not come back.
+        """
         ...
 
     def rollback(self) -> None:

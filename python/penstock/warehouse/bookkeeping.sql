@@ -1,4 +1,4 @@
--- What the loads themselves have to remember, in every warehouse.
+-- What the loads themselves have to remember, in every warehouse. The same statements run on DuckDB and PostgreSQL.
 
 CREATE TABLE penstock_schema (
     pipeline  TEXT    NOT NULL PRIMARY KEY,
@@ -7,16 +7,18 @@ CREATE TABLE penstock_schema (
 
 -- One row for each load, written in its own transaction: what a killed load did is not there, and neither is its row.
 CREATE TABLE penstock_loads (
-    pipeline        TEXT      NOT NULL,     -- in shards, which have logs of their own: pipeline/0001, …
-    load_number     BIGINT    NOT NULL,     -- from 1, of all shards together
-    log_number      BIGINT    NOT NULL,     -- the last entry of the lake's log that is loaded; -1: none yet
-    event_date      DATE,                   -- the date loaded, at the same place in the log; null: the log went on
-    facts_inserted  BIGINT    NOT NULL,
-    facts_updated   BIGINT    NOT NULL,
-    facts_deleted   BIGINT    NOT NULL,
-    facts_repointed BIGINT    NOT NULL,     -- to another dim_user row, by a change that came late
-    duplicates      BIGINT    NOT NULL,     -- rows kept aside because an earlier event has their key
-    users_changed   BIGINT    NOT NULL,     -- rows of dim_user written or removed
-    finished_at     TIMESTAMP NOT NULL,
+    pipeline         TEXT      NOT NULL,    -- in shards, which have logs of their own: pipeline/0001, …
+    load_number      BIGINT    NOT NULL,    -- from 1, of all shards together
+    log_number       BIGINT    NOT NULL,    -- the last entry of the lake's log that is loaded; -1: none yet
+    event_date       DATE,                  -- the date loaded, at the same place in the log; null: the log went on
+    facts_inserted   BIGINT    NOT NULL,
+    facts_updated    BIGINT    NOT NULL,
+    facts_deleted    BIGINT    NOT NULL,
+    facts_repointed  BIGINT    NOT NULL,    -- to another dim_user row, by a change that came late
+    duplicates       BIGINT    NOT NULL,    -- rows kept aside because an earlier event has their key
+    users_changed    BIGINT    NOT NULL,    -- rows of dim_user written or removed
+    finished_at      TIMESTAMP NOT NULL,
+    load_id          TEXT,                  -- of the attempt: tells whether a COMMIT without an answer was done
+    rows_read        BIGINT,                -- of Silver; null (as load_id) in rows of version 1
     PRIMARY KEY (pipeline, load_number)
 );

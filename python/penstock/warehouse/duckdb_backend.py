@@ -69,6 +69,9 @@ class DuckDBBackend:
         read_only: Open it for queries only; the file must exist then.
     """
 
+    kind = "duckdb"
+    order_inserts = False
+
     def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
         """Open the file; raises WarehouseError with the reason when it cannot be opened."""
         self.place = str(path)
@@ -83,8 +86,11 @@ class DuckDBBackend:
         self.connection.execute("SET TimeZone = 'UTC'")
         self.connection.execute("SET preserve_insertion_order = false")
 
-    def begin(self) -> None:
-        """Start the transaction; the file lock already keeps other processes out."""
+    def reopen(self, give_up: float) -> None:
+        """A file is not lost as a connection is; there is nothing to do."""
+
+    def begin(self, lock: str = "") -> None:  # noqa: ARG002 - that of the file is enough
+        """Start the transaction; the file's own lock already keeps other processes out."""
         self.connection.execute("BEGIN")
         self._open = True
 

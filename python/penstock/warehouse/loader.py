@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from penstock.errors import DataError, LakeError, SettingsError, WarehouseError
+from penstock.errors import DataError, LakeError, SettingsError
 from penstock.warehouse import star
 from penstock.warehouse.lakelog import (
     BEGINNING,
@@ -22,7 +23,9 @@ from penstock.warehouse.lakelog import (
     logs,
     read_log,
 )
-from penstock.warehouse.target import Target, connect, parse_target
+from penstock.warehouse.migrate import SCHEMA_VERSION, make_or_upgrade, version_of
+from penstock.warehouse.target import Target, connect, warehouse_of
+from penstock.warehouse.transaction import transact
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
@@ -30,12 +33,12 @@ if TYPE_CHECKING:
 
     from penstock.warehouse.backend import Backend
 
-SCHEMA_VERSION = 1
-"""Of the tables; raise it with every change to them, and write the migration."""
-
 SILVER = "silver/events"
 
 DDL = ("1_dimensions.sql", "2_facts.sql", "3_seed.sql")
+
+OWN_DDL = "4_{kind}.sql"
+"""What one kind of warehouse needs besides; need not be there."""
 
 Progress = Callable[[int, int], None]
 """Called with the rows loaded so far and the rows to load."""
@@ -73,6 +76,7 @@ class _Step:
     """What goes into the warehouse in one transaction: of one log."""
 
     log: str
+    since: int
     log_number: int
     files: list[LakeFile]
     removed: list[str]
@@ -110,9 +114,11 @@ def load(
         DataError: Silver has not the columns that the tables need.
     """
     day = parse_day(date) if date is not None else None
-    target = parse_target(warehouse if warehouse is not None else spec.get("warehouse"))
+    target = warehouse_of(spec, warehouse)
     folder = tables if tables is not None else tables_of(spec["name"])
-    sql = {name: _read(folder, name) for name in (*DDL, "silver.sql", "lookup.sql")}
+    own = OWN_DDL.format(kind=target.kind)
+    ddl = (*DDL, own) if folder.joinpath(own).is_file() else DDL
+    sql = {name: _read(folder, name) for name in (*ddl, "silver.sql", "lookup.sql")}
     held = live_files(spec, SILVER)  # before the warehouse is opened: a missing lake leaves no empty file
     backend = connect(target)
     try:
@@ -166,6 +172,10 @@ def last_entry(warehouse: Backend, log: str) -> int:
     return BEGINNING if last is None else int(last)
 
 
+class _OvertakenError(Exception):
+    """Another load has taken up what this one was about to."""
+
+
 class _Loader:
     def __init__(
         self,
@@ -185,45 +195,44 @@ class _Loader:
     def load(self, held: list[LakeFile], day: dt.date | None) -> LoadReport:
         """Load what is new, or the day, one transaction a step."""
         self._prepare()
+        report = LoadReport(self.pipeline, self.warehouse.place, day, BEGINNING)
+        while True:
+            reached, steps = self._plan(held, day)
+            report.log_number = max(reached.values())
+            report.shards = {} if self.pipeline in reached else reached
+            todo = report.rows_read + sum(step.rows for step in steps)
+            try:
+                for planned in steps:
+                    step, counts = self._load_step(planned, day)
+                    report.counts.add(counts)
+                    report.files += len(step.files)
+                    report.rows_read += step.rows
+                    if self.progress:
+                        self.progress(report.rows_read, todo)
+            except _OvertakenError:
+                continue  # another load has done it, or a part of it: see what is left
+            return report
+
+    def _plan(self, held: list[LakeFile], day: dt.date | None) -> tuple[dict[str, int], list[_Step]]:
+        """How far each log is loaded afterwards, and the steps there."""
         reached: dict[str, int] = {}
         steps: list[_Step] = []
         for log, shard in logs(self.spec).items():
             last = last_entry(self.warehouse, log)
             new = self._new(last, shard)
             reached[log] = last if day or not new else new[-1].number
-            steps += [] if day else self._since(log, new)
+            steps += [] if day else self._since(log, last, new)
         if day:
             # Of all shards at once: the place in no log changes.
             steps = [_one_day(held, day, self.pipeline, reached.get(self.pipeline, BEGINNING))]
-        report = LoadReport(self.pipeline, self.warehouse.place, day, max(reached.values()))
-        report.shards = {} if self.pipeline in reached else reached
-        todo = sum(step.rows for step in steps)
-        for step in steps:
-            report.counts.add(self._load_step(step, day))
-            report.files += len(step.files)
-            report.rows_read += step.rows
-            if self.progress:
-                self.progress(report.rows_read, todo)
-        return report
+        return reached, steps
 
     def _prepare(self) -> None:
         """Make the tables of a new warehouse; refuse one made by a newer version."""
-        warehouse = self.warehouse
-        warehouse.begin()
-        if not warehouse.columns("penstock_schema"):
-            warehouse.script(files("penstock.warehouse").joinpath("bookkeeping.sql").read_text(encoding="utf-8"))
-        name = _literal(self.pipeline)
-        found = warehouse.rows(f"SELECT version FROM penstock_schema WHERE pipeline = {name}")
-        if not found:
-            for file in DDL:
-                warehouse.script(self.sql[file])
-            warehouse.change(f"INSERT INTO penstock_schema VALUES ({name}, {SCHEMA_VERSION})")
-        elif found[0][0] > SCHEMA_VERSION:
-            raise WarehouseError(
-                f"warehouse {warehouse.place}: its tables are of version {found[0][0]}, made by a newer penstock; this "
-                f"one knows version {SCHEMA_VERSION}. Upgrade penstock, or name another warehouse"
-            )
-        warehouse.commit()
+        if version_of(self.warehouse, self.pipeline) == SCHEMA_VERSION:
+            return
+        ddl = {file: sql for file, sql in self.sql.items() if file[0].isdigit()}
+        transact(self.warehouse, "tables", lambda: make_or_upgrade(self.warehouse, self.pipeline, ddl))
 
     def _new(self, last: int, shard: int) -> list[Entry]:
         """The entries of a log after the last that was loaded."""
@@ -236,8 +245,8 @@ class _Loader:
             )
         return [entry for entry in log if entry.number > last]
 
-    def _since(self, log: str, entries: list[Entry]) -> Iterator[_Step]:
-        """Entries of a log, cut into steps between them."""
+    def _since(self, log: str, last: int, entries: list[Entry]) -> Iterator[_Step]:
+        """Entries of a log after the last one loaded, cut into steps between them."""
         left = files_left(entries)
         gone = {path: place for place, entry in enumerate(entries) for path in entry.removed}
         new: list[LakeFile] = []
@@ -252,22 +261,29 @@ class _Loader:
             removed += entry.removed
             rows += sum(file.rows for file in added)
             if (rows >= self.rows_a_transaction and place >= until) or entry is entries[-1]:
-                yield _Step(log, entry.number, new, removed, rows)
-                new, removed, rows = [], [], 0
+                yield _Step(log, last, entry.number, new, removed, rows)
+                new, removed, rows, last = [], [], 0, entry.number
 
-    def _load_step(self, step: _Step, day: dt.date | None) -> star.Counts:
+    def _load_step(self, step: _Step, day: dt.date | None) -> tuple[_Step, star.Counts]:
         warehouse = self.warehouse
-        warehouse.begin()
-        try:
-            scope = self._stage(step, day)
-            counts = star.apply(warehouse, scope)
-            self._record(step, day, counts)
-            warehouse.commit()
-        except BaseException:
-            warehouse.rollback()
-            raise
+        load_id = uuid.uuid4().hex
+
+        def work() -> tuple[_Step, star.Counts]:
+            # Under the lock: another load may have gone on since this one looked.
+            last = last_entry(warehouse, step.log)
+            now = _one_day(live_files(self.spec, SILVER), day, step.log, last) if day else step
+            if now.since != last:
+                raise _OvertakenError
+            counts = star.apply(warehouse, self._stage(now, day))
+            self._record(now, day, counts, load_id)
+            return now, counts
+
+        def landed() -> bool:
+            return bool(warehouse.rows(f"SELECT 1 FROM penstock_loads WHERE load_id = {_literal(load_id)}"))
+
+        done = transact(warehouse, self.pipeline, work, landed=landed)
         warehouse.drop(*star.TEMPORARY)
-        return counts
+        return done
 
     def _stage(self, step: _Step, day: dt.date | None) -> str | None:
         """Make the table `stage`; returns the condition for the facts that it replaces."""
@@ -291,16 +307,26 @@ class _Loader:
         numbers = ", ".join(str(file_number(path)) for path in step.removed)
         return f"lake_file IN ({numbers})"
 
-    def _record(self, step: _Step, day: dt.date | None, counts: star.Counts) -> None:
-        name = _literal(step.log)
-        loaded = f"DATE '{day}'" if day else "NULL"
-        written = self.warehouse.change(
-            f"INSERT INTO penstock_loads SELECT {name}, "
-            f"(SELECT coalesce(max(load_number), 0) + 1 FROM penstock_loads "
-            f"WHERE split_part(pipeline, '/', 1) = {_literal(self.pipeline)}), "
-            f"{step.log_number}, {loaded}, {counts.inserted}, {counts.updated}, {counts.deleted}, {counts.repointed}, "
-            f"{counts.duplicates}, {counts.users}, CURRENT_TIMESTAMP AT TIME ZONE 'UTC'"
-        )
+    def _record(self, step: _Step, day: dt.date | None, counts: star.Counts, load_id: str) -> None:
+        now = dt.datetime.now(dt.timezone.utc).replace(tzinfo=None)
+        of_all_shards = f"split_part(pipeline, '/', 1) = {_literal(self.pipeline)}"
+        values = {
+            "pipeline": _literal(step.log),
+            "load_number": f"(SELECT coalesce(max(load_number), 0) + 1 FROM penstock_loads WHERE {of_all_shards})",
+            "log_number": step.log_number,
+            "event_date": f"DATE '{day}'" if day else "NULL",
+            "facts_inserted": counts.inserted,
+            "facts_updated": counts.updated,
+            "facts_deleted": counts.deleted,
+            "facts_repointed": counts.repointed,
+            "duplicates": counts.duplicates,
+            "users_changed": counts.users,
+            "finished_at": f"TIMESTAMP '{now}'",
+            "load_id": _literal(load_id),
+            "rows_read": step.rows,
+        }
+        listed = ", ".join(str(value) for value in values.values())
+        written = self.warehouse.change(f"INSERT INTO penstock_loads ({', '.join(values)}) SELECT {listed}")
         if written != 1:
             raise DataError(f"warehouse {self.warehouse.place}: the load could not be recorded; nothing was loaded")
 
@@ -310,7 +336,7 @@ def _one_day(held: list[LakeFile], day: dt.date, log: str, last: int) -> _Step:
     midnight = dt.datetime.combine(day, dt.time(), dt.timezone.utc)
     start = int(midnight.timestamp()) * 1_000_000
     found = [file for file in held if file.may_hold(start, start + 86_400_000_000)]
-    return _Step(log, last, found, [], sum(file.rows for file in found))
+    return _Step(log, last, last, found, [], sum(file.rows for file in found))
 
 
 def _literal(text: str) -> str:

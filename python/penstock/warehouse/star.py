@@ -5,6 +5,7 @@ All statements are sets over whole tables and keep to what DuckDB and PostgreSQL
 * `stage`: the Silver rows of this load, with the keys of the fixed dimensions.
 * `gone`: keys of the facts that this load replaces, those whose Silver file was removed or whose date is loaded again.
 * `known`: keys of `stage` that are facts already.
+* `lost`: keys of `gone` that `stage` does not bring again. A table, so that PostgreSQL knows how many there are.
 * `touched`: users whose history this load may change.
 * `users`: the rows of `touched` in dim_user, made anew.
 """
@@ -34,8 +35,8 @@ TRACKED = ("plan_type",)
 """Attributes of dim_user whose change opens a new row."""
 
 TEMPORARY = (
-    "staged", "silver", "lake_files", "stage", "gone", "known", "contested", "losers", "touched", "strays", "history",
-    "users",
+    "staged", "silver", "lake_files", "stage", "gone", "known", "lost", "contested", "losers", "touched", "strays",
+    "history", "users",
 )  # fmt: skip
 
 
@@ -122,11 +123,15 @@ def valid(event: str, user: str) -> str:
     )
 
 
+def _absent(row: str, table: str, column: str = "idempotency_key") -> str:
+    """A row's key is not in a table. Not by NOT IN, for which PostgreSQL goes through the table for every row."""
+    return f"NOT EXISTS (SELECT 1 FROM {table} AS absent WHERE absent.{column} = {row}.{column})"
+
+
 IN_STAGE = "idempotency_key IN (SELECT idempotency_key FROM stage)"
 IN_GONE = "idempotency_key IN (SELECT idempotency_key FROM gone)"
+IN_LOST = "idempotency_key IN (SELECT idempotency_key FROM lost)"
 IN_KNOWN = "idempotency_key IN (SELECT idempotency_key FROM known)"
-NOT_KNOWN = "idempotency_key NOT IN (SELECT idempotency_key FROM known)"
-REMOVED = f"({IN_GONE} AND idempotency_key NOT IN (SELECT idempotency_key FROM stage))"
 TOUCHED = "user_id IN (SELECT user_id FROM touched)"
 NOT_STAGED = (
     f"NOT EXISTS (SELECT 1 FROM stage AS s WHERE s.idempotency_key = o.idempotency_key AND {_same_position('s', 'o')})"
@@ -183,7 +188,7 @@ class _Load:
                 FROM known AS o
                 JOIN fact_events AS f ON f.idempotency_key = o.idempotency_key
                 LEFT JOIN dim_user_changes AS c ON c.idempotency_key = o.idempotency_key
-                WHERE o.idempotency_key NOT IN (SELECT idempotency_key FROM gone) AND {NOT_STAGED}
+                WHERE {_absent("o", "gone")} AND {NOT_STAGED}
             """)
         self._temporary("contested", "SELECT idempotency_key FROM stage GROUP BY idempotency_key HAVING count(*) > 1")
         if not self._some("contested"):
@@ -211,14 +216,15 @@ class _Load:
         self._change(f"DELETE FROM stage WHERE {lost}")
 
     def find_touched(self) -> None:
-        """Fill `touched`."""
+        """Fill `lost` and `touched`."""
+        self._temporary("lost", f"SELECT idempotency_key FROM gone WHERE {_absent('gone', 'stage')}")
         changed = _differ((column for column in self.star.changes if column != "idempotency_key"), "c", "s")
         moved = _differ(("user_id", "event_timestamp"), "f", "s")
         self._temporary(
             "touched",
             f"""
             -- A change that is gone, another, or new.
-            SELECT user_id FROM dim_user_changes WHERE {REMOVED}
+            SELECT user_id FROM dim_user_changes WHERE {IN_LOST}
             UNION
             SELECT c.user_id FROM dim_user_changes AS c JOIN stage AS s ON s.idempotency_key = c.idempotency_key
             WHERE NOT s.is_change OR {changed}
@@ -248,7 +254,8 @@ class _Load:
         values = [column for column in columns if column != "idempotency_key"]
         self._change(f"""
             DELETE FROM dim_user_changes
-            WHERE {REMOVED} OR idempotency_key IN (SELECT idempotency_key FROM stage WHERE NOT is_change)
+            WHERE {IN_LOST}
+                OR idempotency_key IN (SELECT idempotency_key FROM stage WHERE NOT is_change)
         """)
         self._change(f"""
             UPDATE dim_user_changes SET {_set(values, "s")} FROM stage AS s
@@ -262,7 +269,7 @@ class _Load:
 
     def delete_facts(self) -> None:
         """Remove the facts whose Silver row is gone."""
-        self.counts.deleted = self._change(f"DELETE FROM fact_events WHERE {REMOVED}")
+        self.counts.deleted = self._change(f"DELETE FROM fact_events WHERE {IN_LOST}")
 
     def merge_users(self) -> None:
         """Make the rows of the touched users anew from all their changes, and point their facts at them."""
@@ -272,7 +279,7 @@ class _Load:
         columns = (
             "user_id", *self.star.attributes, "effective_start_date", "effective_end_date", "is_current", "is_inferred",
         )  # fmt: skip
-        removed = self._change(f"DELETE FROM dim_user WHERE {TOUCHED} AND user_key NOT IN (SELECT user_key FROM users)")
+        removed = self._change(f"DELETE FROM dim_user WHERE {TOUCHED} AND {_absent('dim_user', 'users', 'user_key')}")
         updated = self._change(f"""
             UPDATE dim_user SET {_set(columns, "u")} FROM users AS u
             WHERE u.user_key = dim_user.user_key AND u.user_id = dim_user.user_id
@@ -288,7 +295,7 @@ class _Load:
         self.counts.repointed = self._change(f"""
             UPDATE fact_events SET user_key = u.user_key FROM users AS u
             WHERE u.user_id = fact_events.user_id AND {valid("fact_events", "u")}
-                AND fact_events.user_key <> u.user_key AND fact_events.{NOT_KNOWN}
+                AND fact_events.user_key <> u.user_key AND {_absent("fact_events", "known")}
         """)
 
     def _make_history(self) -> None:
@@ -301,7 +308,8 @@ class _Load:
             FROM (
                 SELECT user_id, min(event_timestamp) AS first_at
                 FROM (
-                    SELECT user_id, event_timestamp FROM fact_events WHERE {TOUCHED} AND {NOT_KNOWN}
+                    SELECT user_id, event_timestamp FROM fact_events
+                    WHERE {TOUCHED} AND {_absent("fact_events", "known")}
                     UNION ALL
                     SELECT user_id, event_timestamp FROM stage WHERE {TOUCHED}
                 ) AS events
@@ -360,8 +368,9 @@ class _Load:
                 UPDATE fact_events SET {_set(values, "r")} FROM ({rows} WHERE s.{IN_KNOWN}) AS r
                 WHERE r.idempotency_key = fact_events.idempotency_key AND {_differ(values, "fact_events", "r")}
             """)
+        order = "ORDER BY s.idempotency_key" if self.warehouse.order_inserts else ""
         self.counts.inserted = self._change(f"""
-            INSERT INTO fact_events ({_list(columns)}) {rows} WHERE s.{NOT_KNOWN}
+            INSERT INTO fact_events ({_list(columns)}) {rows} WHERE {_absent("s", "known")} {order}
             ON CONFLICT (idempotency_key) DO NOTHING
         """)
         ((staged, known),) = self.warehouse.rows("SELECT (SELECT count(*) FROM stage), (SELECT count(*) FROM known)")

@@ -8,27 +8,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import SettingsError
+from penstock.postgres import Postgres, is_postgres
 from penstock.warehouse.duckdb_backend import DuckDBBackend
 
 if TYPE_CHECKING:
     from penstock.warehouse.backend import Backend
 
-_HOW = "set `warehouse: {duckdb: FILE}` in the pipeline file, or pass `--to duckdb:FILE`"
+_HOW = (
+    "set `warehouse: {duckdb: FILE}` or `warehouse: {postgres: URL}` in the pipeline file, or pass `--to duckdb:FILE` "
+    "or `--to postgresql://…`"
+)
 
 
 @dataclass(frozen=True)
 class Target:
-    """A warehouse by its kind and place."""
+    """A warehouse by its kind and place.
+
+    Attributes:
+        kind: `duckdb` or `postgres`.
+        place: The file, or the database as messages call it.
+        postgres: How the database is reached.
+    """
 
     kind: str
     place: str
+    postgres: Postgres | None = None
 
 
 def parse_target(warehouse: str | Mapping[str, Any] | Target | None) -> Target:
     """Read a warehouse setting.
 
     Args:
-        warehouse: `duckdb:FILE`, the path of a DuckDB file, or the `warehouse` mapping of a pipeline file.
+        warehouse: `duckdb:FILE`, the path of a DuckDB file, the URL of a database in PostgreSQL, or the `warehouse`
+            mapping of a pipeline file.
 
     Raises:
         SettingsError: It names no warehouse, or one of a kind that is not known.
@@ -38,20 +50,43 @@ def parse_target(warehouse: str | Mapping[str, Any] | Target | None) -> Target:
     if warehouse is None or not warehouse:
         raise SettingsError(f"warehouse: none is named; {_HOW}", name="warehouse")
     if isinstance(warehouse, Mapping):
-        if set(warehouse) != {"duckdb"}:
-            raise SettingsError(
-                f"warehouse: {', '.join(map(str, warehouse))} is not a kind of warehouse known here; {_HOW}"
-            )
-        return Target("duckdb", str(warehouse["duckdb"]))
+        if set(warehouse) == {"duckdb"}:
+            return Target("duckdb", str(warehouse["duckdb"]))
+        if set(warehouse) == {"postgres"}:
+            return _postgres(Postgres.of(warehouse["postgres"]))
+        raise SettingsError(
+            f"warehouse: {', '.join(map(str, warehouse))} is not a kind of warehouse known here; {_HOW}"
+        )
+    if is_postgres(warehouse):
+        return _postgres(Postgres.of(warehouse))
     kind, _, place = warehouse.partition(":")
     if kind == "duckdb" and place:
         return Target("duckdb", place)
     if kind == "duckdb":
         raise SettingsError(f"warehouse: duckdb: names no file; {_HOW}", name="warehouse")
     # A drive's letter is none of them. What stands behind the kind may hold a password, and is not shown.
-    if "://" in warehouse or kind.lower() in ("postgres", "postgresql", "md", "motherduck", "snowflake", "bigquery"):
+    if "://" in warehouse or kind.lower() in ("md", "motherduck", "snowflake", "bigquery"):
         raise SettingsError(f"warehouse: {kind} is not a kind of warehouse known here; {_HOW}", name="warehouse")
     return Target("duckdb", warehouse)
+
+
+def warehouse_of(spec: Mapping[str, Any], warehouse: str | Mapping[str, Any] | Target | None = None) -> Target:
+    """The warehouse of a specification, or another one in its place.
+
+    Raises:
+        SettingsError: It names no warehouse, or one of a kind that is not known.
+    """
+    if warehouse is not None:
+        return parse_target(warehouse)
+    named = spec.get("warehouse")
+    url = getattr(spec, "warehouse_secret", None)
+    if isinstance(named, Mapping) and isinstance(named.get("postgres"), Mapping) and url is not None:
+        return _postgres(Postgres.from_spec(named["postgres"], url))
+    return parse_target(named)
+
+
+def _postgres(postgres: Postgres) -> Target:
+    return Target("postgres", postgres.place, postgres)
 
 
 def connect(warehouse: str | Mapping[str, Any] | Target | None, *, read_only: bool = False) -> Backend:
@@ -64,6 +99,11 @@ def connect(warehouse: str | Mapping[str, Any] | Target | None, *, read_only: bo
     Raises:
         SettingsError: It names no warehouse, or one of a kind that is not known.
         WarehouseError: It cannot be opened.
+        MissingExtraError: It is PostgreSQL, and its driver is not installed.
     """
     target = parse_target(warehouse)
+    if target.postgres is not None:
+        from penstock.warehouse.postgres_backend import PostgresBackend
+
+        return PostgresBackend(target.postgres, read_only=read_only)
     return DuckDBBackend(Path(target.place), read_only=read_only)

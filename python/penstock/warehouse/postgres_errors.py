@@ -1,0 +1,133 @@
+"""What PostgreSQL says when something goes wrong, as one of our errors: without statements, values and passwords."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from penstock.errors import DataError, PenstockError, WarehouseError
+from penstock.warehouse.backend import BackendGoneError, DeadlockError
+
+_GONE = ("08", "57P01", "57P02", "57P03", "57P05", "25P03", "25P04")
+_RETRY = ("40001", "40P01")
+
+_REMEDIES = {
+    "42501": "the user of the warehouse needs more rights: see the roles in the guide to PostgreSQL",
+    "53100": "its disk is full; make room there and run this again",
+    "53200": "the server is out of memory; run this again when it has less to do",
+    "53300": "it takes no more connections; run this again later, or raise its max_connections",
+    "55P03": "another load holds the lock (pg_stat_activity shows it as penstock); run this again when it has ended",
+    "25006": "it takes no changes: it is a standby, or set to read only. Name the primary server",
+    "3F000": "make the schema (CREATE SCHEMA), or name another one in warehouse.postgres.schema",
+    "42P07": "somebody else's table has this name; name another schema in warehouse.postgres.schema",
+}
+
+
+def state_of(error: Exception) -> str:
+    """The five characters that name the kind of error; empty when the server did not say any."""
+    return str(getattr(error, "sqlstate", None) or "")
+
+
+def primary(error: Exception) -> str:
+    """The server's first line. What comes after it (DETAIL, CONTEXT, the statement) may hold values of events."""
+    known: dict[bytes, bytes] = dict(getattr(error, "details", None) or [])
+    told = known.get(b"PG_DIAG_MESSAGE_PRIMARY")
+    if told is not None:
+        text = told.decode(errors="replace")
+    else:
+        found = re.search(r"\b(?:ERROR|FATAL|PANIC): +(.*)", str(error))
+        text = found[1] if found else _without_statement(str(error))
+    text = text.strip().splitlines()[0] if text.strip() else "no reason was given"
+    # `invalid input syntax for type integer: "…"`: the value stands in the first line.
+    return text.split(': "', maxsplit=1)[0] if state_of(error).startswith("22") or not state_of(error) else text
+
+
+def _without_statement(text: str) -> str:
+    text = re.sub(r"^[A-Z_]+: ", "", text)
+    text = re.sub(r"\[libpq\] ", "", text)
+    return re.sub(r"Failed to execute query '.*?': ", "", text, flags=re.DOTALL)
+
+
+def explain(place: str, error: Exception, *, alive: bool = False) -> PenstockError:
+    """An error of a statement.
+
+    Args:
+        place: Where it happened.
+        error: The driver's own.
+        alive: Whether the connection is known to be there still: the driver does not always say what the server said.
+    """
+    state, said = state_of(error), primary(error)
+    if not state and alive:
+        rights = f"; {_REMEDIES['42501']}" if "permission denied" in said else ""
+        return WarehouseError(f"warehouse {place}: {said}{rights}")
+    if not state or state.startswith(_GONE):
+        return BackendGoneError(
+            f"warehouse {place}: the connection was lost ({said}); nothing that was not committed stays"
+        )
+    if state in _RETRY:
+        return DeadlockError(f"warehouse {place}: {said}; nothing was loaded. Run this again")
+    if state == "57014":
+        limit = "statement" in said and "timeout" in said
+        remedy = (
+            "give it longer in warehouse.postgres.statement_timeout"
+            if limit
+            else "somebody has cancelled it; run this again"
+        )
+        return WarehouseError(f"warehouse {place}: {said}; {remedy}")
+    if state in _REMEDIES:
+        return WarehouseError(f"warehouse {place}: {said}; {_REMEDIES[state]}")
+    if state.startswith(("22", "23")):
+        return DataError(f"warehouse {place}: {said}")
+    if state in ("42703", "42P01", "42804", "42883", "42P10"):
+        return DataError(f"warehouse {place}: the tables or files have not the columns expected: {said}")
+    return WarehouseError(f"warehouse {place}: {said} (SQLSTATE {state})")
+
+
+_REFUSALS = (
+    (r"password authentication failed for user", "Is the password right? PGPASSWORD or a password file may hold it"),
+    (r"no password supplied", "Give one: in PGPASSWORD, in a password file, or as ${ENV} in the URL"),
+    (r"role .* does not exist", "Name another user, or make it (CREATE ROLE … LOGIN)"),
+    (r"database .* does not exist", "Make it (CREATE DATABASE), or name another one"),
+    (r"no pg_hba\.conf entry", "The server's pg_hba.conf lets this user in from nowhere like here"),
+    (r"certificate verify failed", "It is not trusted: name its authority's certificate in sslrootcert"),
+    (r"root certificate file", "Name the authority's certificate in sslrootcert"),
+    (r"does not match host name", "The certificate is another host's: name the host as the certificate does"),
+    (r"does not support SSL|server does not support encryption", "The server has no TLS: set sslmode, or turn TLS on"),
+    (r"invalid sslmode value|invalid .* value", "See the parameters of libpq's connection strings"),
+    (r"definition of service", "Is the service file right (PGSERVICEFILE)?"),
+)  # fmt: skip
+
+_AWAY = (
+    (r"could not translate host name", "Is the host's name right?"),
+    (r"Connection refused", "Is the server running, and is the port right?"),
+    (r"timeout expired|timed out", "Is there a firewall between? connect_timeout says how long to wait"),
+    (r"the database system is", "It is starting or stopping; run this again in a moment"),
+    (r"too many clients|remaining connection slots|too many connections", "Run this again later"),
+)
+
+
+def explain_connection(place: str, error: Exception) -> PenstockError:
+    """An error of a connection that could not be made; `BackendGoneError` when the server may yet come back."""
+    text = " ".join(_without_statement(str(error)).removeprefix("Failed to connect: ").split())
+    # Of several tries (addresses, with and without TLS) the last is the one to show; hosts stand in the place already.
+    said = re.sub(r"connection to server (at|on socket) .*? failed: ", "", text)
+    said = re.sub(r"^(FATAL|ERROR): +", "", said.rsplit(" FATAL:  ", maxsplit=1)[-1]).strip()
+    said = said.removesuffix(" Is the server running on that host and accepting TCP/IP connections?")
+    for pattern, remedy in _REFUSALS:
+        if re.search(pattern, text):
+            return WarehouseError(f"warehouse {place}: {said}. {remedy}")
+    for pattern, remedy in _AWAY:
+        if re.search(pattern, text):
+            return BackendGoneError(f"warehouse {place}: cannot be reached: {said}. {remedy}")
+    return BackendGoneError(f"warehouse {place}: cannot be reached: {said}")
+
+
+def fetched(place: str, error: Exception, *, alive: bool) -> PenstockError:
+    """An error that came while rows were fetched, by way of DuckDB: the server's code is not known then."""
+    told: Any = re.search(r"ERROR: +(.*)", str(error))
+    if not alive or told is None:
+        return BackendGoneError(f"warehouse {place}: the connection was lost; nothing that was not committed stays")
+    said = told[1].split(': "', maxsplit=1)[0].strip()
+    if "statement timeout" in said:
+        return WarehouseError(f"warehouse {place}: {said}; give it longer in warehouse.postgres.statement_timeout")
+    return WarehouseError(f"warehouse {place}: {said}")
