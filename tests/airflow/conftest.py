@@ -1,0 +1,109 @@
+"""An Airflow of the tests' own: a home in a folder, its database in SQLite, DAGs run in this process."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HOME = Path(tempfile.mkdtemp(prefix="penstock-airflow-"))
+# Airflow reads its settings when it is imported first.
+os.environ |= {
+    "AIRFLOW_HOME": str(HOME),
+    "AIRFLOW__CORE__DAGS_FOLDER": str(HOME / "dags"),
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+    "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
+    "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(HOME / "logs"),
+    "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+}
+
+
+@dataclass
+class Ran:
+    """What became of a run of a DAG, and all that was said."""
+
+    run: Any
+    log: str
+
+    @property
+    def states(self) -> dict[str, str]:
+        """Each task's state; those of a mapped one have a number."""
+        found = self.run.get_task_instances()
+        return {f"{ti.task_id}[{ti.map_index}]" if ti.map_index >= 0 else ti.task_id: str(ti.state) for ti in found}
+
+    @property
+    def tries(self) -> dict[str, int]:
+        """How often each was tried."""
+        return {ti.task_id: ti.try_number for ti in self.run.get_task_instances()}
+
+    def xcom(self, task: str) -> Any:
+        """What a task returned, as it came through Airflow's database."""
+        return self.run.get_task_instance(task).xcom_pull(task_ids=task)
+
+
+class Airflow:
+    """Runs DAG files."""
+
+    def __init__(self, dags: Path, capture: pytest.CaptureFixture[str]) -> None:
+        self.dags = dags
+        self.capture = capture
+
+    def load(self, source: str, name: str = "tested") -> Any:
+        """The DAG that the file's text calls `dag`."""
+        path = self.dags / f"{name}.py"
+        path.write_text(source)
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.dag
+
+    def run(self, source: str, conf: dict[str, Any] | None = None, **more: Any) -> Ran:
+        """Run the DAG of a file from its beginning to its end."""
+        dag = self.load(source)
+        self.capture.readouterr()
+        run = dag.test(run_conf=conf, **more)
+        said = self.capture.readouterr()
+        return Ran(run, said.out + said.err)
+
+
+@pytest.fixture(scope="session")
+def _home() -> Iterator[Path]:
+    (HOME / "dags").mkdir()
+    from airflow.utils.db import initdb
+
+    initdb()
+    yield HOME
+    shutil.rmtree(HOME)
+
+
+@pytest.fixture
+def airflow(_home: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Airflow]:
+    """An Airflow without DAGs. What a task does to the signals of its process is undone."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}
+    dags = _home / "dags"
+    yield Airflow(dags, capfd)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    shutil.rmtree(dags)
+    dags.mkdir()
+
+
+@pytest.fixture
+def connection(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes a connection known to Airflow by its name."""
+
+    def make(name: str, **known: Any) -> None:
+        monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(known))
+
+    return make
