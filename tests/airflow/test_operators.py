@@ -15,6 +15,7 @@ import pytest
 
 import penstock
 from penstock.generate import generate
+from penstock.resources import copy_out
 from penstock.warehouse import connect, load
 
 if TYPE_CHECKING:
@@ -308,8 +309,12 @@ def test_a_project_is_where_relative_paths_begin(airflow: Airflow, shop: Shop, m
     assert PenstockHook().pipeline("ecommerce").file.base == Path.cwd()
     monkeypatch.setenv("AIRFLOW__PENSTOCK__PROJECT", str(shop.folder))
     assert PenstockHook().pipeline("ecommerce").spec()["lake"] == str(shop.folder / "lake")
-    penstock.resources.copy_out("ecommerce", shop.folder / "own")
+    copy_out("ecommerce", shop.folder / "own")
     assert PenstockHook().pipeline("own").spec()["lake"] == str(shop.folder / "own" / "lake")
+    # What `penstock init` has copied into the project counts before what the package carries.
+    assert PenstockHook().pipeline("ecommerce").file.ready_made
+    found = PenstockHook(project=str(shop.folder / "own")).pipeline("ecommerce")
+    assert found.file.path == shop.folder / "own" / "pipeline.yaml" and found.file.base == shop.folder / "own"
     with pytest.raises(penstock.SettingsError, match=r"nothing\.yaml"):
         PenstockHook().pipeline("nothing.yaml")
     assert PenstockHook(project="/x").pipeline(str(shop.folder / "own")).file.folder == shop.folder / "own"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,8 @@ class PenstockHook(BaseHook):
     def pipeline(self, pipeline: str, overrides: Mapping[str, Any] | Sequence[str] | None = None) -> Pipeline:
         """A pipeline, by the name of a ready-made one or by its file.
 
+        Of a ready-made pipeline that `penstock init` has copied into the project, the copy counts.
+
         Args:
             pipeline: The name (`ecommerce`), a file, or a folder with a `pipeline.yaml`.
             overrides: Settings in place of the file's: `{"sessions.gap": "45m"}`.
@@ -88,8 +91,17 @@ class PenstockHook(BaseHook):
 
         project = self.project or configured("project")
         base = None
-        if pipeline in ready_made():
-            base = project
-        elif project:
+        if project and pipeline not in ready_made():
             pipeline = os.fspath(Path(project) / pipeline)
+        elif project:
+            copy = _copied(pipeline, Path(project))
+            pipeline, base = (os.fspath(copy), None) if copy else (pipeline, project)
         return Pipeline.load(pipeline, overrides or (), base=base, connections=self.connections())
+
+
+def _copied(name: str, project: Path) -> Path | None:
+    """The copy of a ready-made pipeline in a project."""
+    for file in (project / name / "pipeline.yaml", project / "pipeline.yaml"):
+        if file.is_file() and re.search(rf"(?m)^name:\s*{re.escape(name)}\s*$", file.read_text(encoding="utf-8")):
+            return file
+    return None
