@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import penstock.airflow
 from penstock.airflow.provider import get_provider_info
+
+if TYPE_CHECKING:
+    from conftest import Airflow
 
 HEAVY = {"penstock._core", "penstock.pipeline", "penstock.connections", "pydantic_settings", "duckdb", "pyarrow", "dbt"}
 NO_AIRFLOW = "import sys; sys.modules['airflow'] = None; "
@@ -47,6 +51,16 @@ def test_every_connection_has_an_option() -> None:
     options = get_provider_info()["config"]["penstock"]["options"]
     assert set(options) == set(vars(PenstockHook())) & set(options)
     assert {name for name in vars(PenstockHook()) if name.endswith("_conn_id")} == set(options) - {"project"}
+
+
+def test_airflow_finds_it(airflow: Airflow) -> None:
+    (entry,) = [e for e in importlib.metadata.entry_points(group="apache_airflow_provider") if "penstock" in e.value]
+    assert entry.load() is get_provider_info
+    from airflow.providers_manager import ProvidersManager
+
+    manager = ProvidersManager()
+    manager.initialize_providers_list()
+    assert "penstock" in manager.providers
 
 
 def test_a_dag_file_loads_no_engine() -> None:
