@@ -30,6 +30,14 @@ os.environ |= {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A thread watches how long a test takes: a task with a time-out of its own takes the signal away."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.timeout(300, method="thread"))
+
+
 @dataclass
 class Ran:
     """What became of a run of a DAG, and all that was said."""
