@@ -77,6 +77,11 @@ format: $(DEPS) ## Format Rust and Python, and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: dbt-manifest
+dbt-manifest: $(CORE) ## Write what a DAG has to know of the dbt models anew: dbt/manifest.json
+	cd dbt && ../$(BIN)/dbt --quiet parse --profiles-dir .
+	$(BIN)/python -m penstock.airflow.manifest dbt/target/manifest.json dbt/manifest.json
+
 .PHONY: docs
 docs: $(CORE) ## Build the documentation into site/ (a warning is an error)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

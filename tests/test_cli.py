@@ -124,7 +124,14 @@ def test_ctrl_c_while_it_is_imported(module: str, tmp_path: Path) -> None:
 
 
 def test_init_copies_all_that_is_needed(shop: Path, tmp_path: Path) -> None:
-    for name in ("pipeline.yaml", "contract.yaml", "schemas", "warehouse", "dbt/dbt_project.yml"):
+    for name in (
+        "pipeline.yaml",
+        "contract.yaml",
+        "schemas",
+        "warehouse",
+        "dbt/dbt_project.yml",
+        "dags/ecommerce_daily.py",
+    ):
         assert (shop / name).exists(), name
     assert not list(shop.glob("**/target"))
     again = cli("init", "ecommerce", shop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kafka_support import Flow, message
+from penstock import Pipeline
+from penstock.connections import Connections
 from penstock.errors import PenstockError, SettingsError, SourceError
 from services import free_port
 
@@ -64,6 +67,30 @@ def test_who_is_let_in_reads(flow: Flow, mechanism: str) -> None:
     shown += [str(pipeline.spec()), str(pipeline.settings.model_dump()), pipeline.settings.model_dump_json()]
     shown += [str(flow.events), str(found), repr(found)]
     shows_nothing("".join(shown), flow)
+
+
+def test_an_airflow_connection_lets_in(flow: Flow) -> None:
+    """The file names topics and group; brokers, user and password come from a connection, and go nowhere else."""
+    flow.pipeline()
+    file = flow.folder / "pipeline.yaml"
+    whole = json.loads(file.read_text())
+    whole["source"]["kafka"] = {"topics": flow.topics, "group": flow.group}
+    file.write_text(json.dumps(whole))
+
+    def given(password: str) -> Connections:
+        own = flow.broker.settings("alice", mechanism="SCRAM-SHA-256") | {"sasl.password": password}
+        own |= {"group.id": "of-others", "auto.offset.reset": "latest", "enable.auto.commit": False}
+        return Connections.from_airflow(kafka={"conn_id": "kafka", "conn_type": "kafka", "extra": json.dumps(own)})
+
+    overrides = {"source.kafka.give_up": "5s"}
+    with pytest.raises(SourceError, match="refuses this user or password") as error:
+        Pipeline.load(file, overrides, connections=given("wrong-secret")).run(progress=False)
+    shows_nothing(str(error.value), flow)
+    pipeline = Pipeline.load(file, overrides, connections=given("alice-secret"))
+    found = pipeline.run(progress=False)
+    assert found.consumed == 20 and pipeline.audit(broker=True).balanced
+    assert flow.broker.group_offsets(flow.group, flow.topics[0]) == {0: 20}
+    shows_nothing(repr(pipeline) + repr(pipeline.file) + repr(pipeline.spec()) + json.dumps(pipeline.spec()), flow)
 
 
 def test_a_wrong_password(flow: Flow) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from penstock.units import parse_duration
+
+if TYPE_CHECKING:
+    from penstock.connections import KafkaConnection
 
 _SECRET_PARTS = ("password", "passphrase", "secret", "key.pem")
 _SECRET_NAMES = ("sasl.oauthbearer.config",)
@@ -70,7 +73,8 @@ class KafkaSource(BaseModel):
     Attributes:
         topics: What is read.
         group: The consumer group that is told how far was read.
-        brokers: `host:port`, comma-separated or as a list; a run needs it, other commands do not.
+        brokers: `host:port`, comma-separated or as a list; a run needs it, from here or from a connection, other
+            commands do not.
         start: Where a pipeline without history begins.
         missing_topics: What to do about a topic that is not there: `auto` makes it an error of a run until caught up,
             and lets a run without end wait for it.
@@ -81,7 +85,7 @@ class KafkaSource(BaseModel):
 
     topics: list[str] = Field(min_length=1)
     group: str = Field(min_length=1)
-    brokers: Annotated[str, BeforeValidator(_brokers)]
+    brokers: Annotated[str, BeforeValidator(_brokers)] = ""
     start: Annotated[Any, BeforeValidator(_start)] = "earliest"
     missing_topics: Literal["auto", "wait", "error"] = "auto"
     give_up: Annotated[int, BeforeValidator(_positive)] = 60 * _SECOND
@@ -92,12 +96,12 @@ class KafkaSource(BaseModel):
         if not isinstance(value, dict):
             return value
         found: dict[str, Any] = {}
-        for name, setting in value.items():
+        for name, value_of in value.items():
             if name in cls.model_fields:
-                found[name] = setting
+                found[name] = value_of
             else:
                 # `--set source.kafka.sasl.password=…` makes mappings of the parts of a name.
-                found |= {own: _value(own, text) for own, text in _flat(str(name), setting)}
+                found |= {own: setting(own, text) for own, text in flat(str(name), value_of)}
         return found
 
     @property
@@ -110,6 +114,18 @@ class KafkaSource(BaseModel):
         """Those of librdkafka's settings that are secret."""
         extra = self.model_extra or {}
         return {name: value.get_secret_value() for name, value in extra.items() if isinstance(value, SecretStr)}
+
+    def over(self, connection: KafkaConnection) -> KafkaSource:
+        """These settings, and those of a connection where there are none here.
+
+        Who one is, is one thing: with a setting `sasl.…` here, none of the connection's counts; so for certificates.
+        """
+        extra = self.model_extra or {}
+        known = {_identity(name) for name in extra}
+        taken: dict[str, Any] = {name: value for name, value in connection.own.items() if _identity(name) not in known}
+        if not self.brokers.strip():
+            taken["brokers"] = connection.brokers
+        return self.model_copy(update=taken)
 
     def spec(self) -> dict[str, Any]:
         """The engine's form, without secrets."""
@@ -129,13 +145,26 @@ class KafkaSource(BaseModel):
     __str__ = __repr__
 
 
-def _flat(name: str, value: Any) -> list[tuple[str, Any]]:
+def _identity(name: str) -> str:
+    """What a setting belongs to: itself, or how a client says who it is."""
+    if name.startswith("sasl."):
+        return "sasl"
+    return "certificate" if name.startswith(("ssl.certificate.", "ssl.key.", "ssl.keystore.")) else name
+
+
+def flat(name: str, value: Any) -> list[tuple[str, Any]]:
+    """A setting of librdkafka, or several where the parts of their names are mappings."""
     if isinstance(value, dict):
-        return [pair for part, below in value.items() for pair in _flat(f"{name}.{part}", below)]
+        return [pair for part, below in value.items() for pair in flat(f"{name}.{part}", below)]
     return [(name, value)]
 
 
-def _value(name: str, value: Any) -> str | SecretStr:
+def setting(name: str, value: Any) -> str | SecretStr:
+    """A setting's value as librdkafka takes it, masked where it is secret.
+
+    Raises:
+        ValueError: It is a mapping or another thing that is no value.
+    """
     if isinstance(value, bool):
         value = str(value).lower()
     elif isinstance(value, list):

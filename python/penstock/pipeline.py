@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 from typing import TYPE_CHECKING, Any
 
 from penstock import _core
 from penstock._arguments import duration, size
+from penstock.connections import Connections
 from penstock.errors import SettingsError, SourceError, Stopped
 from penstock.inspection import Inspection
 from penstock.lake import layer_name
@@ -53,6 +55,7 @@ class Pipeline:
         *,
         base: str | os.PathLike[str] | None = None,
         storage: Storage | Mapping[str, Any] | None = None,
+        connections: Connections | None = None,
     ) -> Pipeline:
         """Load a pipeline file, or a ready-made pipeline by its name.
 
@@ -63,13 +66,18 @@ class Pipeline:
                 ready-made pipeline).
             storage: How the lake's bucket is reached, where the file does not say: such as
                 `Storage.from_airflow(connection)`.
+            connections: Where Kafka is and how all else is reached, where the file does not say:
+                `Connections.from_airflow(kafka=connection)`.
 
         Raises:
             SettingsError: There is no such pipeline, or a setting is wrong.
         """
         if hasattr(overrides, "items"):
             overrides = [f"{name}={json.dumps(value)}" for name, value in overrides.items()]
-        return cls(load_file(pipeline, list(overrides), base=base, connection=Storage.of(storage)))
+        given = connections or Connections()
+        if storage is not None:
+            given = dataclasses.replace(given, storage=Storage.of(storage).over(given.storage))
+        return cls(load_file(pipeline, list(overrides), base=base, connections=given))
 
     @property
     def name(self) -> str:

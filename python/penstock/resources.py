@@ -1,4 +1,4 @@
-"""What the wheel carries besides code: ready-made pipelines, the dbt project, alert rules."""
+"""What the wheel carries besides code: ready-made pipelines, the dbt project, DAGs, alert rules."""
 
 from __future__ import annotations
 
@@ -37,8 +37,13 @@ def dbt_project() -> Path:
     return _PACKAGE / "_project" / "dbt"
 
 
+def dags() -> Path:
+    """The folder of the DAGs."""
+    return _PACKAGE / "_project" / "dags"
+
+
 def copy_out(name: str, to: Path, *, force: bool = False) -> list[Path]:
-    """Copy a ready-made pipeline, the dbt project and the alert rules out of the package.
+    """Copy a ready-made pipeline, the dbt project, its DAGs and the alert rules out of the package.
 
     Args:
         name: The ready-made pipeline.
@@ -56,6 +61,7 @@ def copy_out(name: str, to: Path, *, force: bool = False) -> list[Path]:
         plan.append((dbt_project(), to / "dbt"))
     plan.append((_PACKAGE / "prometheus", to / "prometheus"))
     files = [(path, target / path.relative_to(source)) for source, target in plan for path in _files(source)]
+    files += [(path, to / "dags" / path.name) for path in sorted(dags().glob(f"{name}_*.py"))]
     if not force:
         there = [str(target) for _, target in files if target.exists()]
         if there:

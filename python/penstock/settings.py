@@ -1,8 +1,8 @@
 """The pipeline file: read, checked, and brought to what the engine takes.
 
-Settings follow one order: the pipeline file, `${ENV}` and `${ENV:-default}` in it, `--set a.b=c`. Durations are written
-`30m`, sizes `256MiB`. A mistake is named with file, line, key and the nearest right one; a value that came from the
-environment is never shown.
+Settings follow one order: the pipeline file, `${ENV}` and `${ENV:-default}` in it, `--set a.b=c`; then connections that
+were handed over. Durations are written `30m`, sizes `256MiB`. A mistake is named with file, line, key and the nearest
+right one; a value that came from the environment is never shown.
 
 `PipelineFile.spec()` gives the engine's own form: JSON with durations in microseconds and sizes in bytes.
 
@@ -53,6 +53,7 @@ from pydantic import (
 )
 
 from penstock import _yaml
+from penstock.connections import Connections
 from penstock.errors import ContractError, SettingsError
 from penstock.files import FilesSource  # noqa: TC001  pydantic reads the annotation
 from penstock.kafka import KafkaSource  # noqa: TC001  pydantic reads the annotation
@@ -266,19 +267,25 @@ class PipelineFile:
         path: The file.
         base: Where relative paths of data begin: the file's folder, or the working directory for a ready-made pipeline.
         ready_made: Whether it is one that the package carries.
-        connection: How the lake's bucket is reached, where the file does not say: an Airflow connection.
+        connections: What counts where the file does not say: Airflow connections.
     """
 
     settings: Settings
     path: Path
     base: Path
     ready_made: bool
-    connection: Storage = dataclasses.field(default_factory=Storage)
+    connections: Connections = dataclasses.field(default_factory=Connections)
 
     @property
     def storage(self) -> Storage:
-        """How the lake's bucket is reached: the file's settings, above those of the connection."""
-        return self.settings.storage.over(self.connection)
+        """How the lake's bucket is reached: the file's settings, above those of a connection."""
+        return self.settings.storage.over(self.connections.storage)
+
+    @property
+    def kafka(self) -> KafkaSource | None:
+        """The topics that are read: the file's settings, above those of a connection."""
+        kafka = self.settings.source.kafka
+        return kafka.over(self.connections.kafka) if kafka else None
 
     @property
     def folder(self) -> Path:
@@ -294,8 +301,7 @@ class PipelineFile:
     @property
     def source_secrets(self) -> dict[str, str]:
         """The source's settings that are secret, by name."""
-        kafka = self.settings.source.kafka
-        return kafka.secrets if kafka else {}
+        return self.kafka.secrets if self.kafka else {}
 
     @property
     def tables(self) -> Path | None:
@@ -327,12 +333,11 @@ class PipelineFile:
         Raises:
             SettingsError: Nothing says where Kafka is.
         """
-        kafka = self.settings.source.kafka
-        if kafka is not None and not kafka.brokers.strip():
+        if self.kafka is not None and not self.kafka.brokers.strip():
             raise SettingsError(
                 f"{self.path}: source.kafka.brokers: where is Kafka? Set KAFKA_BROKERS=host:9092 in the environment, "
-                "or give --brokers host:9092 (--set source.kafka.brokers=host:9092). To read files in its place: "
-                "--set 'source.files.paths=in/*.jsonl'",
+                "or give --brokers host:9092 (--set source.kafka.brokers=host:9092), or a connection of Airflow. To "
+                "read files in its place: --set 'source.files.paths=in/*.jsonl'",
                 name="source.kafka.brokers",
                 file=str(self.path),
             )
@@ -405,11 +410,11 @@ class PipelineFile:
         return {"duckdb": self._place(own.duckdb)} if own.duckdb else None
 
     def _source(self) -> dict[str, Any]:
-        source = self.settings.source
-        if source.kafka is not None:
-            return {"kafka": source.kafka.spec()}
-        assert source.files is not None
-        return {"files": source.files.spec(self.base)}
+        if self.kafka is not None:
+            return {"kafka": self.kafka.spec()}
+        files = self.settings.source.files
+        assert files is not None
+        return {"files": files.spec(self.base)}
 
     def _place(self, place: str) -> str:
         return place if "://" in place else str((self.base / place).absolute())
@@ -430,7 +435,7 @@ def load_file(
     overrides: Sequence[str] = (),
     *,
     base: str | os.PathLike[str] | None = None,
-    connection: Storage | None = None,
+    connections: Connections | None = None,
 ) -> PipelineFile:
     """Read a pipeline file, or a ready-made pipeline by its name.
 
@@ -438,7 +443,7 @@ def load_file(
         pipeline: The name (`ecommerce`), a file, or a folder with a `pipeline.yaml`.
         overrides: Settings of the form `a.b=c`, in order.
         base: Where relative paths of data begin, if not as `PipelineFile.base` says.
-        connection: How the lake's bucket is reached, where the file does not say.
+        connections: What counts where the file does not say.
 
     Raises:
         SettingsError: There is no such pipeline, or a setting is wrong.
@@ -463,7 +468,7 @@ def load_file(
     except ValidationError as error:
         raise explain(error, document, Settings) from None
     where = Path(base) if base is not None else Path.cwd() if packaged else path.parent
-    return PipelineFile(settings, path, where, packaged, connection or Storage())
+    return PipelineFile(settings, path, where, packaged, connections or Connections())
 
 
 def _take_the_place(values: dict[str, Any], overrides: Sequence[str]) -> None:

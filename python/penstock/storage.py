@@ -8,8 +8,7 @@ access key, secret and token always come from one place together.
 from __future__ import annotations
 
 import json
-import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping  # noqa: TC003  pydantic reads the annotation
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
@@ -21,6 +20,8 @@ from penstock.units import parse_duration
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from penstock.connections import AirflowConnection
 
 SECRETS = ("access_key_id", "secret_access_key", "session_token")
 """What never stands in a specification, a plan, a log or a message."""
@@ -116,7 +117,9 @@ class Storage(BaseModel):
         Raises:
             SettingsError: It is no such connection, or it asks for what cannot be done here (`role_arn`).
         """
-        return cls.of(_from_airflow(_connection(connection)))
+        from penstock.connections import AirflowConnection
+
+        return cls.of(_from_airflow(AirflowConnection.of(connection)))
 
     def over(self, other: Storage) -> Storage:
         """These settings, and those of `other` where there are none here; keys are taken as one."""
@@ -174,55 +177,20 @@ def storage_of(spec: Mapping[str, Any]) -> Storage:
 # --- Airflow ----------------------------------------------------------------------------------------------------------
 
 
-def _connection(connection: Mapping[str, Any] | str | object) -> dict[str, Any]:
-    """Type, login, password and extra of a connection in any of its forms."""
-    if isinstance(connection, str):
-        text = connection.strip()
-        if text.startswith("{"):
-            try:
-                connection = json.loads(text)
-            except ValueError:
-                raise SettingsError("Airflow connection: it is not JSON, and no URI (aws://…)") from None
-        else:
-            return _of_uri(text)
-    if isinstance(connection, Mapping):
-        found = dict(connection)
-    else:
-        names = ("conn_type", "login", "password", "host", "extra", "extra_dejson")
-        found = {name: getattr(connection, name, None) for name in names}
-    extra = found.get("extra_dejson") or found.get("extra") or {}
-    if isinstance(extra, str):
-        try:
-            extra = json.loads(extra)
-        except ValueError:
-            raise SettingsError("Airflow connection: its extra is not JSON") from None
-    return {**found, "extra": dict(extra)}
-
-
-def _of_uri(uri: str) -> dict[str, Any]:
-    parts = urllib.parse.urlsplit(uri)
-    if not parts.scheme:
-        raise SettingsError("Airflow connection: write it as JSON or as a URI (aws://KEY:SECRET@/?region_name=…)")
-    extra: dict[str, Any] = dict(urllib.parse.parse_qsl(parts.query))
-    if "__extra__" in extra:
-        extra |= json.loads(extra.pop("__extra__"))
-    login, password = (urllib.parse.unquote(part) if part else None for part in (parts.username, parts.password))
-    return {"conn_type": parts.scheme, "login": login, "password": password, "extra": extra}
-
-
-def _from_airflow(connection: Mapping[str, Any]) -> dict[str, Any]:
-    kind = connection.get("conn_type")
-    if kind not in (None, "", "aws", "s3"):
-        raise SettingsError(f"Airflow connection: its type is {kind!r}; a lake on S3 needs one of type 'aws'")
-    extra = connection["extra"]
+def _from_airflow(connection: AirflowConnection) -> dict[str, Any]:
+    connection.check("aws", "s3", what="a lake on S3")
+    extra = connection.extra
     role = extra.get("role_arn")
     if role:
-        raise SettingsError(
-            "Airflow connection: role_arn is not supported; let the machine have the role, or put temporary keys "
+        raise connection.error(
+            "role_arn is not supported; let the machine have the role, or put temporary keys "
             "(aws_access_key_id, aws_secret_access_key, aws_session_token) into the connection"
         )
     config = extra.get("config_kwargs") or {}
-    config = json.loads(config) if isinstance(config, str) else config
+    try:
+        config = json.loads(config) if isinstance(config, str) else config
+    except ValueError:
+        raise connection.error("config_kwargs is not JSON") from None
     style = (config.get("s3") or {}).get("addressing_style")
     service = (
         ((extra.get("service_config") or {}).get("s3") or {}) if isinstance(extra.get("service_config"), dict) else {}
@@ -230,8 +198,8 @@ def _from_airflow(connection: Mapping[str, Any]) -> dict[str, Any]:
     endpoint = service.get("endpoint_url") or extra.get("endpoint_url") or extra.get("host")
     verify = extra.get("verify")
     found = {
-        "access_key_id": connection.get("login") or extra.get("aws_access_key_id"),
-        "secret_access_key": connection.get("password") or extra.get("aws_secret_access_key"),
+        "access_key_id": connection.login or extra.get("aws_access_key_id"),
+        "secret_access_key": connection.password or extra.get("aws_secret_access_key"),
         "session_token": extra.get("aws_session_token"),
         "region": extra.get("region_name") or config.get("region_name"),
         "endpoint": endpoint,

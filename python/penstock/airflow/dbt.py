@@ -1,0 +1,149 @@
+"""The models of the dbt project as tasks, one each, by Cosmos.
+
+A file of DAGs reads the project's `manifest.json` alone: neither dbt nor a connection is needed until a task runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import TaskGroup
+from cosmos import DbtTaskGroup, ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
+from cosmos.constants import ExecutionMode, InvocationMode, LoadMode, TestBehavior
+from cosmos.operators.local import DbtTestLocalOperator
+
+from penstock.airflow.hook import configured
+from penstock.resources import dbt_project
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MANIFEST = "manifest.json"
+
+WAREHOUSE = "{{ ti.xcom_pull(task_ids='load')['warehouse'] }}"
+"""The warehouse that the task `load` of the same DAG run has loaded."""
+
+
+def project_folder(folder: str | Path | None = None) -> Path:
+    """The dbt project: the one given, that of `[penstock] project`, or the one that the package carries."""
+    if folder is not None:
+        return Path(folder)
+    configured_project = configured("project")
+    own = Path(configured_project, "dbt") if configured_project else None
+    return own if own and (own / MANIFEST).is_file() else dbt_project()
+
+
+def dbt_run(
+    pipeline: str,
+    *,
+    warehouse: str = WAREHOUSE,
+    postgres_conn_id: str | None = None,
+    schema: str = "public",
+    folder: str | Path | None = None,
+    group_id: str = "dbt_run",
+) -> DbtTaskGroup:
+    """A group with a task for each model of a pipeline, in the order that the models need.
+
+    A DuckDB file takes one writer at a time: there the models come one after the other.
+
+    Args:
+        pipeline: Whose models: those in the folders of its name.
+        warehouse: The DuckDB file; that of the task `load` unless given.
+        postgres_conn_id: A connection of type `postgres`, for models in PostgreSQL in the place of DuckDB.
+        schema: Where the models go there.
+        folder: Another dbt project than the package's.
+        group_id: The group's name.
+    """
+    project = project_folder(folder)
+    group = DbtTaskGroup(
+        group_id=group_id,
+        project_config=ProjectConfig(
+            dbt_project_path=project, manifest_path=project / MANIFEST, install_dbt_deps=False
+        ),
+        profile_config=_profile(project, postgres_conn_id, schema),
+        render_config=RenderConfig(
+            load_method=LoadMode.DBT_MANIFEST,
+            test_behavior=TestBehavior.NONE,
+            emit_datasets=False,
+            select=[f"path:models/{layer}/{pipeline}" for layer in ("staging", "marts")],
+        ),
+        execution_config=ExecutionConfig(execution_mode=ExecutionMode.LOCAL, invocation_mode=InvocationMode.DBT_RUNNER),
+        operator_args=_arguments(warehouse, postgres_conn_id),
+    )
+    if postgres_conn_id is None:
+        _one_by_one(group.topological_sort())
+    return group
+
+
+def dbt_test(
+    pipeline: str,
+    *,
+    warehouse: str = WAREHOUSE,
+    postgres_conn_id: str | None = None,
+    schema: str = "public",
+    folder: str | Path | None = None,
+    group_id: str = "dbt_test",
+) -> TaskGroup:
+    """A group with the tests of each model of a pipeline, and with those that stand by themselves.
+
+    Args:
+        pipeline: Whose tests.
+        warehouse: As for `dbt_run`, like what follows.
+        postgres_conn_id: A connection of type `postgres`.
+        schema: Where the models are there.
+        folder: Another dbt project than the package's.
+        group_id: The group's name.
+    """
+    project = project_folder(folder)
+    manifest = json.loads((project / MANIFEST).read_text(encoding="utf-8"))
+    models = [node["name"] for node in manifest["nodes"].values() if pipeline in node["fqn"]]
+    selected = {name: f"{name},test_type:generic" for name in models}
+    selected["by_themselves"] = f"path:tests/{pipeline},test_type:singular"
+    with TaskGroup(group_id) as group:
+        tasks = [
+            DbtTestLocalOperator(
+                task_id=name,
+                project_dir=str(project),
+                profile_config=_profile(project, postgres_conn_id, schema),
+                select=select,
+                invocation_mode=InvocationMode.DBT_RUNNER,
+                **_arguments(warehouse, postgres_conn_id),
+            )
+            for name, select in selected.items()
+        ]
+        if postgres_conn_id is None:
+            _one_by_one(tasks)
+    return group
+
+
+def _one_by_one(tasks: Iterable[Any]) -> None:
+    for before, after in itertools.pairwise(tasks):
+        before >> after
+
+
+def _profile(project: Path, postgres_conn_id: str | None, schema: str) -> ProfileConfig:
+    if postgres_conn_id is None:
+        return ProfileConfig(
+            profile_name="penstock", target_name="duckdb", profiles_yml_filepath=project / "profiles.yml"
+        )
+    from cosmos.profiles import PostgresUserPasswordProfileMapping
+
+    mapping = PostgresUserPasswordProfileMapping(conn_id=postgres_conn_id, profile_args={"schema": schema})
+    return ProfileConfig(profile_name="penstock", target_name="postgres", profile_mapping=mapping)
+
+
+def _arguments(warehouse: str, postgres_conn_id: str | None) -> dict[str, Any]:
+    common = {"install_deps": False, "append_env": True}
+    if postgres_conn_id is not None:
+        return common
+    return {**common, "env": {"PENSTOCK_WAREHOUSE": warehouse}, "callback": let_go}
+
+
+def let_go(_: str, **__: Any) -> None:
+    """Close the DuckDB file, which dbt keeps open in its process: `airflow dags test` has all tasks in one."""
+    from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+
+    DuckDBConnectionManager.close_all_connections()

@@ -1,0 +1,26 @@
+"""What the DAGs of Penstock have in common."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+DAY = "{{ params.date or macros.ds_add((dag_run.data_interval_end or dag_run.run_after) | ds, -1) }}"
+"""The day that a DAG run is about: the parameter `date`, else the day before the end of its interval."""
+
+
+def default_args(**others: Any) -> dict[str, Any]:
+    """For `default_args` of a DAG: three retries, further and further apart, and an end to each try.
+
+    Args:
+        others: What is to be otherwise.
+    """
+    return {
+        "owner": "penstock",
+        "retries": 3,
+        "retry_delay": dt.timedelta(minutes=1),
+        "retry_exponential_backoff": True,
+        "max_retry_delay": dt.timedelta(minutes=10),
+        "execution_timeout": dt.timedelta(hours=1),
+        **others,
+    }

@@ -1,0 +1,107 @@
+"""From Airflow's connections to a pipeline."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseHook, conf
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from penstock.connections import Connections
+    from penstock.pipeline import Pipeline
+
+SECTION = "penstock"
+
+
+def configured(option: str) -> str | None:
+    """An option of the section `penstock` of Airflow's configuration; none where it is empty."""
+    return conf.get(SECTION, option, fallback="") or None
+
+
+class PenstockHook(BaseHook):
+    """Pipelines, with what Airflow's connections say about where Kafka, lake and warehouse are.
+
+    What the pipeline file says counts before a connection. A connection that is not named here is that of the
+    configuration (`[penstock] kafka_conn_id`, …); where that names none either, there is none.
+
+    Args:
+        kafka_conn_id: A connection of type `kafka`.
+        aws_conn_id: One of type `aws`, for a lake in a bucket.
+        postgres_conn_id: One of type `postgres`, for the warehouse.
+        slack_conn_id: One of type `slackwebhook`, for alerts.
+        elasticsearch_conn_id: One of type `elasticsearch`.
+        project: The folder where relative paths begin; that of `[penstock] project` unless given.
+    """
+
+    hook_name = "Penstock"
+
+    def __init__(
+        self,
+        *,
+        kafka_conn_id: str | None = None,
+        aws_conn_id: str | None = None,
+        postgres_conn_id: str | None = None,
+        slack_conn_id: str | None = None,
+        elasticsearch_conn_id: str | None = None,
+        project: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.kafka_conn_id = kafka_conn_id
+        self.aws_conn_id = aws_conn_id
+        self.postgres_conn_id = postgres_conn_id
+        self.slack_conn_id = slack_conn_id
+        self.elasticsearch_conn_id = elasticsearch_conn_id
+        self.project = project
+
+    def connections(self) -> Connections:
+        """What the connections say; those that nobody names say nothing.
+
+        Raises:
+            AirflowNotFoundException: There is no connection of that name.
+            SettingsError: One is of another type, or holds what cannot be used.
+        """
+        from penstock.connections import Connections
+
+        return Connections.from_airflow(**{kind: self.get_connection(name) for kind, name in self._named().items()})
+
+    def _named(self) -> dict[str, str]:
+        ids = {kind: f"{kind}_conn_id" for kind in ("kafka", "aws", "postgres", "slack", "elasticsearch")}
+        named = {kind: getattr(self, option) or configured(option) for kind, option in ids.items()}
+        return {kind: name for kind, name in named.items() if name}
+
+    def pipeline(self, pipeline: str, overrides: Mapping[str, Any] | Sequence[str] | None = None) -> Pipeline:
+        """A pipeline, by the name of a ready-made one or by its file.
+
+        Of a ready-made pipeline that `penstock init` has copied into the project, the copy counts.
+
+        Args:
+            pipeline: The name (`ecommerce`), a file, or a folder with a `pipeline.yaml`.
+            overrides: Settings in place of the file's: `{"sessions.gap": "45m"}`.
+
+        Raises:
+            SettingsError: There is no such pipeline, or a setting is wrong.
+        """
+        from penstock.pipeline import Pipeline
+        from penstock.resources import ready_made
+
+        project = self.project or configured("project")
+        base = None
+        if project and pipeline not in ready_made():
+            pipeline = os.fspath(Path(project) / pipeline)
+        elif project:
+            copy = _copied(pipeline, Path(project))
+            pipeline, base = (os.fspath(copy), None) if copy else (pipeline, project)
+        return Pipeline.load(pipeline, overrides or (), base=base, connections=self.connections())
+
+
+def _copied(name: str, project: Path) -> Path | None:
+    """The copy of a ready-made pipeline in a project."""
+    for file in (project / name / "pipeline.yaml", project / "pipeline.yaml"):
+        if file.is_file() and re.search(rf"(?m)^name:\s*{re.escape(name)}\s*$", file.read_text(encoding="utf-8")):
+            return file
+    return None
