@@ -13,12 +13,12 @@ CORE    := $(VENV)/.stamp-core
 # How everything is built: `fast` skips link-time optimisation; `make bench PROFILE=release` does not. One profile for the
 # package, the lints and the tests, so that what the engine stands on is compiled once.
 PROFILE ?= fast
-# In tests our own code checks what it asserts, and every sum.
+# In tests our own code checks what it asserts, and every sum, and is not optimised: to compile it costs more than it saves.
 CARGO_TEST := cargo test --locked --profile $(PROFILE) --features kafka,s3 \
-  $(foreach check,debug-assertions overflow-checks,--config profile.$(PROFILE).package.penstock.$(check)=true)
+  $(foreach set,debug-assertions=true overflow-checks=true opt-level=0,--config profile.$(PROFILE).package.penstock.$(set))
 # maturin tells PyO3's build script about the wheel, clippy does not: each has its own, else each undoes the other's.
 CARGO_LINT := cargo clippy --locked --profile $(PROFILE) --config profile.$(PROFILE).package.pyo3-ffi.opt-level=1
-# How many tests of the package run at a time: most of them wait for a server or a disk.
+# How many tests of the package run at a time (0: in one process, and what they print is seen): most wait for a server.
 PYTEST_JOBS ?= 3
 EVENTS  ?= 100000
 JOBS    ?= 2
@@ -55,7 +55,7 @@ test-rust: $(DEPS) ## The engine's tests alone
 
 .PHONY: test-python
 test-python: $(CORE) ## The package's tests alone (ARGS="-k cli" picks some)
-	$(BIN)/python -m pytest -n $(PYTEST_JOBS) $(ARGS)
+	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist worksteal $(ARGS)
 
 .PHONY: soak
 soak: $(CORE) ## For hours: ten million keys in 64 MiB; runs killed at random (KILLS=5000); a storm (STORM=3600 s)
