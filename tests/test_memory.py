@@ -34,6 +34,7 @@ def peak(folder: Path, events: int) -> int:
     return usage.ru_maxrss
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="this system does not tell the memory of a child")
 def test_a_longer_file_needs_no_more_memory(tmp_path: Path) -> None:
     small = peak(tmp_path / "small", SMALL)

@@ -99,6 +99,7 @@ def drain(broker: KafkaBroker, folder: Path, *, total: int, partitions: int) -> 
     assert medians[4] < medians[2] * 1.25 + 32, medians
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell the memory of a child")
 def test_six_hundred_thousand_messages(tmp_path: Path) -> None:
     with KafkaBroker() as broker:
