@@ -10,8 +10,16 @@ BIN     := $(VENV)/bin
 # The stamps lie in the environment: whoever removes it removes them too.
 DEPS    := $(VENV)/.stamp-deps
 CORE    := $(VENV)/.stamp-core
-# How the engine is built for the environment: `fast` skips link-time optimisation; `make bench PROFILE=release` does not.
+# How everything is built: `fast` skips link-time optimisation; `make bench PROFILE=release` does not. One profile for the
+# package, the lints and the tests, so that what the engine stands on is compiled once.
 PROFILE ?= fast
+# In tests our own code checks what it asserts, and every sum, and is not optimised: to compile it costs more than it saves.
+CARGO_TEST := cargo test --locked --profile $(PROFILE) --features kafka,s3 \
+  $(foreach set,debug-assertions=true overflow-checks=true opt-level=0,--config profile.$(PROFILE).package.penstock.$(set))
+# maturin tells PyO3's build script about the wheel, clippy does not: each has its own, else each undoes the other's.
+CARGO_LINT := cargo clippy --locked --profile $(PROFILE) --config profile.$(PROFILE).package.pyo3-ffi.opt-level=1
+# How many tests of the package run at a time (0: in one process, and what they print is seen): most wait for a server.
+PYTEST_JOBS ?= 3
 EVENTS  ?= 100000
 JOBS    ?= 2
 
@@ -43,15 +51,15 @@ test: test-rust test-python ## All tests: the engine's own, then those of the pa
 
 .PHONY: test-rust
 test-rust: $(DEPS) ## The engine's tests alone
-	cargo test --locked --features kafka,s3
+	$(CARGO_TEST)
 
 .PHONY: test-python
 test-python: $(CORE) ## The package's tests alone (ARGS="-k cli" picks some)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist worksteal $(ARGS)
 
 .PHONY: soak
 soak: $(CORE) ## For hours: ten million keys in 64 MiB; runs killed at random (KILLS=5000); a storm (STORM=3600 s)
-	cargo test --locked --features kafka,s3 --test spill -- --ignored --nocapture
+	$(CARGO_TEST) --test spill -- --ignored --nocapture
 	PENSTOCK_KILLS=$${KILLS:-5000} $(BIN)/python -m pytest tests/test_crash.py -k random -s --timeout 0 $(ARGS)
 	$(UV) pip install --quiet --python $(BIN)/python "pyspark>=4.0"
 	PENSTOCK_STORM_SECONDS=$${STORM:-3600} $(BIN)/python -m pytest -m soak -s --timeout 0 $(ARGS)
@@ -62,9 +70,15 @@ bench: $(CORE) ## Measure: each kernel, and whole runs side by side with Polars 
 	$(BIN)/python benches/compare/run.py $(ARGS)
 
 .PHONY: lint
-lint: $(CORE) ## Check format, lints and types of Rust and Python
+lint: lint-rust lint-python ## Check format, lints and types of Rust and Python
+
+.PHONY: lint-rust
+lint-rust: $(DEPS) ## Rust alone
 	cargo fmt --check
-	cargo clippy --locked --all-targets --all-features -- -D warnings
+	$(CARGO_LINT) --all-targets --all-features -- -D warnings
+
+.PHONY: lint-python
+lint-python: $(CORE) ## Python and dbt alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

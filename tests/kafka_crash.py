@@ -114,7 +114,6 @@ def assert_readable(pipeline: crash.Pipeline) -> dict[int, int]:
 class Tally:
     """What was fired, and what became of the events."""
 
-    cases: int = 0
     places: set[str] = field(default_factory=set)
     fired: int = 0
     by_action: Counter[str] = field(default_factory=Counter)
@@ -123,7 +122,6 @@ class Tally:
 
     def failed(self, done: Any, place: str, action: str, *, survives: bool = False) -> None:
         """The failure happened, and it ended as it should."""
-        self.cases += 1
         said = done.stderr
         assert f"failpoint {place}" in said, f"it did not fire: {done.returncode} {said}"
         self.places.add(place)
@@ -148,11 +146,3 @@ class Tally:
         self.lost += lost
         self.duplicated += doubled
         assert (lost, doubled) == (0, 0)
-
-    def __str__(self) -> str:
-        """In one line."""
-        actions = ", ".join(f"{count} {action}" for action, count in sorted(self.by_action.items()))
-        return (
-            f"failpoints over Kafka: {len(self.places)} places, fired {self.fired} times ({actions}), "
-            f"kills {self.by_action['kill']}, lost {self.lost}, duplicated {self.duplicated}"
-        )

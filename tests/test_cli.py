@@ -393,6 +393,7 @@ def test_an_interrupted_run_goes_on_later(shop: Path, tmp_path: Path, name: str)
     assert found("audit", shop, *own)["balanced"]
 
 
+@pytest.mark.slow
 def test_the_demo(tmp_path: Path) -> None:
     """All of it, over the broker in its process, dbt too; and again over itself, from a file."""
     folder = tmp_path / "demo"

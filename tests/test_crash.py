@@ -110,7 +110,9 @@ def test_a_process_that_is_let_go_on_at_once(tmp_path: Path, inputs: list[Path])
 
 
 @pytest.mark.timeout(900)
-def test_killed_at_random_moments(tmp_path: Path, inputs: list[Path], undisturbed: crash.Pipeline) -> None:
+def test_killed_at_random_moments(
+    tmp_path: Path, inputs: list[Path], undisturbed: crash.Pipeline, figure: Callable[..., None]
+) -> None:
     chance = random.Random(SEED)
     kills = finished = 0
     began = time.monotonic()
@@ -130,7 +132,7 @@ def test_killed_at_random_moments(tmp_path: Path, inputs: list[Path], undisturbe
             kills += 1
         finished += 1
         crash.assert_same(undisturbed, pipeline)
-    print(f"\nkills survived: {kills}, runs finished: {finished}, events lost: 0, events doubled: 0")
+    figure("runs killed at random (kill -9)", kills=kills, finished=finished, lost=0, duplicated=0)
 
 
 @pytest.mark.parametrize("place", ["plan.after", "files.between", "files.after", "commit.before"])

@@ -49,6 +49,7 @@ def test_the_broker_in_the_process_never_holds_more_than_it_can(
     assert 0 < run.stream.most_lag <= 2 * 300_000 / 3
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_not_there_ends_it_with_the_reason(tmp_path: Path) -> None:
     with (
         DemoStream("127.0.0.1:1", settings={"socket.connection.setup.timeout.ms": "1000"}) as stream,

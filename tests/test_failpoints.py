@@ -27,7 +27,7 @@ from penstock import _core
 from sqlite_sink import held
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from services.kafka import KafkaBroker
     from services.s3 import S3Server
@@ -58,9 +58,18 @@ def every(*areas: str) -> Any:
     return pytest.mark.parametrize("place", [p for p in PLACES if p.split(".")[0] in areas])
 
 
-@pytest.fixture(scope="module")
-def tally() -> Tally:
-    return Tally()
+@pytest.fixture
+def tally(figure: Callable[..., None]) -> Iterator[Tally]:
+    tally = Tally()
+    yield tally
+    figure(
+        "failpoints over Kafka",
+        places=sorted(tally.places),
+        fired=tally.fired,
+        **tally.by_action,
+        lost=tally.lost,
+        duplicated=tally.duplicated,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -446,12 +455,3 @@ def test_every_place_is_fired() -> None:
              "sweep", "void", "entry"}  # fmt: skip
     assert {place.split(".")[0] for place in PLACES} == areas
     assert len(set(PLACES)) == len(PLACES) >= 25
-
-
-@pytest.fixture(scope="module", autouse=True)
-def told(tally: Tally, pytestconfig: pytest.Config) -> Iterator[None]:
-    """Says at the end what was counted."""
-    yield
-    if tally.cases:
-        with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-            print(f"\n{tally}")

@@ -375,6 +375,7 @@ def test_a_broker_that_comes_back(tmp_path: Path) -> None:
         flow.audit()
 
 
+@pytest.mark.slow
 def test_nothing_is_planned_while_nobody_says_what_the_topics_are(tmp_path: Path) -> None:
     """What was read may come from a topic that was made again: it is asked until somebody answers."""
     with KafkaBroker() as broker:

@@ -12,6 +12,7 @@ import crash
 from penstock import _core
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 SMALL, FACTOR = 150_000, 4
@@ -34,9 +35,11 @@ def peak(folder: Path, events: int) -> int:
     return usage.ru_maxrss
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="this system does not tell the memory of a child")
-def test_a_longer_file_needs_no_more_memory(tmp_path: Path) -> None:
+def test_a_longer_file_needs_no_more_memory(tmp_path: Path, figure: Callable[..., None]) -> None:
     small = peak(tmp_path / "small", SMALL)
     large = peak(tmp_path / "large", SMALL * FACTOR)
-    print(f"\npeak memory: {SMALL} events {small // 1024} MiB, {SMALL * FACTOR} events {large // 1024} MiB")
+    told = {f"{SMALL:,} events": f"{small // 1024} MiB", f"{SMALL * FACTOR:,} events": f"{large // 1024} MiB"}
+    figure("peak memory of a file", **told)
     assert large < small * 1.25

@@ -126,6 +126,7 @@ def test_events_come_live(kafka_broker: KafkaBroker) -> None:
     assert before - 1_000 <= at(told["first_event_time"]) <= after
 
 
+@pytest.mark.slow
 def test_what_the_broker_forbids_is_said_plainly(secure_broker: KafkaBroker, tmp_path: Path) -> None:
     broker = secure_broker
     broker.create_topic("readable")
@@ -192,6 +193,7 @@ def test_a_mistake_is_said_before_anything_is_sent(kafka_broker: KafkaBroker, tm
         produce("ecommerce")
 
 
+@pytest.mark.slow
 def test_nobody_there_is_said_plainly(tmp_path: Path) -> None:
     from services import free_port
 

@@ -20,7 +20,7 @@ from services.fault_proxy import fault_proxy
 from services.s3 import S3Server, s3_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 EVENTS = 6_000
@@ -114,14 +114,19 @@ def test_many_writers_at_once(tmp_path: Path, inputs: list[Path], undisturbed: c
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_through_a_network_that_fails(
-    seed: int, tmp_path: Path, inputs: list[Path], undisturbed: crash.Pipeline, s3: S3Server
+    seed: int,
+    tmp_path: Path,
+    inputs: list[Path],
+    undisturbed: crash.Pipeline,
+    s3: S3Server,
+    figure: Callable[..., None],
 ) -> None:
     with fault_proxy(s3.endpoint, seed=seed, rate=0.2) as proxy:
         pipeline = s3_support.make(tmp_path / "p", inputs, s3, endpoint=proxy.endpoint)
         done = pipeline.run()
         assert done.returncode == 0, done.stderr
         s3_support.assert_same(undisturbed, pipeline)
-        print(f"\nseed {seed}: {dict(proxy.happened)} in {proxy.seen.total()} requests")
+        figure("replies of S3 that were disturbed", requests=proxy.seen.total(), **proxy.happened)
         assert len(proxy.happened) >= 6, "hardly anything happened"
 
 
@@ -147,7 +152,7 @@ def test_the_reply_to_each_claim_is_lost(
         assert crash.newest_commit(pipeline.fetched().lake)["term"] == 1, "no term was taken for another's"
 
 
-def test_the_server_is_killed_and_started(tmp_path: Path, inputs: list[Path]) -> None:
+def test_the_server_is_killed_and_started(tmp_path: Path, inputs: list[Path], figure: Callable[..., None]) -> None:
     """The run waits for the server, and loses nothing that it had acknowledged."""
     chance = random.Random(3)
     whole = crash.make(tmp_path / "whole", inputs, epoch_events=300)
@@ -169,7 +174,7 @@ def test_the_server_is_killed_and_started(tmp_path: Path, inputs: list[Path]) ->
             assert run.returncode == 0, err
             runs += 1
             s3_support.assert_same(whole, pipeline)
-    print(f"\nserver killed {kills} times in {runs} runs")
+    figure("S3 server killed under a run", kills=kills, runs=runs)
 
 
 def test_readers_hear_why_nothing_comes(tmp_path: Path, inputs: list[Path]) -> None:
@@ -186,7 +191,9 @@ def test_readers_hear_why_nothing_comes(tmp_path: Path, inputs: list[Path]) -> N
             assert "damaged" not in str(said.value)
 
 
-def test_both_are_killed(tmp_path: Path, inputs: list[Path], undisturbed: crash.Pipeline) -> None:
+def test_both_are_killed(
+    tmp_path: Path, inputs: list[Path], undisturbed: crash.Pipeline, figure: Callable[..., None]
+) -> None:
     chance = random.Random(5)
     kills = finished = 0
     with s3_server(tmp_path / "s3") as server:
@@ -210,7 +217,7 @@ def test_both_are_killed(tmp_path: Path, inputs: list[Path], undisturbed: crash.
                 kills += 1
             finished += 1
             s3_support.assert_same(undisturbed, pipeline)
-    print(f"\nboth killed {kills} times, runs finished: {finished}")
+    figure("run and S3 server killed together", kills=kills, finished=finished)
 
 
 def test_a_server_that_stays_away(tmp_path: Path, inputs: list[Path], undisturbed: crash.Pipeline) -> None:

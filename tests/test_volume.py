@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +17,9 @@ from penstock import read_lake
 from penstock.producer import produce
 from penstock.resources import copy_out
 from services.kafka import KafkaBroker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EVERY = 0.2
 
@@ -45,7 +48,7 @@ def watched(command: list[str], folder: Path) -> tuple[dict[str, Any], list[tupl
     return dict(json.loads((folder / "said").read_text().splitlines()[-1])), samples
 
 
-def drain(broker: KafkaBroker, folder: Path, *, total: int, partitions: int) -> None:
+def drain(broker: KafkaBroker, folder: Path, figure: Callable[..., None], *, total: int, partitions: int) -> None:
     topic = f"volume_{total}"
     # A month of events and a day's horizon: what deduplication has to remember is full early, and stays so.
     sent = produce(
@@ -85,11 +88,16 @@ def drain(broker: KafkaBroker, folder: Path, *, total: int, partitions: int) -> 
     }
     fifths = [samples[len(samples) * i // 5 : len(samples) * (i + 1) // 5] for i in range(5)]
     medians = [statistics.median(held for _, held in fifth) / 1024 for fifth in fifths]
-    print(
-        f"\n{total:,} events ({sent['bytes'] / 1e6:,.0f} MB): produced {report['produced_per_second']:,}/s, drained to "
-        f"Silver {report['drained_per_second']:,}/s in {told['run']['epochs']} epochs; memory by fifths of the time "
-        + ", ".join(f"{m:,.0f}" for m in medians)
-        + f" MiB, at most {max(held for _, held in samples) / 1024:,.0f} MiB; lost = duplicated = 0"
+    figure(
+        f"volume of {total:,} messages ({sent['bytes'] / 1e6:,.0f} MB)",
+        **{
+            "produced": f"{report['produced_per_second']:,}/s",
+            "drained to Silver": f"{report['drained_per_second']:,}/s in {told['run']['epochs']} epochs",
+            "MiB by fifths of the time": " ".join(f"{m:.0f}" for m in medians),
+            "at most": f"{max(held for _, held in samples) / 1024:,.0f} MiB",
+        },
+        lost=0,
+        duplicated=0,
     )
     place = os.environ.get("PENSTOCK_VOLUME_REPORT")
     if place:
@@ -99,14 +107,15 @@ def drain(broker: KafkaBroker, folder: Path, *, total: int, partitions: int) -> 
     assert medians[4] < medians[2] * 1.25 + 32, medians
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell the memory of a child")
-def test_six_hundred_thousand_messages(tmp_path: Path) -> None:
+def test_six_hundred_thousand_messages(tmp_path: Path, figure: Callable[..., None]) -> None:
     with KafkaBroker() as broker:
-        drain(broker, tmp_path, total=600_000, partitions=4)
+        drain(broker, tmp_path, figure, total=600_000, partitions=4)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(0)
-def test_five_million_messages(tmp_path: Path) -> None:
+def test_five_million_messages(tmp_path: Path, figure: Callable[..., None]) -> None:
     with KafkaBroker(quick=False, heap="1g") as broker:
-        drain(broker, tmp_path, total=5_000_000, partitions=4)
+        drain(broker, tmp_path, figure, total=5_000_000, partitions=4)

@@ -25,6 +25,7 @@ pub mod load;
 pub mod nearest;
 pub mod node;
 pub mod number;
+mod output;
 pub mod pattern;
 pub mod pii;
 pub mod plan;

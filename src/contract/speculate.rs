@@ -5,8 +5,9 @@ use memchr::memmem::Finder;
 use super::compile::{Compiled, Version};
 use super::fast::{MOST_TAPS, Scan, Scratch};
 use super::json;
-use super::judge::{Output, Read, find_type};
+use super::judge::{Read, find_type};
 use super::node::Kind;
+use super::output::Output;
 use super::pii::Secret;
 use super::plan::{Message, Plan, Tap};
 

@@ -53,7 +53,7 @@ pub(super) struct Counters {
 /// Why an operation failed.
 #[derive(Debug)]
 pub(super) struct Failure {
-    /// The error of the last attempt; none when it did not answer in time.
+    /// The error of the last attempt that was given its time; none when it did not answer in that.
     pub(super) error: Option<StoreError>,
     pub(super) attempts: u32,
     pub(super) elapsed: Duration,
@@ -75,11 +75,13 @@ pub(super) struct Tries<'a> {
     began: Instant,
     pause: Duration,
     attempts: u32,
+    /// The error of the attempt before.
+    before: Option<StoreError>,
 }
 
 impl<'a> Tries<'a> {
     pub(super) fn new(policy: Policy, counters: &'a Counters) -> Self {
-        Self { policy, counters, began: Instant::now(), pause: policy.pause, attempts: 0 }
+        Self { policy, counters, began: Instant::now(), pause: policy.pause, attempts: 0, before: None }
     }
 
     fn deadline(&self) -> Instant {
@@ -94,7 +96,8 @@ impl<'a> Tries<'a> {
     ) -> Result<Result<T, StoreError>, Failure> {
         self.attempts += 1;
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
-        let until = self.deadline().min(Instant::now() + self.policy.attempt);
+        let given = Instant::now() + self.policy.attempt;
+        let until = self.deadline().min(given);
         match timeout_at(until, call).await {
             Ok(answer) => {
                 if answer.as_ref().err().is_none_or(|e| meaning(e) == Meaning::Final) {
@@ -102,7 +105,11 @@ impl<'a> Tries<'a> {
                 }
                 Ok(answer)
             }
-            Err(_) => Err(self.failure(None)),
+            // Cut short, it says nothing; the one before does.
+            Err(_) => {
+                let error = self.before.take_if(|_| until < given);
+                Err(self.failure(error))
+            }
         }
     }
 
@@ -114,6 +121,7 @@ impl<'a> Tries<'a> {
             return Err(failure);
         }
         self.pause = (self.pause * 2).min(self.policy.longest);
+        self.before = failure.error;
         self.counters.retries.fetch_add(1, Ordering::Relaxed);
         sleep(pause).await;
         Ok(())
@@ -301,6 +309,16 @@ mod tests {
         let failed = runtime.block_on(Tries::new(policy, &counters).until_answered(cut)).unwrap_err();
         assert!(failed.attempts > 1 && failed.error.is_some());
         assert!(counters.retries.load(Ordering::Relaxed) >= 1);
+        // The last one is cut short: what the one before was told counts.
+        let policy = Policy { attempt: Duration::from_secs(60), ..policy };
+        let mut calls = 0;
+        let away = || {
+            calls += 1;
+            let first = calls == 1;
+            async move { if first { Err::<(), _>(generic("cut")) } else { std::future::pending().await } }
+        };
+        let failed = runtime.block_on(Tries::new(policy, &counters).until_answered(away)).unwrap_err();
+        assert!(failed.attempts == 2 && failed.error.is_some());
         let refused =
             || async { Err::<(), _>(StoreError::NotFound { path: "x".into(), source: Box::new(Said("no")) }) };
         let failed = runtime.block_on(Tries::new(policy, &counters).until_answered(refused)).unwrap_err();

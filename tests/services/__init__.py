@@ -116,7 +116,11 @@ class Process:
 
     def running(self) -> bool:
         """Whether it has not ended."""
-        return self.child.poll() is None
+        if self.child.poll() is None:
+            return True
+        # Nobody may kill by its number any more: it can be another process's soon.
+        self._ended()
+        return False
 
     def stop(self, *, seconds: float = 30.0) -> None:
         """SIGTERM, and SIGKILL when that does not help."""

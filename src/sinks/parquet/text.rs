@@ -22,6 +22,7 @@ use parquet::schema::types::ColumnDescPtr;
 
 use zstd::zstd_safe::CParameter;
 
+use super::bounds::{lower_bound, upper_bound};
 use super::interner::Interner;
 use super::levels;
 use crate::error::{Error, Result};
@@ -30,8 +31,6 @@ use crate::packed::is_packed;
 /// At level 1 the compressor's table is this (a power of two): half of zstd's own choice fits the innermost cache, is 7 %
 /// faster, and makes events no larger.
 const FAST_TABLE: u32 = 13;
-/// A minimum or maximum longer than this is kept as a bound.
-const BOUND: usize = 64;
 
 /// Whether a column can be written here.
 pub(super) fn covers(kind: &DataType) -> bool {
@@ -463,46 +462,6 @@ fn compress(level: i32, bytes: &[u8]) -> Result<Bytes> {
         };
         Ok(compressor.compress(bytes).map_err(failed)?.into())
     })
-}
-
-/// A value that is not above this one, and whether it is this one.
-fn lower_bound(value: &[u8], utf8: bool) -> (Vec<u8>, bool) {
-    if value.len() <= BOUND {
-        return (value.to_vec(), true);
-    }
-    (value[..boundary(value, utf8)].to_vec(), false)
-}
-
-/// A value that is not below this one, and whether it is this one.
-fn upper_bound(value: &[u8], utf8: bool) -> (Vec<u8>, bool) {
-    if value.len() <= BOUND {
-        return (value.to_vec(), true);
-    }
-    let mut cut = value[..boundary(value, utf8)].to_vec();
-    // The last character that has one after it is raised, and what follows it dropped.
-    if let Some(text) = utf8.then(|| std::str::from_utf8(&cut).ok()).flatten() {
-        for (at, c) in text.char_indices().rev() {
-            let next = char::from_u32(c as u32 + 1).filter(|next| next.len_utf8() == c.len_utf8());
-            if let Some(next) = next {
-                let raised = [&text.as_bytes()[..at], next.encode_utf8(&mut [0; 4]).as_bytes()].concat();
-                return (raised, false);
-            }
-        }
-        return (value.to_vec(), true);
-    }
-    while let Some(last) = cut.pop() {
-        if last < u8::MAX {
-            cut.push(last + 1);
-            return (cut, false);
-        }
-    }
-    (value.to_vec(), true)
-}
-
-/// Where a long value is cut: between characters, if it is text.
-fn boundary(value: &[u8], utf8: bool) -> usize {
-    let inside = |at: &usize| utf8 && value.get(*at).is_some_and(|b| (0x80..0xc0).contains(b));
-    (BOUND - 3..=BOUND).rev().find(|at| !inside(at)).unwrap_or(BOUND)
 }
 
 #[cfg(test)]

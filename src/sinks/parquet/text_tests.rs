@@ -11,6 +11,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use proptest::prelude::*;
 
+use super::super::bounds::BOUND;
 use super::*;
 
 /// A file of one column with a row group for each list of arrays.
