@@ -199,7 +199,7 @@ class PostgresConnection:
         user = urllib.parse.quote(found.login, safe="")
         if found.password:
             user += ":" + urllib.parse.quote(found.password, safe="")
-        hosts = [found.host] if found.host.count(":") > 1 else found.host.split(",")
+        hosts = found.host.split(",")
         where = f"{','.join(_host(host, found.number()) for host in hosts)}/{urllib.parse.quote(found.schema, safe='')}"
         url = f"postgresql://{user}{'@' if user else ''}{where}"
         if query:
