@@ -22,3 +22,12 @@ CREATE TABLE penstock_loads (
     rows_read        BIGINT,                -- of Silver; null (as load_id) in rows of version 1
     PRIMARY KEY (pipeline, load_number)
 );
+
+-- The days (UTC) that have facts, each with the last load that touched them: whoever makes something of the facts by day
+-- makes these alone anew.
+CREATE TABLE penstock_days (
+    pipeline     TEXT    NOT NULL,
+    event_date   DATE    NOT NULL,
+    load_number  BIGINT  NOT NULL,
+    PRIMARY KEY (pipeline, event_date)
+);

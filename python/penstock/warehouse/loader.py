@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from penstock import _core
 from penstock.errors import DataError, LakeError, SettingsError
-from penstock.warehouse import star
+from penstock.warehouse import days, star
 from penstock.warehouse.lakelog import (
     BEGINNING,
     Entry,
@@ -23,7 +24,7 @@ from penstock.warehouse.lakelog import (
     logs,
     read_log,
 )
-from penstock.warehouse.migrate import SCHEMA_VERSION, make_or_upgrade, version_of
+from penstock.warehouse.migrate import SCHEMA_VERSION, ddl_of, make_or_upgrade, require_current, version_of
 from penstock.warehouse.target import Target, connect, warehouse_of
 from penstock.warehouse.transaction import transact
 
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
 SILVER = "silver/events"
 
 DDL = ("1_dimensions.sql", "2_facts.sql", "3_seed.sql")
-
-OWN_DDL = "4_{kind}.sql"
-"""What one kind of warehouse needs besides; need not be there."""
 
 Progress = Callable[[int, int], None]
 """Called with the rows loaded so far and the rows to load."""
@@ -116,9 +114,7 @@ def load(
     day = parse_day(date) if date is not None else None
     target = warehouse_of(spec, warehouse)
     folder = tables if tables is not None else tables_of(spec["name"])
-    own = OWN_DDL.format(kind=target.kind)
-    ddl = (*DDL, own) if folder.joinpath(own).is_file() else DDL
-    sql = {name: _read(folder, name) for name in (*ddl, "silver.sql", "lookup.sql")}
+    sql = {name: _read(folder, name) for name in (*DDL, "silver.sql", "lookup.sql")} | ddl_of(folder, target.kind)
     held = live_files(spec, SILVER)  # before the warehouse is opened: a missing lake leaves no empty file
     backend = connect(target)
     try:
@@ -231,6 +227,9 @@ class _Loader:
         """Make the tables of a new warehouse; refuse one made by a newer version."""
         if version_of(self.warehouse, self.pipeline) == SCHEMA_VERSION:
             return
+        if self.warehouse.kind == "postgres":
+            # Others may use these tables, and who loads need not be who may change them.
+            require_current(self.warehouse, self.pipeline)
         ddl = {file: sql for file, sql in self.sql.items() if file[0].isdigit()}
         transact(self.warehouse, "tables", lambda: make_or_upgrade(self.warehouse, self.pipeline, ddl))
 
@@ -269,19 +268,26 @@ class _Loader:
         load_id = uuid.uuid4().hex
 
         def work() -> tuple[_Step, star.Counts]:
-            # Under the lock: another load may have gone on since this one looked.
+            _core.pass_failpoint("load.begin")
+            # Under the lock: another load may have gone on since this one looked, and another penstock upgraded.
+            require_current(warehouse, self.pipeline)
             last = last_entry(warehouse, step.log)
             now = _one_day(live_files(self.spec, SILVER), day, step.log, last) if day else step
             if now.since != last:
                 raise _OvertakenError
-            counts = star.apply(warehouse, self._stage(now, day))
+            replaced = self._stage(now, day)
+            _core.pass_failpoint("load.staged")
+            counts = star.apply(warehouse, replaced)
+            _core.pass_failpoint("load.applied")
             self._record(now, day, counts, load_id)
+            _core.pass_failpoint("load.recorded")
             return now, counts
 
         def landed() -> bool:
             return bool(warehouse.rows(f"SELECT 1 FROM penstock_loads WHERE load_id = {_literal(load_id)}"))
 
         done = transact(warehouse, self.pipeline, work, landed=landed)
+        _core.pass_failpoint("load.committed")
         warehouse.drop(*star.TEMPORARY)
         return done
 
@@ -329,6 +335,11 @@ class _Loader:
         written = self.warehouse.change(f"INSERT INTO penstock_loads ({', '.join(values)}) SELECT {listed}")
         if written != 1:
             raise DataError(f"warehouse {self.warehouse.place}: the load could not be recorded; nothing was loaded")
+        if counts.facts:
+            ((number,),) = self.warehouse.rows(
+                f"SELECT load_number FROM penstock_loads WHERE load_id = {_literal(load_id)}"
+            )
+            days.record(self.warehouse, self.pipeline, number)
 
 
 def _one_day(held: list[LakeFile], day: dt.date, log: str, last: int) -> _Step:

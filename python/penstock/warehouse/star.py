@@ -6,6 +6,7 @@ All statements are sets over whole tables and keep to what DuckDB and PostgreSQL
 * `gone`: keys of the facts that this load replaces, those whose Silver file was removed or whose date is loaded again.
 * `known`: keys of `stage` that are facts already.
 * `lost`: keys of `gone` that `stage` does not bring again. A table, so that PostgreSQL knows how many there are.
+* `touched_days`: days whose facts this load may change.
 * `touched`: users whose history this load may change.
 * `users`: the rows of `touched` in dim_user, made anew.
 """
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from penstock import _core
 from penstock.errors import DataError
+from penstock.warehouse import days
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,7 +38,7 @@ TRACKED = ("plan_type",)
 
 TEMPORARY = (
     "staged", "silver", "lake_files", "stage", "gone", "known", "lost", "contested", "losers", "touched", "strays",
-    "history", "users",
+    "history", "users", days.TOUCHED,
 )  # fmt: skip
 
 
@@ -50,6 +52,11 @@ class Counts:
     repointed: int = 0
     duplicates: int = 0
     users: int = 0
+
+    @property
+    def facts(self) -> int:
+        """Facts written, rewritten or removed."""
+        return self.inserted + self.updated + self.deleted
 
     def add(self, other: Counts) -> None:
         """Count another load's changes too."""
@@ -89,6 +96,7 @@ def apply(warehouse: Backend, scope: str | None) -> Counts:
     load = _Load(warehouse, Star.of(warehouse))
     load.find(scope)
     load.settle_duplicates()
+    days.find(warehouse)
     load.find_touched()
     load.write_changes()
     load.delete_facts()
