@@ -185,8 +185,15 @@ def _in_transaction(
     ((version,),) = session.rows("SELECT current_setting('server_version_num')::int")
     if version < OLDEST * 10_000:
         raise _wrong(postgres, f"PostgreSQL {version // 10_000} is too old; {OLDEST} or newer")
-    if not session.rows(f"SELECT 1 FROM pg_namespace WHERE nspname = {quoted(postgres.schema_)}"):
+    may = session.rows(
+        f"SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = {quoted(postgres.schema_)}"
+    )
+    if not may:
         raise _wrong(postgres, f"there is no schema {postgres.schema_}. Make it, or name another one")
+    if not may[0][0]:
+        raise _wrong(
+            postgres, f"permission denied for schema {postgres.schema_}; see the roles in the guide to PostgreSQL"
+        )
     lock = quoted(f"{postgres.schema_}/tables")
     session.run(
         f"""
@@ -203,7 +210,7 @@ def _in_transaction(
     before = version_of(session, pipeline)
     report = MigrateReport(pipeline, postgres.place, "postgres", before, SCHEMA_VERSION)
     statements = plan(session, pipeline, ddl)
-    granted = _roles_sql(ddl) if roles else ""
+    granted = _roles_sql(pipeline, ddl) if roles else ""
     if sql:
         report.sql = _offline(postgres, session, pipeline, before, statements) + granted
         return report
@@ -275,12 +282,12 @@ def _offline(
     return "\n".join(["BEGIN;", *parts, "COMMIT;\n"])
 
 
-def _roles_sql(ddl: Mapping[str, str]) -> str:
+def _roles_sql(pipeline: str, ddl: Mapping[str, str]) -> str:
     ours = files("penstock.warehouse")
     migrations = [file.read_text(encoding="utf-8") for file in (ours / "migrations").iterdir()]
     texts = [(ours / "bookkeeping.sql").read_text(encoding="utf-8"), *migrations, *ddl.values()]
     named = re.findall(
         r"^CREATE (?:OR REPLACE )?(?:TABLE|VIEW) (?:IF NOT EXISTS )?(\w+)", "\n".join(texts), re.MULTILINE
     )
-    listed = ", ".join(quoted(name) for name in dict.fromkeys(named))
+    listed = ", ".join(quoted(name) for name in dict.fromkeys([*named, _version_table(pipeline)]))
     return (ours / "roles.sql").read_text(encoding="utf-8").replace("{tables}", listed)
