@@ -150,7 +150,8 @@ def plan(backend: Readable, pipeline: str, ddl: Mapping[str, str]) -> dict[int, 
     """
     version, shared = version_of(backend, pipeline), bookkeeping_version(backend)
     if version is not None:
-        return steps(version, backend.kind, pipeline, star=bool(backend.columns("fact_events")))
+        star = any("CREATE TABLE fact_events" in sql for sql in ddl.values())
+        return steps(version, backend.kind, pipeline, star=star)
     # The record of the loads is that of all pipelines in this warehouse; another one's may be older.
     before = steps(shared, backend.kind, pipeline, star=False, bookkeeping_alone=True) if shared is not None else {}
     made = new_tables(pipeline, ddl, bookkeeping=shared is None)

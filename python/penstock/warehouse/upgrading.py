@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.errors import MissingExtraError, PenstockError, SettingsError
 from penstock.warehouse.duckdb_backend import quoted
-from penstock.warehouse.loader import tables_of
 from penstock.warehouse.migrate import SCHEMA_VERSION, ddl_of, make_or_upgrade, new_tables, plan, version_of
+from penstock.warehouse.model import tables_of
 from penstock.warehouse.target import Target, connect, warehouse_of
 from penstock.warehouse.transaction import transact
 
