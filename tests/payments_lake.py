@@ -194,7 +194,7 @@ def install(lake: PaymentsLake, monkeypatch: pytest.MonkeyPatch) -> None:
         return json.dumps([entry for entry in lake.entries if entry["number"] > since])
 
     def inspect(*_: Any, **__: Any) -> str:
-        return json.dumps({"shards": [], "planned": lake.planned and lake.planned["number"]})
+        return json.dumps({"planned": lake.planned and lake.planned["number"]})
 
     core = "penstock.warehouse.lakelog._core"
     monkeypatch.setattr(f"{core}.lake_log", lake_log)

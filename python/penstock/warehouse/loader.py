@@ -172,7 +172,7 @@ class _OnItsWayError(Exception):
 def is_planned(spec: Mapping[str, Any], number: int, shard: int) -> bool:
     """Whether an epoch is planned, and not committed."""
     found = json.loads(_core.inspect(json.dumps(spec), epochs=0, storage_secrets=secrets_of(spec)))
-    planned = [look["planned"] for look in found["shards"] if look["shard"] == shard] or [found["planned"]]
+    planned = [look["planned"] for look in found.get("shards", ()) if look["shard"] == shard] or [found["planned"]]
     return number in planned
 
 
