@@ -132,9 +132,10 @@ class PostgresBackend:
 
     def _prepare(self) -> None:
         """See that the server is one that we know, and set what holds for the whole connection."""
-        ((version, encoding, schemas, *limits),) = self.rows(
+        ((version, encoding, schema, *limits),) = self.rows(
             "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), "
-            f"(SELECT count(*) FROM pg_namespace WHERE nspname = {quoted(self._postgres.schema_)}), "
+            "(SELECT CASE WHEN has_schema_privilege(oid, 'USAGE') THEN 1 ELSE 2 END FROM pg_namespace "
+            f"WHERE nspname = {quoted(self._postgres.schema_)}), "
             + ", ".join(f"(SELECT setting::bigint FROM pg_settings WHERE name = '{name}')" for name in _LIMITS)
         )
         if version < OLDEST * 10_000:
@@ -146,7 +147,12 @@ class PostgresBackend:
                 f"warehouse {self.place}: its database has no encoding (SQL_ASCII), so that it cannot tell characters "
                 "from bytes. Make one WITH ENCODING 'UTF8'"
             )
-        if not schemas:
+        if schema == 2:
+            raise WarehouseError(
+                f"warehouse {self.place}: permission denied for schema {self._postgres.schema_}; the user needs more "
+                "rights: see the roles in the guide to PostgreSQL"
+            )
+        if schema is None:
             name = self._postgres.schema_
             raise WarehouseError(
                 f'warehouse {self.place}: there is no schema {name}. Make it (CREATE SCHEMA "{name}"), or name another '
@@ -240,6 +246,12 @@ class PostgresBackend:
             # On a connection that was lost the server does it by itself; the first error is the one to show.
             with contextlib.suppress(AdbcError, BackendGoneError):
                 self._wait(lambda: self._cursor.execute("ROLLBACK"))
+
+    def cancel(self) -> None:
+        """End the statement that another thread waits for, if it waits for one."""
+        with contextlib.suppress(AdbcError):
+            if self._cursor is not None:
+                self._cursor.adbc_cancel()
 
     def close(self) -> None:
         """Close the connection, undoing what was not committed."""
