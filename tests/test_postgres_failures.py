@@ -111,6 +111,34 @@ def test_a_commit_that_comes_late_is_waited_for(lake: Loaded, database: Database
     is_as_undisturbed(lake)
 
 
+def test_a_connection_that_is_lost_between_two_transactions(
+    lake: Loaded, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After COMMIT there is nothing left to lose, and what is only looked at is looked at again."""
+    commit, rows, happened = PostgresBackend.commit, PostgresBackend.rows, []
+
+    def cut(where: str) -> None:
+        happened.append(where)
+        database.rows(f"SELECT pg_terminate_backend(pid) {OURS}")
+
+    def commits(backend: PostgresBackend) -> None:
+        commit(backend)
+        cut("after COMMIT")
+
+    def looks(backend: PostgresBackend, sql: str) -> Any:
+        if "max(log_number)" in sql and not happened:
+            cut("before")
+        return rows(backend, sql)
+
+    monkeypatch.setattr(PostgresBackend, "commit", commits)
+    monkeypatch.setattr(PostgresBackend, "rows", looks)
+    report = load(lake.spec(), lake.warehouses.target(), rows_a_transaction=1)
+    assert (report.counts.inserted, happened) == (3, ["before", "after COMMIT"])
+    monkeypatch.undo()
+    install(lake, monkeypatch)
+    is_as_undisturbed(lake)
+
+
 def test_a_server_that_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is said that nobody knows; when the server is there again, the next load knows."""
     monkeypatch.setattr(transaction, "GIVE_UP", 0.2)

@@ -153,6 +153,12 @@ class PostgresServer:
         until(f"PostgreSQL on port {self.port} answers (see {log})", answers)
         return self
 
+    @property
+    def version(self) -> int:
+        """Its major version."""
+        with self.connect() as connection:
+            return connection.info.server_version // 10_000
+
     def database(self, name: str | None = None, how: str = "") -> str:
         """Makes a database; gives its name."""
         name = name or f"test_{uuid.uuid4().hex}"

@@ -19,7 +19,7 @@ from penstock.warehouse.lakelog import BEGINNING, Entry, LakeFile, files_left, l
 from penstock.warehouse.migrate import SCHEMA_VERSION, ddl_of, make_or_upgrade, require_current, version_of
 from penstock.warehouse.model import Model, Rows, model_of, read_sql, tables_of
 from penstock.warehouse.target import Target, connect, warehouse_of
-from penstock.warehouse.transaction import transact
+from penstock.warehouse.transaction import looked, transact
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
@@ -224,7 +224,7 @@ class Loader:
         """Load what is new, or the day, one transaction a step."""
         report = LoadReport(self.pipeline, self.warehouse.place, day, BEGINNING)
         while True:
-            reached, steps = self._plan(held, day)
+            reached, steps = looked(self.warehouse, lambda: self._plan(held, day))
             report.log_number = max(reached.values())
             report.shards = {} if self.pipeline in reached else reached
             todo = report.rows_read + sum(step.rows for step in steps)
@@ -257,7 +257,7 @@ class Loader:
     def catch_up(self, log: str, shard: int, until: int) -> None:
         """Load the entries of a log up to one, it included."""
         while True:
-            last = last_entry(self.warehouse, log)
+            last = looked(self.warehouse, lambda: last_entry(self.warehouse, log))
             try:
                 for step in self._since(log, last, [e for e in self._new(last, shard) if e.number <= until]):
                     self.load_step(step)
@@ -327,7 +327,6 @@ class Loader:
                 time.sleep(0.1)  # nothing tells when the run has committed it
                 continue
             _core.pass_failpoint("load.committed")
-            self.warehouse.drop(*self.model.temporary)
             return done
 
     def apply(self, step: Step, day: dt.date | None, load_id: str) -> star.Counts:
@@ -337,6 +336,8 @@ class Loader:
         counts = self.model.load(self.warehouse, self.sql, rows)
         _core.pass_failpoint("load.applied")
         self.record(step, day, counts, load_id, number)
+        # Here, and not after COMMIT: a connection that is lost then takes nothing back.
+        self.warehouse.drop(*self.model.temporary)
         _core.pass_failpoint("load.recorded")
         return counts
 

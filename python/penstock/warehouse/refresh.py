@@ -137,9 +137,7 @@ class _Clean:
 
     def refresh(self, *, full: bool) -> CleanReport:
         """In one transaction, and again from the start where the connection is lost."""
-        report = transact(self.backend, _lock(self.pipeline), lambda: self._work(full=full))
-        self.backend.drop("ids", "fresh")
-        return report
+        return transact(self.backend, _lock(self.pipeline), lambda: self._work(full=full))
 
     def _work(self, *, full: bool) -> CleanReport:
         ((to,),) = self.backend.rows(
@@ -151,6 +149,7 @@ class _Clean:
         inserted, updated, deleted = (0, 0, 0) if since == to and not full else self._make(None if full else since)
         if since != to:
             self._write_down(since, int(to))
+        self.backend.drop("ids", "fresh")
         ((rows,),) = self.backend.rows(f"SELECT count(*) FROM {CLEAN}")
         return CleanReport(full, int(to), inserted, updated, deleted, int(rows))
 

@@ -167,14 +167,12 @@ class TableSink:
 
             while True:
                 with contextlib.suppress(_BehindError):
-                    done = transact(
+                    return transact(
                         loader.warehouse,
                         self._pipeline,
                         under_the_term,
                         landed=lambda: loader.has_landed(load_id),
                     )
-                    loader.warehouse.drop(*loader.model.temporary)
-                    return done
                 loader.catch_up(log, shard, number - 1)
 
     def _is_next(self, loader: Loader, log: str, number: int) -> bool:

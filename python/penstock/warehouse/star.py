@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 POSITION = ("lake_topic", "lake_partition", "lake_offset")
 """Where an event stands in its source: what tells two Silver rows apart."""
 
+IN_ORDER = 'lake_topic COLLATE "C", lake_partition, lake_offset'
+"""In which order positions stand: by bytes, whatever order of words the database has."""
+
 EVER = "TIMESTAMP '0001-01-01 00:00:00'"
 """Since when an inferred user is valid: before any event."""
 
@@ -241,7 +244,7 @@ class _Load:
             f"""
             SELECT {identity} FROM (
                 SELECT {identity}, row_number() OVER (
-                    PARTITION BY idempotency_key ORDER BY event_timestamp, {_list(POSITION)}, lake_file
+                    PARTITION BY idempotency_key ORDER BY event_timestamp, {IN_ORDER}, lake_file
                 ) AS place
                 FROM stage WHERE idempotency_key IN (SELECT idempotency_key FROM contested)
             ) AS ranked
@@ -367,7 +370,7 @@ class _Load:
         changes = self.warehouse.arrow(
             dedent(f"""
             SELECT user_id, event_timestamp AT TIME ZONE 'UTC' AS changed_at, false AS before_first,
-                row_number() OVER (ORDER BY {_list(POSITION)}) AS position, {_list(self.star.attributes)}
+                row_number() OVER (ORDER BY {IN_ORDER}) AS position, {_list(self.star.attributes)}
             FROM dim_user_changes WHERE {TOUCHED}
             UNION ALL
             SELECT user_id, {EVER} AT TIME ZONE 'UTC', true, 0, {", ".join("NULL" for _ in self.star.attributes)}
