@@ -288,6 +288,15 @@ class PipelineFile:
         return kafka.over(self.connections.kafka) if kafka else None
 
     @property
+    def postgres(self) -> Postgres | None:
+        """The warehouse in PostgreSQL, where it is there: the file's, else that of a connection, before a DuckDB file."""
+        own = self.settings.warehouse
+        if own is not None and own.postgres is not None:
+            return own.postgres
+        given = self.connections.warehouse
+        return Postgres.of({"url": given.url}) if given else None
+
+    @property
     def folder(self) -> Path:
         """The file's folder: contract, schemas and warehouse tables stand in it."""
         return self.path.parent
@@ -398,16 +407,14 @@ class PipelineFile:
             "assert_formats": own.limits.assert_formats,
             "warehouse": self._warehouse(),
         }
-        postgres = own.warehouse.postgres if own.warehouse else None
+        postgres = self.postgres
         return Spec(settings, storage.secrets, postgres.url.get_secret_value() if postgres else None)
 
     def _warehouse(self) -> dict[str, Any] | None:
-        own = self.settings.warehouse
-        if own is None:
-            return None
-        if own.postgres is not None:
-            return {"postgres": own.postgres.spec()}
-        return {"duckdb": self._place(own.duckdb)} if own.duckdb else None
+        own, postgres = self.settings.warehouse, self.postgres
+        if postgres is not None:
+            return {"postgres": postgres.spec()}
+        return {"duckdb": self._place(own.duckdb)} if own and own.duckdb else None
 
     def _source(self) -> dict[str, Any]:
         if self.kafka is not None:
@@ -468,7 +475,11 @@ def load_file(
     except ValidationError as error:
         raise explain(error, document, Settings) from None
     where = Path(base) if base is not None else Path.cwd() if packaged else path.parent
-    return PipelineFile(settings, path, where, packaged, connections or Connections())
+    given = connections or Connections()
+    if any(re.match(r"\s*warehouse\s*[.=]", assignment) for assignment in overrides):
+        # A warehouse that is named for this one time is the one that is meant.
+        given = dataclasses.replace(given, warehouse=None)
+    return PipelineFile(settings, path, where, packaged, given)
 
 
 def _take_the_place(values: dict[str, Any], overrides: Sequence[str]) -> None:

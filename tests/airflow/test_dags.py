@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import random
 import re
 import subprocess
 import sys
+import threading
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pytest
 
+import penstock
 from penstock.airflow import manifest
 from penstock.generate import generate
 from penstock.resources import copy_out, dbt_project
+from penstock.warehouse import load
 
 if TYPE_CHECKING:
     from conftest import Airflow
@@ -78,7 +82,7 @@ def test_the_manifest_is_that_of_the_models(tmp_path: Path) -> None:
 class Project:
     """What `penstock init ecommerce` makes, with events in a file in the place of Kafka."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, total: int = 4000) -> None:
         self.folder = folder
         copy_out("ecommerce", folder)
         (folder / "in").mkdir()
@@ -88,7 +92,7 @@ class Project:
         # The run is about the day before the last 02:00 UTC: events up to then, and of the week before.
         self.yesterday = (dt.datetime.now(UTC) - dt.timedelta(hours=26)).date()
         start = (self.yesterday - dt.timedelta(days=7)).isoformat()
-        options = {"total": 4000, "seed": 7, "bad_rate": 0.005, "start": start, "span": "8d"}
+        options = {"total": total, "seed": 7, "bad_rate": 0.005, "start": start, "span": "8d"}
         self.truth = generate("ecommerce", folder / "in" / "events.jsonl", progress=False, **options)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
@@ -120,3 +124,81 @@ def test_ecommerce_daily(airflow: Airflow, project: Project) -> None:
         tables = ("daily_active_users", "revenue_per_user", "churn_risk", "fact_events", "dim_user")
         everything.append([project.rows(f"SELECT * FROM {table} ORDER BY ALL") for table in tables])
     assert everything[0] == everything[1]
+
+
+def everything(project: Project) -> tuple[Any, ...]:
+    """Silver and the facts, but for where they lie."""
+    lake = duckdb.sql  # reads Arrow tables by their names
+    silver, sessions = (penstock.read_lake(project.folder / "lake", f"silver/{name}").to_pyarrow() for name in LAYERS)
+    assert silver.num_rows and sessions.num_rows
+    rows = [sorted(map(repr, lake(f"SELECT * FROM {table}").fetchall())) for table in ("silver", "sessions")]
+    columns = [name for (name,) in project.rows(FACT_COLUMNS) if name not in PLACES]
+    return (*rows, project.rows(f"SELECT {', '.join(columns)} FROM fact_events ORDER BY ALL"))
+
+
+LAYERS = ("events", "sessions")
+PLACES = {"fact_key", "user_key", "lake_file", "load_number"}
+FACT_COLUMNS = "SELECT column_name FROM duckdb_columns() WHERE table_name = 'fact_events' ORDER BY ALL"
+
+
+def test_a_backfill_of_days_in_any_order(airflow: Airflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven days by a contract that takes more: in order and not, once and twice, the same rows come of it."""
+    dag = (DAGS / "penstock_backfill.py").read_text()
+    found = []
+    for name, shuffled in (("ordered", False), ("shuffled", True)):
+        project = Project(tmp_path / name, 2000)
+        monkeypatch.setenv("AIRFLOW__PENSTOCK__PROJECT", str(project.folder))
+        flow = penstock.Pipeline.load(project.folder)
+        flow.run(drain=True, progress=False)
+        load(flow.spec(), tables=flow.file.tables)
+        before = len(project.rows("SELECT 1 FROM fact_events"))
+        schema = project.folder / "schemas" / "purchase.v1.json"
+        lenient = re.sub(r'"minimum": \d+, ', "", schema.read_text())
+        schema.write_text(re.sub(r'("required": \[)[^]]*', r'\1"event_type", "idempotency_key", "user_id"', lenient))
+        days = [(project.yesterday - dt.timedelta(days=n)).isoformat() for n in range(7, 0, -1)]
+        conf: dict[str, Any] = {"days": random.Random(7).sample(days, 7)}
+        if not shuffled:
+            conf = {"start": days[0], "end": project.yesterday.isoformat()}
+        for _ in range(2):
+            ran = airflow.run(dag, conf, name="penstock_backfill", retries=0)
+            assert set(ran.states.values()) == {"success"}, ran.log[-6000:]
+            assert len([task for task in ran.states if task.startswith("backfill[")]) == 7
+            assert len(project.rows("SELECT 1 FROM fact_events")) > before
+            found.append(everything(project))
+    assert found[0] == found[1] == found[2] == found[3]
+
+
+def test_a_backfill_beside_a_run(airflow: Airflow, project: Project) -> None:
+    """While the pipeline runs, its days are made anew: nothing is lost, nothing is there twice."""
+    flow = penstock.Pipeline.load(project.folder, {"epoch.max_events": 500})
+    flow.run(max_epochs=3, progress=False)
+    beside = threading.Thread(target=lambda: flow.run(drain=True, progress=False))
+    day = (project.yesterday - dt.timedelta(days=7)).isoformat()
+    beside.start()
+    ran = airflow.run((DAGS / "penstock_backfill.py").read_text(), {"days": [day]}, name="penstock_backfill")
+    beside.join()
+    assert set(ran.states.values()) == {"success"}, ran.log[-6000:]
+    load(flow.spec(), tables=flow.file.tables)
+    audit = flow.audit()
+    assert audit.balanced and audit.silver == project.truth["expected"]["silver"]
+    assert len(project.rows("SELECT 1 FROM fact_events")) == audit.silver
+
+
+def test_a_backfill_without_a_day_says_so(airflow: Airflow, project: Project) -> None:
+    ran = airflow.run((DAGS / "penstock_backfill.py").read_text(), name="penstock_backfill", retries=0)
+    assert ran.states["days"] == "failed" and "no day is named" in ran.log
+
+
+def test_maintenance(airflow: Airflow, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_VAR_PENSTOCK_PIPELINE", "ecommerce")
+    flow = penstock.Pipeline.load(project.folder, {"epoch.max_events": 500})
+    flow.run(drain=True, progress=False)
+    dag = (DAGS / "penstock_maintenance.py").read_text()
+    ran = airflow.run(dag, {"min_age": "0s"}, name="penstock_maintenance", retries=0)
+    assert ran.states == {"compact": "success", "retention": "skipped", "audit": "success"}, ran.log[-6000:]
+    compacted = ran.xcom("compact")
+    assert 0 < compacted["files_after"] < compacted["files_before"]
+    assert ran.xcom("audit")["silver"] == project.truth["expected"]["silver"]
+    ran = airflow.run(dag, {"keep": {"bronze": "3650d"}}, name="penstock_maintenance", retries=0)
+    assert set(ran.states.values()) == {"success"}, ran.log[-6000:]
+    assert ran.xcom("compact")["files_before"] == ran.xcom("retention").get("expired", {}).get("files", 0) == 0

@@ -38,7 +38,8 @@ def test_the_description_is_as_airflow_wants_it() -> None:
 
 def test_every_operator_stands_in_a_module_that_is_named() -> None:
     found = get_provider_info()
-    modules = {module for part in ("operators", "hooks") for one in found[part] for module in one["python-modules"]}
+    parts = ("operators", "hooks", "sensors", "triggers")
+    modules = {module for part in parts for one in found[part] for module in one["python-modules"]}
     homes = {
         getattr(penstock.airflow, name).__module__ for name in penstock.airflow.__all__ if re.match("[A-Z][a-z]", name)
     }

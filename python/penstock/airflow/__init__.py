@@ -16,21 +16,27 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from penstock.airflow.base import PenstockOperator
-    from penstock.airflow.defaults import DAY, default_args
+    from penstock.airflow.defaults import DAY, END, PIPELINE, default_args
     from penstock.airflow.hook import PenstockHook
     from penstock.airflow.load import LoadOperator
     from penstock.airflow.maintenance import AuditOperator, BackfillOperator, CompactOperator, RetentionOperator
     from penstock.airflow.quality import QualityOperator
     from penstock.airflow.run import ReplayOperator, RunOperator
+    from penstock.airflow.sensor import PenstockSensor
+    from penstock.airflow.trigger import PenstockTrigger
 
 _HOME = {
     "DAY": "defaults",
+    "END": "defaults",
+    "PIPELINE": "defaults",
     "AuditOperator": "maintenance",
     "BackfillOperator": "maintenance",
     "CompactOperator": "maintenance",
     "LoadOperator": "load",
     "PenstockHook": "hook",
     "PenstockOperator": "base",
+    "PenstockSensor": "sensor",
+    "PenstockTrigger": "trigger",
     "QualityOperator": "quality",
     "ReplayOperator": "run",
     "RetentionOperator": "maintenance",
@@ -40,12 +46,16 @@ _HOME = {
 
 __all__ = [
     "DAY",
+    "END",
+    "PIPELINE",
     "AuditOperator",
     "BackfillOperator",
     "CompactOperator",
     "LoadOperator",
     "PenstockHook",
     "PenstockOperator",
+    "PenstockSensor",
+    "PenstockTrigger",
     "QualityOperator",
     "ReplayOperator",
     "RetentionOperator",

@@ -25,6 +25,8 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {"integration-name": name, "python-modules": [f"penstock.airflow.{module}" for module in modules]}
         ],
+        "sensors": [{"integration-name": name, "python-modules": ["penstock.airflow.sensor"]}],
+        "triggers": [{"integration-name": name, "python-modules": ["penstock.airflow.trigger"]}],
         "hooks": [{"integration-name": name, "python-modules": ["penstock.airflow.hook"]}],
         "config": {
             "penstock": {
