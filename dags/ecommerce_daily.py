@@ -26,9 +26,11 @@ from penstock.airflow import (
     END,
     AuditOperator,
     LoadOperator,
+    PenstockNotifier,
     PenstockSensor,
     QualityOperator,
     RunOperator,
+    asset,
     default_args,
 )
 from penstock.airflow.dbt import dbt_run, dbt_test
@@ -42,12 +44,14 @@ with DAG(
     max_active_runs=1,
     default_args=default_args(pipeline="ecommerce"),
     params={"date": Param(None, type=["null", "string"], format="date", description="A day to load and check again")},
+    on_failure_callback=PenstockNotifier(),
     doc_md=__doc__,
     tags=["penstock"],
 ) as dag:
     wait = PenstockSensor(task_id="wait_for_events", until=END, execution_timeout=dt.timedelta(hours=6))
-    drain = RunOperator(task_id="drain", execution_timeout=dt.timedelta(hours=2))
-    load = LoadOperator(task_id="load", date="{{ params.date or '' }}", max_active_tis_per_dag=1)
+    silver, tables = asset("ecommerce", "silver/events"), asset("ecommerce", "warehouse")
+    drain = RunOperator(task_id="drain", execution_timeout=dt.timedelta(hours=2), outlets=[silver])
+    load = LoadOperator(task_id="load", date="{{ params.date or '' }}", max_active_tis_per_dag=1, outlets=[tables])
     quality = QualityOperator(task_id="data_quality", date=DAY)
     audit = AuditOperator(task_id="audit")
     wait >> drain >> load >> dbt_run("ecommerce") >> dbt_test("ecommerce") >> quality >> audit

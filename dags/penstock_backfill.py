@@ -13,8 +13,8 @@
 | `load_day` | one for each day: its facts loaded again |
 | `audit` | everything counted again |
 
-It can run beside the DAGs that run the pipeline: the stream takes the new entries in and goes on, and loads come one after
-the other. Once more, it changes nothing. A day that fails can be cleared alone.
+It can run beside the DAGs that run the pipeline: the stream takes the new entries in and goes on, and loads come one
+after the other. Once more, it changes nothing. A day that fails can be cleared alone.
 """
 
 import datetime as dt
@@ -22,7 +22,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, task
 
-from penstock.airflow import PIPELINE, AuditOperator, BackfillOperator, LoadOperator, default_args
+from penstock.airflow import PIPELINE, AuditOperator, BackfillOperator, LoadOperator, PenstockNotifier, default_args
 
 DAYS = {"type": ["null", "array"], "items": {"type": "string", "format": "date"}}
 DATE = {"type": ["null", "string"], "format": "date"}
@@ -42,6 +42,7 @@ with DAG(
         "start": Param(None, **DATE, description="The first day"),
         "end": Param(None, **DATE, description="The day after the last"),
     },
+    on_failure_callback=PenstockNotifier(),
     doc_md=__doc__,
     tags=["penstock"],
 ) as dag:

@@ -7,15 +7,15 @@
 | `audit` | everything counted again |
 
 Each is an entry of the lake's log and can run beside the stream. The parameter `pipeline` names the pipeline, else the
-variable `penstock_pipeline`, else it is `ecommerce`; `keep` names other times than the pipeline file's. Where neither says
-how long, `retention` is skipped.
+variable `penstock_pipeline`, else it is `ecommerce`; `keep` names other times than the pipeline file's.
+Where neither says how long, `retention` is skipped.
 """
 
 import datetime as dt
 
 from airflow.sdk import DAG, Param
 
-from penstock.airflow import PIPELINE, AuditOperator, CompactOperator, RetentionOperator, default_args
+from penstock.airflow import PIPELINE, AuditOperator, CompactOperator, PenstockNotifier, RetentionOperator, default_args
 
 with DAG(
     "penstock_maintenance",
@@ -32,6 +32,7 @@ with DAG(
         "keep": Param({}, type="object", description='How long layers are kept: {"bronze": "30d"}'),
         "min_age": Param("10m", type="string", description="Nothing younger is put together"),
     },
+    on_failure_callback=PenstockNotifier(),
     doc_md=__doc__,
     tags=["penstock"],
 ) as dag:

@@ -289,12 +289,10 @@ class PipelineFile:
 
     @property
     def postgres(self) -> Postgres | None:
-        """The warehouse in PostgreSQL, where it is there: the file's, else that of a connection, before a DuckDB file."""
-        own = self.settings.warehouse
-        if own is not None and own.postgres is not None:
-            return own.postgres
-        given = self.connections.warehouse
-        return Postgres.of({"url": given.url}) if given else None
+        """The warehouse in PostgreSQL: the file's, else that of a connection, which counts before a DuckDB file."""
+        own, given = self.settings.warehouse, self.connections.warehouse
+        found = own.postgres if own else None
+        return found or (Postgres.of({"url": given.url}) if given else None)
 
     @property
     def folder(self) -> Path:

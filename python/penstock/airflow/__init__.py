@@ -15,11 +15,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from penstock.airflow.assets import asset
     from penstock.airflow.base import PenstockOperator
     from penstock.airflow.defaults import DAY, END, PIPELINE, default_args
     from penstock.airflow.hook import PenstockHook
     from penstock.airflow.load import LoadOperator
     from penstock.airflow.maintenance import AuditOperator, BackfillOperator, CompactOperator, RetentionOperator
+    from penstock.airflow.notifier import PenstockNotifier
     from penstock.airflow.quality import QualityOperator
     from penstock.airflow.run import ReplayOperator, RunOperator
     from penstock.airflow.sensor import PenstockSensor
@@ -34,6 +36,7 @@ _HOME = {
     "CompactOperator": "maintenance",
     "LoadOperator": "load",
     "PenstockHook": "hook",
+    "PenstockNotifier": "notifier",
     "PenstockOperator": "base",
     "PenstockSensor": "sensor",
     "PenstockTrigger": "trigger",
@@ -41,6 +44,7 @@ _HOME = {
     "ReplayOperator": "run",
     "RetentionOperator": "maintenance",
     "RunOperator": "run",
+    "asset": "assets",
     "default_args": "defaults",
 }
 
@@ -53,6 +57,7 @@ __all__ = [
     "CompactOperator",
     "LoadOperator",
     "PenstockHook",
+    "PenstockNotifier",
     "PenstockOperator",
     "PenstockSensor",
     "PenstockTrigger",
@@ -60,6 +65,7 @@ __all__ = [
     "ReplayOperator",
     "RetentionOperator",
     "RunOperator",
+    "asset",
     "default_args",
 ]
 

@@ -12,6 +12,8 @@ from airflow.providers.common.compat.sdk import BaseHook, conf
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pydantic import SecretStr
+
     from penstock.connections import Connections
     from penstock.pipeline import Pipeline
 
@@ -69,6 +71,15 @@ class PenstockHook(BaseHook):
         from penstock.connections import Connections
 
         return Connections.from_airflow(**{kind: self.get_connection(name) for kind, name in self._named().items()})
+
+    def slack(self) -> SecretStr | None:
+        """The webhook that alerts go to; none without a connection. No other connection is looked up."""
+        name = self._named().get("slack")
+        if name is None:
+            return None
+        from penstock.connections import slack_webhook
+
+        return slack_webhook(self.get_connection(name))
 
     async def aconnections(self) -> Connections:
         """The same in the triggerer, which must not be kept waiting."""

@@ -34,6 +34,7 @@ class AuditOperator(PenstockOperator):
         for check in audit.checks:
             say = self.log.info if check.passed else self.log.error
             say("%s: %s%s", check.name, "" if check.passed else "FAILED: ", check.detail)
+        self._seen = plain(audit.to_dict())
         if audit.balanced:
             return audit.to_dict()
         context["ti"].xcom_push(key="return_value", value=plain(audit.to_dict()))

@@ -27,6 +27,8 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "sensors": [{"integration-name": name, "python-modules": ["penstock.airflow.sensor"]}],
         "triggers": [{"integration-name": name, "python-modules": ["penstock.airflow.trigger"]}],
+        "notifications": ["penstock.airflow.notifier.PenstockNotifier"],
+        "asset-uris": [{"schemes": ["penstock"], "handler": None}],
         "hooks": [{"integration-name": name, "python-modules": ["penstock.airflow.hook"]}],
         "config": {
             "penstock": {
