@@ -100,10 +100,12 @@ class Standalone:
 
     def processes(self) -> list[psutil.Process]:
         """All that belong to it."""
+        session = self.process.pid if self.process else None
         found = []
         for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                ours = process.environ().get("AIRFLOW_HOME") == str(self.folder)
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                # A process that has given itself a title has no environment to see any more.
+                ours = os.getsid(process.pid) == session or process.environ().get("AIRFLOW_HOME") == str(self.folder)
                 if ours and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
