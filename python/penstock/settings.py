@@ -26,7 +26,7 @@ right one; a value that came from the environment is never shown.
 | `durability` | `disk` or `process` |
 | `memory_bytes` | a number |
 | `max_event_bytes`, `max_event_depth`, `assert_formats` | limits of the contract |
-| `warehouse` | `{"duckdb": absolute path}`, `{"postgres": …}` or null; read by loads, not by the engine |
+| `warehouse` | `{"duckdb": absolute path}`, `{"postgres": …}` or null; `"fill": "epoch"` where runs fill it |
 
 Secrets are not part of it: `PipelineFile.secret` and `PipelineFile.source_secrets` go to the engine beside it, and so
 do the keys of `storage`; the URL of a warehouse in PostgreSQL goes to loads.
@@ -210,10 +210,14 @@ def _transform(value: Any) -> Any:
 
 
 class Warehouse(_Model):
-    """`warehouse`: one of `duckdb` (a file) and `postgres` (a URL, or a mapping with `url` and more)."""
+    """`warehouse`: one of `duckdb` (a file) and `postgres` (a URL, or a mapping with `url` and more), and who fills it.
+
+    `fill: load`: `penstock load`. `fill: epoch`: the run itself, each epoch before its commit.
+    """
 
     duckdb: str | None = None
     postgres: Annotated[Postgres | None, BeforeValidator(from_text)] = None
+    fill: Literal["load", "epoch"] = "load"
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -410,9 +414,10 @@ class PipelineFile:
 
     def _warehouse(self) -> dict[str, Any] | None:
         own, postgres = self.settings.warehouse, self.postgres
+        fill = {"fill": own.fill} if own and own.fill != "load" else {}
         if postgres is not None:
-            return {"postgres": postgres.spec()}
-        return {"duckdb": self._place(own.duckdb)} if own and own.duckdb else None
+            return {"postgres": postgres.spec(), **fill}
+        return {"duckdb": self._place(own.duckdb), **fill} if own and own.duckdb else None
 
     def _source(self) -> dict[str, Any]:
         if self.kafka is not None:
@@ -433,6 +438,11 @@ class PipelineFile:
                     f"{self.path}: {name}: this version writes windows to the lake alone, each once (mode: append)",
                     name=name,
                 )
+        if own.warehouse and own.warehouse.fill == "epoch" and "silver" not in own.layers:
+            raise SettingsError(
+                f"{self.path}: warehouse.fill: epochs are read from Silver, which `layers` leaves out",
+                name="warehouse.fill",
+            )
 
 
 def load_file(
@@ -474,7 +484,7 @@ def load_file(
         raise explain(error, document, Settings) from None
     where = Path(base) if base is not None else Path.cwd() if packaged else path.parent
     given = connections or Connections()
-    if any(re.match(r"\s*warehouse\s*[.=]", assignment) for assignment in overrides):
+    if any(re.match(r"\s*warehouse\s*(=|\.\s*(duckdb|postgres)\b)", assignment) for assignment in overrides):
         # A warehouse that is named for this one time is the one that is meant.
         given = dataclasses.replace(given, warehouse=None)
     return PipelineFile(settings, path, where, packaged, given)
