@@ -27,6 +27,7 @@ right one; a value that came from the environment is never shown.
 | `memory_bytes` | a number |
 | `max_event_bytes`, `max_event_depth`, `assert_formats` | limits of the contract |
 | `warehouse` | `{"duckdb": absolute path}`, `{"postgres": …}` or null; `"fill": "epoch"` where runs fill it |
+| `index` | `{"elasticsearch": …, "keep": …}`, `{"file": absolute path, …}` or null; read by `penstock index` alone |
 
 Secrets are not part of it: `PipelineFile.secret` and `PipelineFile.source_secrets` go to the engine beside it, and so
 do the keys of `storage`; the URL of a warehouse in PostgreSQL goes to loads.
@@ -56,6 +57,7 @@ from penstock import _yaml
 from penstock.connections import Connections
 from penstock.errors import ContractError, SettingsError
 from penstock.files import FilesSource  # noqa: TC001  pydantic reads the annotation
+from penstock.index_settings import IndexSettings
 from penstock.kafka import KafkaSource  # noqa: TC001  pydantic reads the annotation
 from penstock.mistakes import explain
 from penstock.nearest import did_you_mean
@@ -260,6 +262,7 @@ class Settings(_Model):
     retention: Retention = Retention()
     transform: Annotated[TransformSettings | None, BeforeValidator(_transform)] = None
     warehouse: Warehouse | None = None
+    index: IndexSettings = IndexSettings()
 
 
 @dataclass(frozen=True)
@@ -297,6 +300,11 @@ class PipelineFile:
         own, given = self.settings.warehouse, self.connections.warehouse
         found = own.postgres if own else None
         return found or (Postgres.of({"url": given.url}) if given else None)
+
+    @property
+    def index(self) -> IndexSettings:
+        """Where documents go: the file's settings, or those of a connection."""
+        return self.settings.index.over(self.connections.elasticsearch)
 
     @property
     def folder(self) -> Path:
@@ -408,9 +416,11 @@ class PipelineFile:
             "max_event_depth": own.limits.max_depth,
             "assert_formats": own.limits.assert_formats,
             "warehouse": self._warehouse(),
+            "index": self.index.spec(self.base),
         }
         postgres = self.postgres
-        return Spec(settings, storage.secrets, postgres.url.get_secret_value() if postgres else None)
+        url = postgres.url.get_secret_value() if postgres else None
+        return Spec(settings, storage.secrets, url, self.index.secrets)
 
     def _warehouse(self) -> dict[str, Any] | None:
         own, postgres = self.settings.warehouse, self.postgres
@@ -492,7 +502,12 @@ def load_file(
 
 def _take_the_place(values: dict[str, Any], overrides: Sequence[str]) -> None:
     """A source or warehouse that is named by an override takes the place of the file's own: there is one."""
-    for name, kinds in (("source", ("files", "kafka")), ("warehouse", ("duckdb", "postgres"))):
+    places = {
+        "source": ("files", "kafka"),
+        "warehouse": ("duckdb", "postgres"),
+        "index": ("elasticsearch", "file"),
+    }
+    for name, kinds in places.items():
         own = values.get(name)
         if not isinstance(own, dict):
             continue
