@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import urllib.error
@@ -44,7 +43,7 @@ with DAG("killed", schedule=None, start_date=dt.datetime(2024, 1, 1), default_ar
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed(postgres: PostgresServer, database: Database, tmp_path: Path) -> None:
-    """Triggered by REST; SIGKILL for the worker, whose task goes on when its retry has begun: the newest one wins."""
+    """Triggered by REST; SIGKILL for a worker in the middle of its task's third commit; the retry does the rest."""
     truth = generate("ecommerce", tmp_path / "events.jsonl", total=4000, seed=7, span="8d", progress=False)
     overrides = {
         "source.files.paths": [str(tmp_path / "events.jsonl")],
@@ -85,11 +84,8 @@ def test_a_worker_that_is_killed(postgres: PostgresServer, database: Database, t
         worker = task.parent()
         assert worker is not None and "LocalExecutor" in " ".join(worker.cmdline())
         worker.send_signal(signal.SIGKILL)
-        until("the second try begins", lambda: tasks()["run"]["try_number"] == 2, seconds=120, every=0.3)
-        until("it commits", lambda: tasks()["run"]["state"] in ("running", "success"), seconds=60, every=0.2)
-        os.kill(task.pid, signal.SIGCONT)
-        psutil.wait_procs([task], timeout=60)
-        assert not task.is_running()
+        # A session whose leader is gone and that stands still is hung up by the kernel.
+        until("its task is gone", lambda: not task.is_running(), seconds=60)
 
         def ended() -> str | None:
             state = airflow.call("GET", f"/api/v2/dags/killed/dagRuns/{run}")["state"]

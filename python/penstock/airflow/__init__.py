@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from penstock.airflow.assets import asset
     from penstock.airflow.base import PenstockOperator
     from penstock.airflow.defaults import DAY, END, PIPELINE, default_args
-    from penstock.airflow.hook import PenstockHook
+    from penstock.airflow.hook import PenstockHook, configured
     from penstock.airflow.load import LoadOperator
     from penstock.airflow.maintenance import AuditOperator, BackfillOperator, CompactOperator, RetentionOperator
     from penstock.airflow.notifier import PenstockNotifier
+    from penstock.airflow.payments import IndexOperator, RefreshOperator
     from penstock.airflow.quality import QualityOperator
     from penstock.airflow.run import ReplayOperator, RunOperator
     from penstock.airflow.sensor import PenstockSensor
@@ -34,6 +35,7 @@ _HOME = {
     "AuditOperator": "maintenance",
     "BackfillOperator": "maintenance",
     "CompactOperator": "maintenance",
+    "IndexOperator": "payments",
     "LoadOperator": "load",
     "PenstockHook": "hook",
     "PenstockNotifier": "notifier",
@@ -41,10 +43,12 @@ _HOME = {
     "PenstockSensor": "sensor",
     "PenstockTrigger": "trigger",
     "QualityOperator": "quality",
+    "RefreshOperator": "payments",
     "ReplayOperator": "run",
     "RetentionOperator": "maintenance",
     "RunOperator": "run",
     "asset": "assets",
+    "configured": "hook",
     "default_args": "defaults",
 }
 
@@ -55,6 +59,7 @@ __all__ = [
     "AuditOperator",
     "BackfillOperator",
     "CompactOperator",
+    "IndexOperator",
     "LoadOperator",
     "PenstockHook",
     "PenstockNotifier",
@@ -62,10 +67,12 @@ __all__ = [
     "PenstockSensor",
     "PenstockTrigger",
     "QualityOperator",
+    "RefreshOperator",
     "ReplayOperator",
     "RetentionOperator",
     "RunOperator",
     "asset",
+    "configured",
     "default_args",
 ]
 
