@@ -38,6 +38,7 @@ _SETTINGS = {
     "network.host": "127.0.0.1",
     "cluster.routing.allocation.disk.threshold_enabled": "false",
     "action.auto_create_index": "false",
+    "action.destructive_requires_name": "false",
 }
 _OWN = {
     VERSION: {"xpack.security.enabled": "false"},
@@ -115,6 +116,7 @@ class ElasticsearchServer:
         own |= _OWN[self.version] | self.settings
         text = "".join(f"{name}: {value}\n" for name, value in own.items())
         (self.home / "config" / "elasticsearch.yml").write_text(text)
+        (self.folder / "tmp").mkdir()
         options = self.home / "config" / "jvm.options"
         # Another collector is chosen below, and a log of its work is of no use.
         lines = [line for line in options.read_text().splitlines() if not any(x in line for x in _LEFT_OUT)]
@@ -138,7 +140,7 @@ class ElasticsearchServer:
             "JAVA_HOME": java,
             "ES_JAVA_HOME": java,
             "ES_JAVA_OPTS": "-Xms192m -Xmx192m -XX:+UseSerialGC -XX:TieredStopAtLevel=1",
-            "ES_TMPDIR": str(self.home / "config"),
+            "ES_TMPDIR": str(self.folder / "tmp"),
         }
         log = self.folder / "log"
         self.process = Process([*became, str(self.home / "bin" / "elasticsearch")], log, env=env, group=True)
