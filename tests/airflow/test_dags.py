@@ -229,8 +229,8 @@ def test_a_backfill_beside_a_run(airflow: Airflow, project: Project) -> None:
     assert set(ran.states.values()) == {"success"}, ran.log[-6000:]
     load(flow.spec(), tables=flow.file.tables)
     audit = flow.audit()
-    assert audit.balanced and audit.silver == project.truth["expected"]["silver"]
-    assert len(project.rows("SELECT 1 FROM fact_events")) == audit.silver
+    assert audit.balanced and audit.ledger.silver == project.truth["expected"]["silver"]
+    assert len(project.rows("SELECT 1 FROM fact_events")) == audit.ledger.silver
 
 
 def test_a_backfill_without_a_day_says_so(airflow: Airflow, project: Project) -> None:

@@ -80,4 +80,4 @@ def test_process_kafka_to_postgres(
         assert "hidden" not in ran.log
     assert seen[0] == seen[1] == seen[2]
     assert ran.xcom("index_hourly_metrics_to_elasticsearch")["indexed"] == 0
-    assert str(airflow.load(DAG.read_text()).timetable.summary) == "*/15 * * * *"
+    assert airflow.load(DAG.read_text()).schedule == "*/15 * * * *"

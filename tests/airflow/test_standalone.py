@@ -98,11 +98,11 @@ def test_a_worker_that_is_killed(postgres: PostgresServer, database: Database, t
             "audit": ("success", 1),
         }
     audit = penstock.Pipeline.load("ecommerce", overrides).audit()
-    assert audit.balanced and audit.silver == truth["expected"]["silver"]
+    assert audit.balanced and audit.ledger.silver == truth["expected"]["silver"]
     found = database.rows(
         "SELECT count(*), count(DISTINCT idempotency_key), sum(purchase_amount)::text FROM fact_events"
     )
-    assert found == [(audit.silver, audit.silver, truth["purchase_amount"])]
+    assert found == [(audit.ledger.silver, audit.ledger.silver, truth["purchase_amount"])]
     assert not standalone.processes()
     for port in standalone.ports:
         with socket.socket() as probe:

@@ -41,18 +41,11 @@ def test_the_tabs_differ_in_the_installer_alone() -> None:
 def wheel(tmp_path: Path) -> Path:
     """The wheel of this source, out of what was built already."""
     need("cargo", why="the wheel")
-    command = [
-        Path(sys.executable).with_name("maturin"),
-        "build",
-        "--profile",
-        "fast",
-        "--locked",
-        "--auditwheel",
-        "skip",
-    ]
+    maturin = Path(sys.executable).with_name("maturin")
     env = os.environ | {"PYO3_PYTHON": str(ROOT / ".venv" / "bin" / "python")}
-    out = ["--out", str(tmp_path / "dist"), "--interpreter", sys.executable]
-    subprocess.run([*command, *out], cwd=ROOT, env=env, check=True, capture_output=True, text=True)
+    how = ["--profile", "fast", "--locked", "--auditwheel", "skip", "--interpreter", sys.executable]
+    command = [maturin, "build", *how, "--out", tmp_path / "dist"]
+    subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True)
     return next((tmp_path / "dist").glob("*.whl"))
 
 
@@ -66,9 +59,8 @@ def test_the_walk(installer: str, wheel: Path, database: Database, tmp_path: Pat
     constraints.write_text(f"{known}\npenstock @ {wheel.as_uri()}\n")
     with KafkaBroker() as broker:
         text = walk(installer).replace("localhost:9092", broker.bootstrap)
-        text = text.replace(
-            "penstock:secret@localhost:5432/shop", f"guarded:a@127.0.0.1:{database.server.port}/{database.name}"
-        )
+        server = f"127.0.0.1:{database.server.port}/{database.name}"
+        text = text.replace("penstock:secret@localhost:5432/shop", f"postgres:secret@{server}")
         (tmp_path / "walk.sh").write_text(f"set -eu\n{text}")
         env = {
             "HOME": str(tmp_path),

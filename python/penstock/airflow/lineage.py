@@ -145,7 +145,7 @@ def _origins(sql: str, flow: Pipeline, columns: set[str]) -> dict[str, column_li
     for line in sql.splitlines():
         text = re.sub(r"--.*|'[^']*'", "", line).strip().rstrip(",")
         words = re.findall(r"[A-Za-z_][A-Za-z0-9_]*", text)
-        inputs = [word for word in dict.fromkeys(words) if word in known]
+        inputs = [word for word in dict.fromkeys(words[:-1] or words) if word in known]
         if words and words[-1] in columns and inputs:
             fields = [column_lineage_dataset.InputField(namespace, name, field) for field in inputs]
             found[words[-1]] = column_lineage_dataset.Fields(inputFields=fields)

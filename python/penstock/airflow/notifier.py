@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.providers.common.compat.sdk import BaseNotifier
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class PenstockNotifier(BaseNotifier):
@@ -19,11 +16,12 @@ class PenstockNotifier(BaseNotifier):
         slack_conn_id: A connection of type `slackwebhook`; that of `[penstock] slack_conn_id` unless given.
     """
 
-    template_fields: Sequence[str] = ("slack_conn_id",)
-
     def __init__(self, slack_conn_id: str | None = None) -> None:
         super().__init__()
         self.slack_conn_id = slack_conn_id
+
+    def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
+        """Nothing is a template."""
 
     def notify(self, context: Any) -> None:
         """Send it."""
