@@ -6,11 +6,12 @@
 | `run_transformations` | `transactions_clean`: one row for each transaction, with its latency |
 | `refresh_views` | the view `hourly_metrics`; its counts have to add up |
 | `index_hourly_metrics_to_elasticsearch` | one document for each hour, under the hour as its id |
-| `audit` | everything counted again |
+| `data_quality` | the checks of the day before; one that fails fails the run, and tells Slack |
 
 Every task can be cleared and run again: what is done is not done twice.
 
-`[penstock] payments_schedule` of Airflow's configuration says how often, the parameter `full` makes all rows anew.
+`[penstock] payments_schedule` of Airflow's configuration says how often. The parameter `full` makes all rows anew,
+`date` names another day for the checks.
 Connections come from there, too: `kafka_conn_id`, `postgres_conn_id`, `elasticsearch_conn_id`, `slack_conn_id`. Without
 PostgreSQL the tables are in the pipeline file's DuckDB; without Elasticsearch it has to say where the documents go
 (`index: {file: FILE}`).
@@ -21,9 +22,10 @@ import datetime as dt
 from airflow.sdk import DAG, Param
 
 from penstock.airflow import (
-    AuditOperator,
+    DAY,
     IndexOperator,
     PenstockNotifier,
+    QualityOperator,
     RefreshOperator,
     RunOperator,
     asset,
@@ -39,7 +41,10 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     default_args=default_args(pipeline="payments"),
-    params={"full": Param(False, type="boolean", description="Make all rows anew; they are the same")},
+    params={
+        "date": Param(None, type=["null", "string"], format="date", description="Another day to check"),
+        "full": Param(False, type="boolean", description="Make all rows anew; they are the same"),
+    },
     on_failure_callback=PenstockNotifier(),
     doc_md=__doc__,
     tags=["penstock"],
@@ -48,4 +53,4 @@ with DAG(
     clean = RefreshOperator(task_id="run_transformations", only="transactions_clean", full="{{ params.full }}")
     views = RefreshOperator(task_id="refresh_views", only="views", outlets=[asset("payments", "hourly_metrics")])
     index = IndexOperator(task_id="index_hourly_metrics_to_elasticsearch")
-    drain >> clean >> views >> index >> AuditOperator(task_id="audit")
+    drain >> clean >> views >> index >> QualityOperator(task_id="data_quality", date=DAY)

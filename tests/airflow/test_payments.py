@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 DAG = Path(__file__).parents[2] / "dags" / "process_kafka_to_postgres.py"
 TASKS = {
     *("drain_transactions", "run_transformations", "refresh_views"),
-    *("index_hourly_metrics_to_elasticsearch", "audit"),
+    *("index_hourly_metrics_to_elasticsearch", "data_quality"),
 }
 
 
@@ -35,10 +36,12 @@ def test_process_kafka_to_postgres(
     elasticsearch: ElasticsearchServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Transactions of eight hours: raw rows, clean rows, hours and documents are those of the truth; twice."""
+    """Transactions of eight days: raw rows, clean rows, hours and documents are those of the truth; twice."""
     copy_out("payments", tmp_path)
     made = tmp_path / "events.jsonl"
-    truth = generate("payments", made, total=2000, seed=3, span="8h", start="2024-12-17", progress=False)
+    yesterday = dt.datetime.now(dt.timezone.utc).date() - dt.timedelta(days=1)
+    options = {"total": 4000, "seed": 3, "span": "8d", "start": (yesterday - dt.timedelta(days=7)).isoformat()}
+    truth = generate("payments", made, bad_rate=0.002, progress=False, **options)
     topic = kafka_broker.create_topic(f"hourly-{tmp_path.name}", partitions=2)
     lines = made.read_bytes().split(b"\n")[:-1]
     for partition in (0, 1):
@@ -56,9 +59,10 @@ def test_process_kafka_to_postgres(
     monkeypatch.setenv("AIRFLOW__PENSTOCK__PAYMENTS_SCHEDULE", "*/15 * * * *")
     seen: list[Any] = []
     silver = truth["expected"]["silver"]
-    for conf in (None, None, {"full": True}):
+    for conf in (None, None, {"full": True, "date": yesterday.isoformat()}):
         ran = airflow.run(DAG.read_text(), conf, name="process_kafka_to_postgres", retries=0)
         assert ran.states == dict.fromkeys(TASKS, "success"), ran.log[-6000:]
+        assert ran.xcom("data_quality")["date"] == yesterday.isoformat()
         assert ran.xcom("drain_transactions")["silver"] == silver
         if conf:
             assert ran.xcom("run_transformations")["transactions_clean"]["full"]
