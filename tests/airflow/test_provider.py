@@ -87,6 +87,31 @@ def test_without_airflow_it_is_said_what_to_install() -> None:
     assert said.startswith("airflow penstock.airflow needs Airflow 3.1 or newer") and "penstock[airflow]" in said
 
 
+AIRFLOW_2 = """
+import importlib.metadata as metadata
+
+def version(name, known=metadata.version):
+    if name == "apache-airflow-core":
+        raise metadata.PackageNotFoundError(name)
+    return "2.11.0" if name == "apache-airflow" else known(name)
+
+metadata.version = version
+import penstock, penstock.airflow
+try: penstock.airflow.RunOperator
+except ImportError as error: print(error)
+"""
+
+
+def test_airflow_2_is_told_what_is_needed() -> None:
+    said = python(AIRFLOW_2)
+    assert said == (
+        "penstock.airflow needs Airflow 3.1 or newer, with its package of compatibility; Airflow 2.11.0 is installed. "
+        'pip install "penstock[airflow]"\n'
+    )
+    wanted = importlib.metadata.requires("penstock") or []
+    assert any(one.startswith("apache-airflow>=3.1") and "extra == 'airflow'" in one for one in wanted), wanted
+
+
 def test_everything_public_is_there() -> None:
     assert sorted(penstock.airflow.__all__) == sorted(penstock.airflow._HOME)
     for name in penstock.airflow.__all__:

@@ -11,6 +11,7 @@ A file of DAGs that imports this loads nothing of the engine: that waits until a
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,8 @@ def __getattr__(name: str) -> object:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'penstock.airflow' has no attribute {name!r}")
+    if _version() < (3, 1):
+        raise _missing()
     try:
         value = getattr(importlib.import_module(f"penstock.airflow.{home}"), name)
     except ImportError as error:
@@ -93,6 +96,17 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(set(globals()) | set(_HOME))
+
+
+@functools.cache
+def _version() -> tuple[int, ...]:
+    """That of Airflow; nothing where it is 2 or older, or is not there."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return tuple(int(part) for part in version("apache-airflow-core").split(".")[:2])
+    except PackageNotFoundError:
+        return ()
 
 
 def _missing() -> ImportError:
