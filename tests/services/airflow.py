@@ -68,7 +68,7 @@ class Standalone:
         self._token = ""
 
     def __enter__(self) -> Self:
-        self.process = Process([sys.executable, "-m", "airflow", "standalone"], self.log, env=self.env)
+        self.process = Process([sys.executable, "-m", "airflow", "standalone"], self.log, env=self.env, group=True)
         try:
             # What it takes on a machine that does nothing else is half a minute.
             until(f"Airflow's API answers (see {self.log})", self._answers, seconds=180, every=0.3)
