@@ -23,6 +23,7 @@ pub fn pool() -> Result<Arc<ThreadPool>> {
         return Ok(pool.clone());
     }
     let pool = ThreadPoolBuilder::new()
+        .num_threads(threads())
         .thread_name(|i| format!("penstock-{i}"))
         .build()
         .map_err(|e| Error::Internal(format!("cannot start threads: {e}")))?;
@@ -32,6 +33,13 @@ pub fn pool() -> Result<Arc<ThreadPool>> {
         std::mem::forget(inherited);
     }
     Ok(pool)
+}
+
+/// As many as there are processors, or as the environment says; two at least: one may wait for a database's driver in Python,
+/// which asks the engine for the lake's log meanwhile.
+fn threads() -> usize {
+    let told = std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
+    told.or_else(|| std::thread::available_parallelism().map(std::num::NonZero::get).ok()).unwrap_or(2).max(2)
 }
 
 /// Runs work on the engine's threads.

@@ -190,7 +190,10 @@ def test_a_warehouse_that_was_made_by_a_newer_version(lake: Lake) -> None:
 def test_a_warehouse_of_version_1_is_brought_to_the_newest_and_loaded_on(lake: Lake) -> None:
     load(lake.spec())
     with duckdb.connect(str(warehouse(lake))) as con:
-        con.execute("ALTER TABLE penstock_loads DROP COLUMN load_id; ALTER TABLE penstock_loads DROP COLUMN rows_read")
+        for column in ("load_id", "rows_read", "kind", "term"):
+            con.execute(f"ALTER TABLE penstock_loads DROP COLUMN {column}")
+        for table in ("penstock_terms", "penstock_offsets", "penstock_refreshes"):
+            con.execute(f"DROP TABLE {table}")
         con.execute("UPDATE penstock_schema SET version = 1")
     lake.commit([event("p3", "ada", "2024-12-18T11:00:00", "purchase")])
     assert load(lake.spec()).counts.inserted == 1

@@ -26,7 +26,7 @@ right one; a value that came from the environment is never shown.
 | `durability` | `disk` or `process` |
 | `memory_bytes` | a number |
 | `max_event_bytes`, `max_event_depth`, `assert_formats` | limits of the contract |
-| `warehouse` | `{"duckdb": absolute path}`, `{"postgres": …}` or null; read by loads, not by the engine |
+| `warehouse` | `{"duckdb": absolute path}`, `{"postgres": …}` or null; `"fill": "epoch"` where runs fill it |
 | `index` | `{"elasticsearch": …, "keep": …}`, `{"file": absolute path, …}` or null; read by `penstock index` alone |
 
 Secrets are not part of it: `PipelineFile.secret` and `PipelineFile.source_secrets` go to the engine beside it, and so
@@ -212,10 +212,14 @@ def _transform(value: Any) -> Any:
 
 
 class Warehouse(_Model):
-    """`warehouse`: one of `duckdb` (a file) and `postgres` (a URL, or a mapping with `url` and more)."""
+    """`warehouse`: one of `duckdb` (a file) and `postgres` (a URL, or a mapping with `url` and more), and who fills it.
+
+    `fill: load`: `penstock load`. `fill: epoch`: the run itself, each epoch before its commit.
+    """
 
     duckdb: str | None = None
     postgres: Annotated[Postgres | None, BeforeValidator(from_text)] = None
+    fill: Literal["load", "epoch"] = "load"
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -415,9 +419,10 @@ class PipelineFile:
         own = self.settings.warehouse
         if own is None:
             return None
+        fill = {} if own.fill == "load" else {"fill": own.fill}
         if own.postgres is not None:
-            return {"postgres": own.postgres.spec()}
-        return {"duckdb": self._place(own.duckdb)} if own.duckdb else None
+            return {"postgres": own.postgres.spec(), **fill}
+        return {"duckdb": self._place(own.duckdb), **fill} if own.duckdb else None
 
     def _source(self) -> dict[str, Any]:
         if self.kafka is not None:
@@ -438,6 +443,11 @@ class PipelineFile:
                     f"{self.path}: {name}: this version writes windows to the lake alone, each once (mode: append)",
                     name=name,
                 )
+        if own.warehouse and own.warehouse.fill == "epoch" and "silver" not in own.layers:
+            raise SettingsError(
+                f"{self.path}: warehouse.fill: epochs are read from Silver, which `layers` leaves out",
+                name="warehouse.fill",
+            )
 
 
 def load_file(

@@ -41,6 +41,7 @@ _COMMANDS = {
     "produce": _WORK,
     "run": _RUN,
     "load": _RUN,
+    "refresh": _RUN,
     "index": _RUN,
     "quality": _RUN,
     "audit": _RUN,

@@ -203,6 +203,12 @@ class PostgresBackend:
             with contextlib.suppress(AdbcError, BackendGoneError):
                 self._wait(lambda: self._cursor.execute("ROLLBACK"))
 
+    def cancel(self) -> None:
+        """End the statement that another thread waits for, if it waits for one."""
+        with contextlib.suppress(AdbcError):
+            if self._cursor is not None:
+                self._cursor.adbc_cancel()
+
     def close(self) -> None:
         """Close the connection, undoing what was not committed."""
         self.rollback()

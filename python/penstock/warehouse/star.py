@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING
 
 from penstock import _core
 from penstock.errors import DataError
+from penstock.warehouse.lakelog import absolute, in_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from penstock.warehouse.backend import Backend
+    from penstock.warehouse.model import Rows
 
 POSITION = ("lake_topic", "lake_partition", "lake_offset")
 """Where an event stands in its source: what tells two Silver rows apart."""
@@ -75,6 +77,35 @@ class Star:
             changes=tuple(warehouse.columns("dim_user_changes")),
             duplicates=tuple(warehouse.columns("fact_duplicates")),
             attributes=tuple(column for column in warehouse.columns("dim_user") if column not in own),
+        )
+
+
+class StarSchema:
+    """The model of the ready-made pipeline `ecommerce`: facts, and dimensions with their history."""
+
+    ddl: tuple[str, ...] = ("1_dimensions.sql", "2_facts.sql", "3_seed.sql")
+    own_ddl = "4_{kind}.sql"
+    queries: tuple[str, ...] = ("silver.sql", "lookup.sql")
+    temporary: tuple[str, ...] = TEMPORARY
+    with_lake_file: tuple[str, ...] = ("fact_events", "fact_duplicates")
+
+    def load(self, warehouse: Backend, sql: Mapping[str, str], rows: Rows) -> Counts:
+        """Bring the star up to date with these rows, inside a transaction."""
+        within = rows.within("event_timestamp")
+        placed = absolute(rows.spec, rows.files)
+        if placed:
+            chosen = f"SELECT * FROM ({sql['silver.sql']}) AS silver_rows" + (f" WHERE {within}" if within else "")
+            warehouse.stage("staged", chosen, placed, "silver")
+            warehouse.temporary("stage", sql["lookup.sql"])
+        else:
+            warehouse.temporary("stage", "SELECT *, 0 AS nothing FROM fact_duplicates LIMIT 0")
+        return apply(warehouse, within or in_files(rows.removed))
+
+    def astray(self) -> str:
+        """Facts on no row of dim_user, another user's, or one that was not valid at the time."""
+        return (
+            "SELECT count(*) FROM fact_events AS f LEFT JOIN dim_user AS d ON d.user_key = f.user_key "
+            f"WHERE d.user_key IS NULL OR d.user_id <> f.user_id OR NOT ({valid('f', 'd')})"
         )
 
 
