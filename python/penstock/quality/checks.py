@@ -31,6 +31,7 @@ class Thresholds:
     volume_days: int = 7
     null_share: float = 0.0
     dead_letter_share: float = 0.01
+    late_share: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class CheckResult:
     """What one check saw.
 
     Attributes:
-        name: `freshness`, `volume`, `nulls` or `dead_letters`.
+        name: `freshness`, `volume`, `nulls` or `dead_letters`; of payments also `late` and `hourly_metrics`.
         value: What was measured; None when there was nothing to measure.
         threshold: What it was held against.
         unit: Of both.
@@ -110,35 +111,69 @@ def run_checks(
     files = absolute(spec, live_files(spec, DEAD_LETTERS))
     backend = connect(warehouse_of(spec, warehouse), read_only=True)
     try:
-        if not backend.columns("fact_events"):
+        facts = _facts(backend, spec, day)
+        if not backend.columns(facts.table):
             raise WarehouseError(
-                f"warehouse {backend.place}: it has no table fact_events. Run `penstock load {spec['name']}` first"
+                f"warehouse {backend.place}: it has no table {facts.table}. Run `penstock {facts.made_by} "
+                f"{spec['name']}` first"
             )
-        facts = _Facts(backend, day)
         results = (
             facts.freshness(now or dt.datetime.now(UTC), limits),
             facts.volume(limits),
             facts.nulls(limits),
             facts.dead_letters(files, limits),
+            *facts.others(limits),
         )
     finally:
         backend.close()
     return QualityReport(str(spec["name"]), day, results)
 
 
+def _facts(backend: Backend, spec: Mapping[str, Any], day: dt.date) -> Facts:
+    """The checks for the tables of a pipeline."""
+    from penstock.quality.payments import Transactions
+    from penstock.warehouse.flat import Flat
+    from penstock.warehouse.model import model_for
+
+    return (Transactions if isinstance(model_for(spec, None, backend), Flat) else Facts)(backend, day)
+
+
 CRITICAL = ("idempotency_key", "user_key", "user_id", "event_type", "event_timestamp", "session_id")
 """Columns of fact_events that must never be null; a purchase must also have its amount and currency."""
 
 
-class _Facts:
+class Facts:
+    """The checks that every table of events has; this one is that of a star schema.
+
+    Attributes:
+        table: Its name.
+        at: Its column with the time of an event.
+        made_by: The command that fills it.
+    """
+
+    table = "fact_events"
+    at = "event_timestamp"
+    made_by = "load"
+
     def __init__(self, warehouse: Backend, day: dt.date) -> None:
         self.warehouse = warehouse
         self.day = day
         self.end = day + dt.timedelta(days=1)
-        self.on_the_day = f"event_timestamp >= TIMESTAMP '{day}' AND event_timestamp < TIMESTAMP '{self.end}'"
+        self.on_the_day = f"{self.at} >= TIMESTAMP '{day}' AND {self.at} < TIMESTAMP '{self.end}'"
 
-    def _count(self) -> int:
-        ((count,),) = self.warehouse.rows(f"SELECT count(*) FROM fact_events WHERE {self.on_the_day}")
+    def critical(self) -> dict[str, str]:
+        """Columns that must never be null, each with the condition that says it is."""
+        purchase = "event_type = 'purchase' AND"
+        conditions = {column: f"{column} IS NULL" for column in CRITICAL}
+        return conditions | {c: f"{purchase} {c} IS NULL" for c in ("purchase_amount", "currency")}
+
+    def others(self, limits: Thresholds) -> tuple[CheckResult, ...]:  # noqa: ARG002 - for those that have some
+        """Further checks."""
+        return ()
+
+    def count(self) -> int:
+        """How many events the day has."""
+        ((count,),) = self.warehouse.rows(f"SELECT count(*) FROM {self.table} WHERE {self.on_the_day}")
         return int(count)
 
     def freshness(self, now: dt.datetime, limits: Thresholds) -> CheckResult:
@@ -148,7 +183,7 @@ class _Facts:
         most = limits.max_age.total_seconds() / 3600
         naive = seen_at.astimezone(UTC).replace(tzinfo=None)
         ((newest,),) = self.warehouse.rows(
-            f"SELECT max(event_timestamp) FROM fact_events WHERE event_timestamp <= TIMESTAMP '{naive}'"
+            f"SELECT max({self.at}) FROM {self.table} WHERE {self.at} <= TIMESTAMP '{naive}'"
         )
         when = f"{naive:%Y-%m-%d %H:%M} UTC"
         if newest is None:
@@ -165,20 +200,20 @@ class _Facts:
 
     def volume(self, limits: Thresholds) -> CheckResult:
         """The day's events against the average of the days before."""
-        ((first,),) = self.warehouse.rows("SELECT min(event_timestamp) FROM fact_events")
+        ((first,),) = self.warehouse.rows(f"SELECT min({self.at}) FROM {self.table}")
         start = self.day - dt.timedelta(days=limits.volume_days)
         if first is not None:
             # The very first day counts only when it is whole, or nearly.
             began = first.date() if first.hour == 0 else first.date() + dt.timedelta(days=1)
             start = max(start, began)
         days = (self.day - start).days if first is not None else 0
-        count = self._count()
+        count = self.count()
         if days < 1:
             message = f"{count} events; there is no whole day before to compare with"
             return CheckResult("volume", None, limits.volume_deviation, "share", True, message)
         ((before,),) = self.warehouse.rows(
-            f"SELECT count(*) FROM fact_events WHERE event_timestamp >= TIMESTAMP '{start}' "
-            f"AND event_timestamp < TIMESTAMP '{self.day}'"
+            f"SELECT count(*) FROM {self.table} WHERE {self.at} >= TIMESTAMP '{start}' "
+            f"AND {self.at} < TIMESTAMP '{self.day}'"
         )
         average = before / days
         usual = f"average of {average:.1f} over {days} day{'s' if days > 1 else ''} before"
@@ -198,11 +233,11 @@ class _Facts:
 
     def nulls(self, limits: Thresholds) -> CheckResult:
         """Nulls in the columns that every query relies on."""
-        purchase = "event_type = 'purchase' AND"
-        conditions = {column: f"{column} IS NULL" for column in CRITICAL}
-        conditions |= {column: f"{purchase} {column} IS NULL" for column in ("purchase_amount", "currency")}
+        conditions = self.critical()
         counted = ", ".join(f"count(CASE WHEN {condition} THEN 1 END)" for condition in conditions.values())
-        ((total, *nulls),) = self.warehouse.rows(f"SELECT count(*), {counted} FROM fact_events WHERE {self.on_the_day}")
+        ((total, *nulls),) = self.warehouse.rows(
+            f"SELECT count(*), {counted} FROM {self.table} WHERE {self.on_the_day}"
+        )
         found = {column: count for column, count in zip(conditions, nulls, strict=True) if count}
         worst = max(found.values(), default=0) / total if total else 0.0
         where = ", ".join(f"{column} ({count})" for column, count in found.items())
@@ -221,12 +256,12 @@ class _Facts:
         A dead letter whose event time could not be read counts on the day of the broker's time, or else of its arrival.
         """
         dead = count_rows(
-            "SELECT 1 FROM (SELECT coalesce(event_time, timestamp, ingested_at) AT TIME ZONE 'UTC' AS event_timestamp "
+            f"SELECT 1 FROM (SELECT coalesce(event_time, timestamp, ingested_at) AT TIME ZONE 'UTC' AS {self.at} "
             f"FROM dead_letters) AS timed WHERE {self.on_the_day}",
             files,
             "dead_letters",
         )
-        total = self._count() + dead
+        total = self.count() + dead
         share = dead / total if total else 0.0
         return CheckResult(
             "dead_letters",
