@@ -74,6 +74,8 @@ def is_as_undisturbed(lake: Loaded) -> None:
     disturbed, calm = lake.warehouses.everything(), lake.warehouses.everything("calm")
     assert [row[2] for row in disturbed.pop("penstock_loads")] == [0, 1]
     del calm["penstock_loads"]
+    # The calm one has loaded all at once.
+    assert [row[:2] for row in disturbed.pop("penstock_days")] == [row[:2] for row in calm.pop("penstock_days")]
     assert disturbed == calm
 
 

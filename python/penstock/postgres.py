@@ -40,6 +40,14 @@ def is_postgres(text: str) -> bool:
     return re.match(r"postgres(ql)?:", text.strip(), re.IGNORECASE) is not None
 
 
+def has_password(url: str) -> bool:
+    """Whether a password stands in a URL; one that cannot be read is told of elsewhere."""
+    try:
+        return _Url(url.strip()).has_password
+    except ValueError:
+        return False
+
+
 class _Url:
     """The parts of a URL that may be shown, and what it sets."""
 
@@ -55,7 +63,8 @@ class _Url:
         if "@" in path or authority.count("@") > 1:
             raise ValueError("there is a '/' or '@' in the user or password; write them as %2F and %40")
         self.settings = self._settings(query)
-        _, _, hosts = authority.rpartition("@")
+        user, _, hosts = authority.rpartition("@")
+        self.has_password = bool(user.partition(":")[2]) or "password" in self.settings
         self.hosts = self._hosts(hosts)
         self.database = urllib.parse.unquote(path) or self.settings.get("dbname", "")
         if not self.database and "service" not in self.settings:

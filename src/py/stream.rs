@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use serde::Serialize;
 
 use super::errors::to_python;
-use super::gate::{OnInterrupt, Stop, enter};
+use super::gate::{OnInterrupt, Stop, enter, enter_beside};
 use super::lake::{Secrets, storage_secrets};
 use super::sink::PySink;
 use super::table::Table;
@@ -172,4 +172,11 @@ pub fn lake_shards(py: Python<'_>, spec_json: &str, storage_secrets: Option<Secr
 #[pyfunction]
 pub fn failpoints() -> Vec<&'static str> {
     crate::failpoint::PLACES.to_vec()
+}
+
+/// Passes a place of what is written in Python, and fails there if that was asked for.
+#[pyfunction]
+pub fn pass_failpoint(py: Python<'_>, name: &str) -> PyResult<()> {
+    let name = name.to_owned();
+    enter_beside(py, OnInterrupt::Abandon, move |_| crate::failpoint::pass_named(&name))
 }

@@ -49,6 +49,7 @@ _COMMANDS = {
     "backfill": _KEEP,
     "compact": _KEEP,
     "retention": _KEEP,
+    "migrate": _KEEP,
     "reset": _KEEP,
     "manifest": _LOOK,
     "inspect": _LOOK,

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.errors import WarehouseError
 from penstock.warehouse.files import count_rows
+from penstock.warehouse.flat import Flat
 from penstock.warehouse.lakelog import absolute, live_files
 from penstock.warehouse.loader import parse_day
+from penstock.warehouse.model import model_for
 from penstock.warehouse.target import Target, connect, warehouse_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from importlib.abc import Traversable
+    from pathlib import Path
 
     from penstock.warehouse.backend import Backend
 
@@ -39,7 +43,7 @@ class CheckResult:
     """What one check saw.
 
     Attributes:
-        name: `freshness`, `volume`, `nulls` or `dead_letters`; of payments also `late` and `hourly_metrics`.
+        name: `freshness`, `volume`, `nulls` or `dead_letters`; of payments also `late`, `raw`, `clean` and `hours`.
         value: What was measured; None when there was nothing to measure.
         threshold: What it was held against.
         unit: Of both.
@@ -90,8 +94,9 @@ def run_checks(
     *,
     now: dt.datetime | None = None,
     thresholds: Thresholds | None = None,
+    tables: Path | Traversable | None = None,
 ) -> QualityReport:
-    """Check a day's facts and dead letters.
+    """Check a day's facts and dead letters; of payments its clean transactions, and what is made of them.
 
     Args:
         spec: The pipeline file, read: `name`, `lake`, `warehouse`.
@@ -100,6 +105,7 @@ def run_checks(
         now: The time against which freshness is measured; the clock's unless given. A day that is over is measured at
             its end, so that its result stays the same.
         thresholds: Others than the usual ones.
+        tables: The folder with the SQL files of the tables; that of the ready-made pipeline of this name unless given.
 
     Raises:
         SettingsError: `date` is no date.
@@ -111,68 +117,68 @@ def run_checks(
     files = absolute(spec, live_files(spec, DEAD_LETTERS))
     backend = connect(warehouse_of(spec, warehouse), read_only=True)
     try:
-        facts = _facts(backend, spec, day)
-        if not backend.columns(facts.table):
-            raise WarehouseError(
-                f"warehouse {backend.place}: it has no table {facts.table}. Run `penstock {facts.made_by} "
-                f"{spec['name']}` first"
+        now = now or dt.datetime.now(UTC)
+        if isinstance(model_for(spec, tables, backend), Flat):
+            from penstock.quality.payments import check_payments
+
+            return QualityReport(
+                str(spec["name"]), day, check_payments(backend, spec, day, now, limits, files, tables=tables)
             )
+        if not backend.columns("fact_events"):
+            raise WarehouseError(
+                f"warehouse {backend.place}: it has no table fact_events. Run `penstock load {spec['name']}` first"
+            )
+        facts = Rows(backend, day)
         results = (
-            facts.freshness(now or dt.datetime.now(UTC), limits),
+            facts.freshness(now, limits),
             facts.volume(limits),
             facts.nulls(limits),
             facts.dead_letters(files, limits),
-            *facts.others(limits),
         )
     finally:
         backend.close()
     return QualityReport(str(spec["name"]), day, results)
 
 
-def _facts(backend: Backend, spec: Mapping[str, Any], day: dt.date) -> Facts:
-    """The checks for the tables of a pipeline."""
-    from penstock.quality.payments import Transactions
-    from penstock.warehouse.flat import Flat
-    from penstock.warehouse.model import model_for
-
-    return (Transactions if isinstance(model_for(spec, None, backend), Flat) else Facts)(backend, day)
-
-
 CRITICAL = ("idempotency_key", "user_key", "user_id", "event_type", "event_timestamp", "session_id")
 """Columns of fact_events that must never be null; a purchase must also have its amount and currency."""
 
 
-class Facts:
-    """The checks that every table of events has; this one is that of a star schema.
+CRITICAL_OF = {
+    **{column: f"{column} IS NULL" for column in CRITICAL},
+    **{column: f"event_type = 'purchase' AND {column} IS NULL" for column in ("purchase_amount", "currency")},
+}
 
-    Attributes:
-        table: Its name.
-        at: Its column with the time of an event.
-        made_by: The command that fills it.
+
+class Rows:
+    """The rows of a day.
+
+    Args:
+        warehouse: Where they are.
+        day: The day.
+        table: Their table.
+        time: Its column with the time of the event.
+        critical: Columns that every query relies on, each with the condition that it lacks.
     """
 
-    table = "fact_events"
-    at = "event_timestamp"
-    made_by = "load"
-
-    def __init__(self, warehouse: Backend, day: dt.date) -> None:
+    def __init__(
+        self,
+        warehouse: Backend,
+        day: dt.date,
+        table: str = "fact_events",
+        time: str = "event_timestamp",
+        critical: Mapping[str, str] = CRITICAL_OF,
+    ) -> None:
         self.warehouse = warehouse
         self.day = day
+        self.table = table
+        self.time = time
+        self.critical = critical
         self.end = day + dt.timedelta(days=1)
-        self.on_the_day = f"{self.at} >= TIMESTAMP '{day}' AND {self.at} < TIMESTAMP '{self.end}'"
-
-    def critical(self) -> dict[str, str]:
-        """Columns that must never be null, each with the condition that says it is."""
-        purchase = "event_type = 'purchase' AND"
-        conditions = {column: f"{column} IS NULL" for column in CRITICAL}
-        return conditions | {c: f"{purchase} {c} IS NULL" for c in ("purchase_amount", "currency")}
-
-    def others(self, limits: Thresholds) -> tuple[CheckResult, ...]:  # noqa: ARG002 - for those that have some
-        """Further checks."""
-        return ()
+        self.on_the_day = f"{time} >= TIMESTAMP '{day}' AND {time} < TIMESTAMP '{self.end}'"
 
     def count(self) -> int:
-        """How many events the day has."""
+        """How many there are."""
         ((count,),) = self.warehouse.rows(f"SELECT count(*) FROM {self.table} WHERE {self.on_the_day}")
         return int(count)
 
@@ -183,7 +189,7 @@ class Facts:
         most = limits.max_age.total_seconds() / 3600
         naive = seen_at.astimezone(UTC).replace(tzinfo=None)
         ((newest,),) = self.warehouse.rows(
-            f"SELECT max({self.at}) FROM {self.table} WHERE {self.at} <= TIMESTAMP '{naive}'"
+            f"SELECT max({self.time}) FROM {self.table} WHERE {self.time} <= TIMESTAMP '{naive}'"
         )
         when = f"{naive:%Y-%m-%d %H:%M} UTC"
         if newest is None:
@@ -200,7 +206,7 @@ class Facts:
 
     def volume(self, limits: Thresholds) -> CheckResult:
         """The day's events against the average of the days before."""
-        ((first,),) = self.warehouse.rows(f"SELECT min({self.at}) FROM {self.table}")
+        ((first,),) = self.warehouse.rows(f"SELECT min({self.time}) FROM {self.table}")
         start = self.day - dt.timedelta(days=limits.volume_days)
         if first is not None:
             # The very first day counts only when it is whole, or nearly.
@@ -212,8 +218,8 @@ class Facts:
             message = f"{count} events; there is no whole day before to compare with"
             return CheckResult("volume", None, limits.volume_deviation, "share", True, message)
         ((before,),) = self.warehouse.rows(
-            f"SELECT count(*) FROM {self.table} WHERE {self.at} >= TIMESTAMP '{start}' "
-            f"AND {self.at} < TIMESTAMP '{self.day}'"
+            f"SELECT count(*) FROM {self.table} WHERE {self.time} >= TIMESTAMP '{start}' "
+            f"AND {self.time} < TIMESTAMP '{self.day}'"
         )
         average = before / days
         usual = f"average of {average:.1f} over {days} day{'s' if days > 1 else ''} before"
@@ -233,7 +239,7 @@ class Facts:
 
     def nulls(self, limits: Thresholds) -> CheckResult:
         """Nulls in the columns that every query relies on."""
-        conditions = self.critical()
+        conditions = self.critical
         counted = ", ".join(f"count(CASE WHEN {condition} THEN 1 END)" for condition in conditions.values())
         ((total, *nulls),) = self.warehouse.rows(
             f"SELECT count(*), {counted} FROM {self.table} WHERE {self.on_the_day}"
@@ -256,7 +262,7 @@ class Facts:
         A dead letter whose event time could not be read counts on the day of the broker's time, or else of its arrival.
         """
         dead = count_rows(
-            f"SELECT 1 FROM (SELECT coalesce(event_time, timestamp, ingested_at) AT TIME ZONE 'UTC' AS {self.at} "
+            f"SELECT 1 FROM (SELECT coalesce(event_time, timestamp, ingested_at) AT TIME ZONE 'UTC' AS {self.time} "
             f"FROM dead_letters) AS timed WHERE {self.on_the_day}",
             files,
             "dead_letters",

@@ -25,6 +25,15 @@ CREATE TABLE penstock_loads (
     PRIMARY KEY (pipeline, load_number)
 );
 
+-- The days (UTC) that have facts, each with the last load that touched them: whoever makes something of the facts by day
+-- makes these alone anew.
+CREATE TABLE penstock_days (
+    pipeline     TEXT    NOT NULL,
+    event_date   DATE    NOT NULL,
+    load_number  BIGINT  NOT NULL,
+    PRIMARY KEY (pipeline, event_date)
+);
+
 -- For `fill: epoch`, of each log: the newest term that has written here. An older run that wakes up is refused.
 CREATE TABLE penstock_terms (
     log   TEXT   NOT NULL PRIMARY KEY,      -- the pipeline's, or a shard's: pipeline/0001, …

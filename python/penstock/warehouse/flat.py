@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from penstock import _core
 from penstock.warehouse.duckdb_backend import parquet
 from penstock.warehouse.files import count_rows
 from penstock.warehouse.lakelog import absolute, in_files, live_files
@@ -37,7 +38,6 @@ class Flat:
     """The model of the ready-made pipeline `payments`."""
 
     ddl: tuple[str, ...] = ("1_tables.sql", "2_views.sql")
-    own_ddl = "3_{kind}.sql"
     queries: tuple[str, ...] = ("transactions.sql",)
     temporary: tuple[str, ...] = ("staged", "silver", "lake_files", "stage", "gone", "changed")
     with_lake_file: tuple[str, ...] = ("transactions",)
@@ -48,6 +48,7 @@ class Flat:
         columns = tuple(c for c in warehouse.columns("transactions") if c != "load_number")
         within = rows.within("event_time")
         self._stage(warehouse, sql["transactions.sql"], rows, columns, within)
+        _core.pass_failpoint("load.staged")
         scope = within or in_files(rows.removed)
         if scope:
             counts.deleted = _delete(warehouse, scope, rows.number)

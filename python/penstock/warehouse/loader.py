@@ -16,7 +16,7 @@ from penstock.errors import DataError, LakeError, SettingsError, WarehouseError
 from penstock.storage import secrets_of
 from penstock.warehouse import star
 from penstock.warehouse.lakelog import BEGINNING, Entry, LakeFile, files_left, live_files, logs, read_log
-from penstock.warehouse.migrate import SCHEMA_VERSION, make_or_upgrade, version_of
+from penstock.warehouse.migrate import SCHEMA_VERSION, ddl_of, make_or_upgrade, require_current, version_of
 from penstock.warehouse.model import Model, Rows, model_of, read_sql, tables_of
 from penstock.warehouse.target import Target, connect, warehouse_of
 from penstock.warehouse.transaction import transact
@@ -101,7 +101,7 @@ def load(
     rows_a_transaction: int = 500_000,
     progress: Progress | None = None,
 ) -> LoadReport:
-    """Load Silver rows of the lake into the star schema.
+    """Load Silver rows of the lake into the tables of the warehouse.
 
     Without `date`: all that the lake's log says since the last load; rows of removed files go, rewritten rows replace
     the old ones. With `date`: all rows whose event time falls on that day, again, in whatever file they are; this
@@ -172,7 +172,7 @@ class _OnItsWayError(Exception):
 def is_planned(spec: Mapping[str, Any], number: int, shard: int) -> bool:
     """Whether an epoch is planned, and not committed."""
     found = json.loads(_core.inspect(json.dumps(spec), epochs=0, storage_secrets=secrets_of(spec)))
-    planned = [look["planned"] for look in found["shards"] if look["shard"] == shard] or [found["planned"]]
+    planned = [look["planned"] for look in found.get("shards", ()) if look["shard"] == shard] or [found["planned"]]
     return number in planned
 
 
@@ -207,15 +207,16 @@ class Loader:
         """Use this connection, and make the tables of a new warehouse.
 
         Raises:
+            SettingsError: They are in PostgreSQL, and older.
             WarehouseError: They were made by a newer version.
         """
         self.warehouse = warehouse
         if version_of(warehouse, self.pipeline) == SCHEMA_VERSION:
             return self
-        ddl = {name: self.sql[name] for name in self.model.ddl}
-        own = self.model.own_ddl.format(kind=warehouse.kind)
-        if self.folder.joinpath(own).is_file():
-            ddl[own] = read_sql(self.folder, own)
+        if warehouse.kind == "postgres":
+            # Others may use these tables, and who loads need not be who may change them.
+            require_current(warehouse, self.pipeline)
+        ddl = ddl_of(self.folder, warehouse.kind)
         transact(warehouse, "tables", lambda: make_or_upgrade(warehouse, self.pipeline, ddl))
         return self
 
@@ -305,7 +306,9 @@ class Loader:
         load_id = uuid.uuid4().hex
 
         def work() -> tuple[Step, star.Counts]:
-            # Under the lock: another load may have gone on since this one looked.
+            _core.pass_failpoint("load.begin")
+            # Under the lock: another load may have gone on since this one looked, and another penstock upgraded.
+            require_current(self.warehouse, self.pipeline)
             last = last_entry(self.warehouse, step.log)
             if day:
                 self._see_that_nothing_is_on_its_way()
@@ -323,6 +326,7 @@ class Loader:
                     raise WarehouseError(f"warehouse {self.warehouse.place}: {error}") from None
                 time.sleep(0.1)  # nothing tells when the run has committed it
                 continue
+            _core.pass_failpoint("load.committed")
             self.warehouse.drop(*self.model.temporary)
             return done
 
@@ -331,7 +335,9 @@ class Loader:
         number = self.next_number()
         rows = Rows(self.spec, step.files, step.removed, day, number, step.bronze)
         counts = self.model.load(self.warehouse, self.sql, rows)
+        _core.pass_failpoint("load.applied")
         self.record(step, day, counts, load_id, number)
+        _core.pass_failpoint("load.recorded")
         return counts
 
     def next_number(self) -> int:
@@ -350,13 +356,14 @@ class Loader:
         """Loading a day would take the rows of an epoch that is in no commit for such that are gone."""
         for log, shard in logs(self.spec).items():
             last = last_entry(self.warehouse, log)
-            if last > BEGINNING and not self._log_has(last, shard):
+            if last > BEGINNING and not self.log_has(last, shard):
                 raise _OnItsWayError(
                     f"it holds epoch {last}, which the log of {log} does not; a day cannot be loaded before it does. "
                     f"Run `penstock run {self.pipeline}`, and then this again"
                 )
 
-    def _log_has(self, number: int, shard: int) -> bool:
+    def log_has(self, number: int, shard: int) -> bool:
+        """Whether an entry is committed."""
         return any(entry.number == number for entry in read_log(self.spec, number - 1, SILVER, shard))
 
     def record(self, step: Step, day: dt.date | None, counts: star.Counts, load_id: str, number: int) -> None:

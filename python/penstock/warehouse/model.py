@@ -51,10 +51,7 @@ class Model(Protocol):
     """Tables, and how Silver rows come into them."""
 
     ddl: tuple[str, ...]
-    """The SQL files that make the tables, in their order."""
-
-    own_ddl: str
-    """What one `kind` of warehouse needs besides; need not be there."""
+    """The SQL files that make the tables, in their order; one kind of warehouse may have one more (`N_KIND.sql`)."""
 
     queries: tuple[str, ...]
     """Further SQL files that a load needs."""

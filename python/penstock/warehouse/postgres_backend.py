@@ -110,15 +110,21 @@ class PostgresBackend:
 
     def _prepare(self) -> None:
         """See that the server is one that we know, and set what holds for the whole connection."""
-        ((version, schemas),) = self.rows(
+        ((version, schema),) = self.rows(
             "SELECT current_setting('server_version_num')::int, "
-            f"(SELECT count(*) FROM pg_namespace WHERE nspname = {quoted(self._postgres.schema_)})"
+            "(SELECT CASE WHEN has_schema_privilege(oid, 'USAGE') THEN 1 ELSE 2 END FROM pg_namespace "
+            f"WHERE nspname = {quoted(self._postgres.schema_)})"
         )
         if version < OLDEST * 10_000:
             raise WarehouseError(
                 f"warehouse {self.place}: PostgreSQL {version // 10_000} is too old; {OLDEST} or newer"
             )
-        if not schemas:
+        if schema == 2:
+            raise WarehouseError(
+                f"warehouse {self.place}: permission denied for schema {self._postgres.schema_}; the user needs more "
+                "rights: see the roles in the guide to PostgreSQL"
+            )
+        if schema is None:
             name = self._postgres.schema_
             raise WarehouseError(
                 f'warehouse {self.place}: there is no schema {name}. Make it (CREATE SCHEMA "{name}"), or name another '

@@ -6,6 +6,7 @@ All statements are sets over whole tables and keep to what DuckDB and PostgreSQL
 * `gone`: keys of the facts that this load replaces, those whose Silver file was removed or whose date is loaded again.
 * `known`: keys of `stage` that are facts already.
 * `lost`: keys of `gone` that `stage` does not bring again. A table, so that PostgreSQL knows how many there are.
+* `touched_days`: days whose facts this load may change.
 * `touched`: users whose history this load may change.
 * `users`: the rows of `touched` in dim_user, made anew.
 """
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from penstock import _core
 from penstock.errors import DataError
+from penstock.warehouse import days
 from penstock.warehouse.lakelog import absolute, in_files
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ TRACKED = ("plan_type",)
 
 TEMPORARY = (
     "staged", "silver", "lake_files", "stage", "gone", "known", "lost", "contested", "losers", "touched", "strays",
-    "history", "users",
+    "history", "users", days.TOUCHED,
 )  # fmt: skip
 
 
@@ -52,6 +54,11 @@ class Counts:
     repointed: int = 0
     duplicates: int = 0
     users: int = 0
+
+    @property
+    def facts(self) -> int:
+        """Facts written, rewritten or removed."""
+        return self.inserted + self.updated + self.deleted
 
     def add(self, other: Counts) -> None:
         """Count another load's changes too."""
@@ -84,7 +91,6 @@ class StarSchema:
     """The model of the ready-made pipeline `ecommerce`: facts, and dimensions with their history."""
 
     ddl: tuple[str, ...] = ("1_dimensions.sql", "2_facts.sql", "3_seed.sql")
-    own_ddl = "4_{kind}.sql"
     queries: tuple[str, ...] = ("silver.sql", "lookup.sql")
     temporary: tuple[str, ...] = TEMPORARY
     with_lake_file: tuple[str, ...] = ("fact_events", "fact_duplicates")
@@ -99,7 +105,11 @@ class StarSchema:
             warehouse.temporary("stage", sql["lookup.sql"])
         else:
             warehouse.temporary("stage", "SELECT *, 0 AS nothing FROM fact_duplicates LIMIT 0")
-        return apply(warehouse, within or in_files(rows.removed))
+        _core.pass_failpoint("load.staged")
+        counts = apply(warehouse, within or in_files(rows.removed))
+        if counts.facts:
+            days.record(warehouse, str(rows.spec["name"]), rows.number)
+        return counts
 
     def astray(self) -> str:
         """Facts on no row of dim_user, another user's, or one that was not valid at the time."""
@@ -120,6 +130,7 @@ def apply(warehouse: Backend, scope: str | None) -> Counts:
     load = _Load(warehouse, Star.of(warehouse))
     load.find(scope)
     load.settle_duplicates()
+    days.find(warehouse)
     load.find_touched()
     load.write_changes()
     load.delete_facts()
