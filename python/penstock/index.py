@@ -209,12 +209,13 @@ def index(
     """
     from penstock.entries import moment
     from penstock.warehouse import connect, warehouse_of
+    from penstock.warehouse.sink import WAIT
 
     what, target = documents_of(spec), _target(spec, to)
     start = time_of(moment(since, "since"))
     kept = keep if keep is not None else (spec.get("index") or {}).get("keep", KEEP)
     kept_us = None if kept == "forever" else duration(kept, "keep")
-    backend = connect(warehouse_of(spec, warehouse), read_only=True)
+    backend = connect(warehouse_of(spec, warehouse), read_only=True, wait=WAIT)
     try:
         rows, there = _read(backend, what, start)
     finally:

@@ -37,12 +37,16 @@ _SETTINGS = {
     "discovery.type": "single-node",
     "network.host": "127.0.0.1",
     "cluster.routing.allocation.disk.threshold_enabled": "false",
-    "action.auto_create_index": "false",
     "action.destructive_requires_name": "false",
 }
 _OWN = {
-    VERSION: {"xpack.security.enabled": "false"},
-    OLDER: {"xpack.ml.enabled": "false", "indices.lifecycle.poll_interval": "1s"},
+    VERSION: {"xpack.security.enabled": "false", "action.auto_create_index": "false"},
+    OLDER: {
+        "xpack.watcher.enabled": "false",
+        "action.auto_create_index": "false",
+        "xpack.ml.enabled": "false",
+        "indices.lifecycle.poll_interval": "1s",
+    },
 }
 
 
