@@ -105,6 +105,7 @@ def test_every_key_reaches_the_engine(tmp_path: Path) -> None:
         "max_event_depth": 32,
         "assert_formats": False,
         "warehouse": {"duckdb": str(tmp_path / "w.duckdb")},
+        "index": None,
     }
     assert file.secret == b"s3cret"
 
