@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 
-WAREHOUSE = "{{ ti.xcom_pull(task_ids='load')['warehouse'] }}"
-"""The warehouse that the task `load` of the same DAG run has loaded."""
+_UNKNOWN = "/the task `load` of this run has told no warehouse: clear it, so that it runs again/warehouse.duckdb"
+
+WAREHOUSE = f"{{{{ (ti.xcom_pull(task_ids='load') or {{}}).get('warehouse', '{_UNKNOWN}') }}}}"
+"""The warehouse that the task `load` of the same DAG run has loaded; where it was skipped, a place that says so."""
 
 
 def project_folder(folder: str | Path | None = None) -> Path:
@@ -113,6 +115,8 @@ def dbt_test(
                 profile_config=_profile(project, postgres_conn_id, schema),
                 select=select,
                 invocation_mode=InvocationMode.DBT_RUNNER,
+                # Once, for a connection that was lost; a test that fails does so again.
+                retries=1,
                 **_arguments(warehouse, postgres_conn_id),
             )
             for name, select in selected.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from penstock.airflow.base import PenstockOperator, given
+from penstock.airflow.base import PenstockOperator, given, place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ class LoadOperator(PenstockOperator):
         def told(done: int, todo: int) -> None:
             self.log.info("%s: %s of %s rows loaded", flow.name, f"{done:,}", f"{todo:,}")
 
-        report = load(flow.spec(), given(self.to), date=given(self.date), tables=flow.file.tables, progress=told)
+        report = load(flow.spec(), place(self.to), date=given(self.date), tables=flow.file.tables, progress=told)
         counts = report.counts
         self.log.info(
             "%s: %s facts inserted, %s updated, %s deleted, in %s",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from penstock.airflow.base import PenstockOperator, given, plain
+from penstock.airflow.base import PenstockOperator, given, place, plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ class RefreshOperator(PenstockOperator):
     def work(self, flow: Pipeline, context: Any) -> dict[str, Any]:  # noqa: ARG002
         """Make them."""
         full = str(self.full).strip().lower() == "true"
-        report = flow.refresh(given(self.warehouse), full=full, only=given(self.only))
+        report = flow.refresh(place(self.warehouse), full=full, only=given(self.only))
         if clean := report.transactions_clean:
             counts = f"{clean.inserted:,} inserted, {clean.updated:,} updated, {clean.deleted:,} deleted"
             self.log.info("%s: transactions_clean: %s, %s rows in all", flow.name, counts, f"{clean.rows:,}")
@@ -70,6 +70,7 @@ class IndexOperator(PenstockOperator):
         kwargs: As for `PenstockOperator`.
     """
 
+    needs = (*PenstockOperator.needs, "elasticsearch")
     template_fields: Sequence[str] = (
         *PenstockOperator.template_fields,
         *("to", "since", "keep", "warehouse", "elasticsearch_conn_id"),
@@ -102,7 +103,7 @@ class IndexOperator(PenstockOperator):
     def work(self, flow: Pipeline, context: Any) -> dict[str, Any]:
         """Bring them up to date."""
         report = flow.index(
-            given(self.to), warehouse=given(self.warehouse), since=given(self.since), keep=given(self.keep)
+            place(self.to), warehouse=place(self.warehouse), since=given(self.since), keep=given(self.keep)
         )
         for note in report.notes:
             self.log.info("%s: %s", flow.name, note)

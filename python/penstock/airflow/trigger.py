@@ -79,10 +79,13 @@ class PenstockTrigger(BaseTrigger):
         yield TriggerEvent({"ready": True, "said": said})
 
     async def _waiting(self) -> Any:
+        from penstock.airflow.base import PenstockOperator
         from penstock.airflow.hook import PenstockHook
         from penstock.waiting import Waiting
 
-        hook = PenstockHook(kafka_conn_id=self.kafka_conn_id, aws_conn_id=self.aws_conn_id)
+        hook = PenstockHook(
+            kafka_conn_id=self.kafka_conn_id, aws_conn_id=self.aws_conn_id, kinds=PenstockOperator.needs
+        )
         connections = await hook.aconnections()
 
         def opened() -> Waiting:
