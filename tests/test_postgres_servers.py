@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from penstock.errors import DataError, PenstockError, WarehouseError
@@ -22,7 +25,6 @@ from test_postgres_backend import HIDDEN, OURS, WAITING, opened, refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from services.postgres import Database, PostgresServer
 
@@ -69,6 +71,17 @@ def test_text_in_a_database_of_another_encoding(postgres: PostgresServer, monkey
             latin.run("DELETE FROM kept")
     with new_database(postgres, "ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0") as none:
         assert "WITH ENCODING 'UTF8'" in refused(none.url)
+
+
+def test_what_does_not_fit_into_memory_goes_to_the_folder_for_that(database: Database, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "a.parquet")
+    backend = opened(database)
+    query = "SELECT current_setting('temp_directory') AS folder FROM files"
+    backend.stage("staged", query, [(str(tmp_path / "a.parquet"), 7)], "files")
+    ((folder,),) = backend.rows("SELECT folder FROM staged")
+    backend.close()
+    assert Path(folder).parent == Path(tempfile.gettempdir())
+    assert not Path(folder).exists()
 
 
 def test_what_is_committed_is_seen_under_the_lock_whatever_the_default_is(database: Database) -> None:

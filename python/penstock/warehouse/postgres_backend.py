@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import tempfile
 import threading
 import time
 import urllib.parse
@@ -377,8 +378,11 @@ class PostgresBackend:
 
     def stage(self, name: str, query: str, files: list[tuple[str, int]], view: str) -> None:
         """Make a temporary table out of a query on Parquet files, run by a DuckDB in memory."""
-        with contextlib.closing(DuckDBBackend(":memory:")) as reader:
+        # What does not fit into memory goes into a folder of its own, not into that where the process happens to be.
+        spill = tempfile.TemporaryDirectory(prefix="penstock-", ignore_cleanup_errors=True)
+        with spill, contextlib.closing(DuckDBBackend(":memory:")) as reader:
             reader.place = self.place
+            reader.script(f"SET temp_directory = {quoted(spill.name)}")
             reader.stage("chosen", query, files, view)
             columns = ", ".join(_plain(column, kind) for column, kind, *_ in reader.rows("DESCRIBE chosen"))
             self.put_arrow(name, reader.arrow(f"SELECT {columns} FROM chosen"))
