@@ -54,7 +54,7 @@ def dbt_run(
     Args:
         pipeline: Whose models: those in the folders of its name.
         warehouse: The DuckDB file; that of the task `load` unless given.
-        postgres_conn_id: A connection of type `postgres` with a password, for models in PostgreSQL in the place of
+        postgres_conn_id: A connection of type `postgres`, for models in PostgreSQL in the place of
             DuckDB; that of `[penstock] postgres_conn_id` unless given.
         schema: Where the models go there.
         folder: Another dbt project than the package's.
@@ -139,12 +139,19 @@ def _profile(project: Path, postgres_conn_id: str | None, schema: str) -> Profil
     from cosmos.profiles import PostgresUserPasswordProfileMapping
 
     class Mapping(PostgresUserPasswordProfileMapping):
-        """With the certificates, too, that a connection names."""
+        """With the certificates, too, that a connection names; the password may be in a file or in the environment."""
 
+        required_fields: ClassVar[list[str]] = ["host", "user", "dbname"]
         airflow_param_mapping: ClassVar[dict[str, Any]] = {
             **PostgresUserPasswordProfileMapping.airflow_param_mapping,
             **{name: f"extra.{name}" for name in ("sslrootcert", "sslcert", "sslkey", "connect_timeout")},
         }
+
+        def get_dbt_value(self, name: str) -> Any:
+            value = super().get_dbt_value(name)
+            if name in ("connect_timeout", "keepalives_idle") and value is not None:
+                return int(value)  # an extra that came in a URI is text
+            return value or "" if name == "password" else value
 
     mapping = Mapping(conn_id=postgres_conn_id, profile_args={"schema": schema})
     return ProfileConfig(profile_name="penstock", target_name="postgres", profile_mapping=mapping)
