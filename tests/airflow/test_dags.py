@@ -208,13 +208,13 @@ def test_a_backfill_of_days_in_any_order(airflow: Airflow, tmp_path: Path, monke
         conf: dict[str, Any] = {"days": random.Random(7).sample(days, 7)}
         if not shuffled:
             conf = {"start": days[0], "end": project.yesterday.isoformat()}
-        for _ in range(2):
+        for _ in range(2 if shuffled else 1):
             ran = airflow.run(dag, conf, name="penstock_backfill", retries=0)
             assert set(ran.states.values()) == {"success"}, ran.log[-6000:]
             assert len([task for task in ran.states if task.startswith("backfill[")]) == 7
             assert len(project.rows("SELECT 1 FROM fact_events")) > before
             found.append(everything(project))
-    assert found[0] == found[1] == found[2] == found[3]
+    assert found[0] == found[1] == found[2]
 
 
 def test_a_backfill_beside_a_run(airflow: Airflow, project: Project) -> None:

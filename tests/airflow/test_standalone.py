@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+from jsonschema import Draft202012Validator
 
 import penstock
 from penstock.generate import generate
@@ -39,6 +40,14 @@ args = default_args(pipeline="ecommerce", retry_delay=dt.timedelta(0), overrides
 with DAG("killed", schedule=None, start_date=dt.datetime(2024, 1, 1), default_args=args) as dag:
     Run(task_id="run", drain=True) >> LoadOperator(task_id="load") >> AuditOperator(task_id="audit")
 """
+
+
+SCHEMA = json.loads((Path(__file__).parent / "openlineage.schema.json").read_text())
+
+
+def complete(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of these events, those at the end of a task."""
+    return [event for event in events if event["eventType"] == "COMPLETE"]
 
 
 @pytest.mark.slow
@@ -97,6 +106,13 @@ def test_a_worker_that_is_killed(postgres: PostgresServer, database: Database, t
             "load": ("success", 1),
             "audit": ("success", 1),
         }
+        (told,) = until("OpenLineage is told", lambda: complete(airflow.told("killed.load")))
+    Draft202012Validator(SCHEMA).validate(told)
+    (facts,) = told["outputs"]
+    assert facts["namespace"] == f"postgres://127.0.0.1:{postgres.port}"
+    assert facts["name"] == f"{database.name}.public.fact_events"
+    assert facts["outputFacets"]["outputStatistics"]["rowCount"] == truth["expected"]["silver"]
+    assert {"schema", "columnLineage"} <= set(facts["facets"])
     audit = penstock.Pipeline.load("ecommerce", overrides).audit()
     assert audit.balanced and audit.ledger.silver == truth["expected"]["silver"]
     found = database.rows(

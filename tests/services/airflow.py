@@ -33,6 +33,8 @@ class Standalone:
         self.dags = self.folder / "dags"
         self.dags.mkdir()
         self.log = self.folder / "standalone.log"
+        self.lineage = self.folder / "lineage.jsonl"
+        transport = {"type": "file", "log_file_path": str(self.lineage), "append": True}
         self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         self.ports = [self.port, *(free_port() for _ in range(2))]
@@ -57,6 +59,7 @@ class Standalone:
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": f"postgresql+psycopg://{server}",
             "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(self.ports[1]),
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(self.ports[2]),
+            "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
@@ -97,6 +100,11 @@ class Standalone:
         except OSError:
             return False
         return all(health[part]["status"] == "healthy" for part in ("scheduler", "dag_processor"))
+
+    def told(self, job: str) -> list[dict[str, Any]]:
+        """What OpenLineage was told of a task (`dag.task`)."""
+        lines = self.lineage.read_text().splitlines() if self.lineage.exists() else []
+        return [event for event in map(json.loads, lines) if event["job"]["name"] == job]
 
     def processes(self) -> list[psutil.Process]:
         """All that belong to it."""

@@ -81,7 +81,7 @@ class CompactOperator(PenstockOperator):
         kwargs: As for `PenstockOperator`.
     """
 
-    template_fields: Sequence[str] = (*PenstockOperator.template_fields, "layers")
+    template_fields: Sequence[str] = (*PenstockOperator.template_fields, "layers", "min_age", "target")
 
     def __init__(
         self, *, layers: Sequence[str] = (), min_age: str = "10m", target: str = "128MiB", **kwargs: Any
