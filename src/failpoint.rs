@@ -33,6 +33,11 @@ pub const PLACES: &[&str] = &[
     "sink.after",
     "commit.before",
     "commit.after",
+    "load.begin",
+    "load.staged",
+    "load.applied",
+    "load.recorded",
+    "load.committed",
     "snapshot.before",
     "snapshot.after",
     "offsets.before",
@@ -144,6 +149,15 @@ pub fn pass(name: &'static str) -> Result<()> {
         Action::Kill => signal(Signal::Kill),
         Action::Stop => signal(Signal::Stop),
     }
+}
+
+/// The same for a name that comes from Python.
+///
+/// # Errors
+/// As [`pass`]; [`Error::Internal`] when there is no such place.
+pub fn pass_named(name: &str) -> Result<()> {
+    let place = PLACES.iter().find(|place| **place == name);
+    pass(place.ok_or_else(|| Error::Internal(format!("there is no failpoint {name}")))?)
 }
 
 /// Sends a signal to this very thread. The thread does not pass: before it comes back from the system, it stands still, and

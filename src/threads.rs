@@ -1,8 +1,12 @@
 //! The engine's threads, safe over a fork.
 //!
 //! A child process inherits the memory of its parent, but none of its threads: work handed to an inherited pool would
-//! wait for ever. Airflow forks its workers after imports, so the pool belongs to the process that made it, and a child
+//! wait for ever. Airflow forks its workers after imports, so pools belong to the process that made them, and a child
 //! makes its own.
+//!
+//! Work holds a thread of its pool until it ends. Where it calls Python, and Python calls the engine again, the inner
+//! call would wait for a thread that the outer one holds: on a machine of one processor, for ever. So the shared pool is
+//! for work that never calls Python, and work that does has a pool to itself.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,34 +14,54 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
 
-static POOL: Mutex<Option<(u32, Arc<ThreadPool>)>> = Mutex::new(None);
-
-/// The threads of this process.
-///
-/// # Errors
-/// [`Error::Internal`] when the system gives no threads.
-pub fn pool() -> Result<Arc<ThreadPool>> {
-    let mut held = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-    let process = std::process::id();
-    if let Some((_, pool)) = held.as_ref().filter(|(owner, _)| *owner == process) {
-        return Ok(pool.clone());
-    }
-    let pool = ThreadPoolBuilder::new()
-        .thread_name(|i| format!("penstock-{i}"))
-        .build()
-        .map_err(|e| Error::Internal(format!("cannot start threads: {e}")))?;
-    let pool = Arc::new(pool);
-    // The parent's pool has no threads here; dropping it would wait for them.
-    if let Some(inherited) = held.replace((process, pool.clone())) {
-        std::mem::forget(inherited);
-    }
-    Ok(pool)
+struct Pools {
+    process: u32,
+    shared: Option<Arc<ThreadPool>>,
+    /// Those that were somebody's own, and are nobody's now.
+    idle: Vec<Arc<ThreadPool>>,
 }
 
-/// Runs work on the engine's threads.
+static POOLS: Mutex<Option<Pools>> = Mutex::new(None);
+
+/// Looks into the pools of this process.
+fn with<T>(look: impl FnOnce(&mut Pools) -> T) -> T {
+    let mut held = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+    let process = std::process::id();
+    // The parent's pools have no threads here; dropping them would wait for those.
+    std::mem::forget(held.take_if(|pools| pools.process != process));
+    look(held.get_or_insert_with(|| Pools { process, shared: None, idle: vec![] }))
+}
+
+fn make() -> Result<Arc<ThreadPool>> {
+    let pool = ThreadPoolBuilder::new().thread_name(|i| format!("penstock-{i}")).build();
+    pool.map(Arc::new).map_err(|e| Error::Internal(format!("cannot start threads: {e}")))
+}
+
+fn shared() -> Result<Arc<ThreadPool>> {
+    with(|pools| match &pools.shared {
+        Some(pool) => Ok(pool.clone()),
+        None => Ok(pools.shared.insert(make()?).clone()),
+    })
+}
+
+/// Runs work that never calls Python on the engine's threads.
 ///
 /// # Errors
 /// What the work answers, or [`Error::Internal`] when the system gives no threads.
 pub fn run<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    pool()?.install(work)
+    shared()?.install(work)
+}
+
+/// Runs work that may call Python on threads that nobody else waits for.
+///
+/// # Errors
+/// What the work answers, or [`Error::Internal`] when the system gives no threads.
+pub fn run_apart<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let pool = match with(|pools| pools.idle.pop()) {
+        Some(pool) => pool,
+        None => make()?,
+    };
+    let result = pool.install(work);
+    with(|pools| pools.idle.push(pool));
+    result
 }

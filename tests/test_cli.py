@@ -437,7 +437,7 @@ def test_the_demo_notices_what_disagrees(tmp_path: Path, monkeypatch: pytest.Mon
 
     penstock_generate = demo.generate
     monkeypatch.setattr(demo, "generate", lies)
-    monkeypatch.setattr(demo, "_importable", lambda _: False)
-    told = demo.Demo("ecommerce", tmp_path / "demo", events=5_000, seed=1, progress=False, from_files=True).run()
+    monkeypatch.setattr("penstock.demo.ecommerce._importable", lambda _: False)
+    told = demo.of("ecommerce", tmp_path / "demo", events=5_000, seed=1, progress=False, from_files=True).run()
     assert not told["ok"]
     assert any(line.startswith("ledger, duplicate") for line in told["disagreements"])

@@ -181,6 +181,8 @@ def test_libpq_reads_what_the_connection_says(user: str, password: str, database
         ("[fe80::1]", 5433, {"host": "fe80::1", "port": "5433"}),
         ("db:1", 5433, {"host": "db", "port": "1"}),
         ("a,b", 5433, {"host": "a,b", "port": "5433,5433"}),
+        ("h1:5432,h2:5433", 5434, {"host": "h1,h2", "port": "5432,5433"}),
+        ("::1,h2:5433", 5434, {"host": "::1,h2", "port": "5434,5433"}),
         ("", 5433, {"port": "5433"}),
     ],
 )

@@ -74,6 +74,8 @@ def is_as_undisturbed(lake: Loaded) -> None:
     disturbed, calm = lake.warehouses.everything(), lake.warehouses.everything("calm")
     assert [row[2] for row in disturbed.pop("penstock_loads")] == [0, 1]
     del calm["penstock_loads"]
+    # The calm one has loaded all at once.
+    assert [row[:2] for row in disturbed.pop("penstock_days")] == [row[:2] for row in calm.pop("penstock_days")]
     assert disturbed == calm
 
 
@@ -106,6 +108,34 @@ def test_a_commit_that_comes_late_is_waited_for(lake: Loaded, database: Database
         proxy.let_go.set()
         thread.join(60)
     assert (done, proxy.happened) == ([3], ["late"])
+    is_as_undisturbed(lake)
+
+
+def test_a_connection_that_is_lost_between_two_transactions(
+    lake: Loaded, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After COMMIT there is nothing left to lose, and what is only looked at is looked at again."""
+    commit, rows, happened = PostgresBackend.commit, PostgresBackend.rows, []
+
+    def cut(where: str) -> None:
+        happened.append(where)
+        database.rows(f"SELECT pg_terminate_backend(pid) {OURS}")
+
+    def commits(backend: PostgresBackend) -> None:
+        commit(backend)
+        cut("after COMMIT")
+
+    def looks(backend: PostgresBackend, sql: str) -> Any:
+        if "max(log_number)" in sql and not happened:
+            cut("before")
+        return rows(backend, sql)
+
+    monkeypatch.setattr(PostgresBackend, "commit", commits)
+    monkeypatch.setattr(PostgresBackend, "rows", looks)
+    report = load(lake.spec(), lake.warehouses.target(), rows_a_transaction=1)
+    assert (report.counts.inserted, happened) == (3, ["before", "after COMMIT"])
+    monkeypatch.undo()
+    install(lake, monkeypatch)
     is_as_undisturbed(lake)
 
 

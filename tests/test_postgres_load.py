@@ -19,17 +19,18 @@ from penstock.doctor import examine
 from penstock.errors import DataError, WarehouseError
 from penstock.postgres import Postgres
 from penstock.quality import run_checks
-from penstock.warehouse import audit, load, star
+from penstock.warehouse import audit, auditing, load, star
 from penstock.warehouse.migrate import SCHEMA_VERSION
 from penstock.warehouse.postgres_backend import PostgresBackend
-from services import until
+from services import missing, until
+from services.postgres import new_database
 from test_warehouse import Loaded, random_log
 from test_warehouse_cli import GOOD, READY_MADE, penstock
 from warehouse_support import Lake, event, install
 from warehouse_tables import Warehouses
 
 if TYPE_CHECKING:
-    from services.postgres import Database
+    from services.postgres import Database, PostgresServer
 
 WAITING = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()"
 
@@ -143,6 +144,51 @@ def test_two_loads_at_once_into_a_new_warehouse(lake: Loaded) -> None:
         thread.join(60)
     assert sorted(inserted) == [0, 0, 3]
     assert lake.warehouses.rows("SELECT count(*) FROM dim_device") == [(16,)]
+
+
+def test_an_audit_beside_a_load_sees_one_moment(
+    lake: Loaded, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = lake.warehouses.target()
+    load(lake.spec(), target)
+    lake.commit([event("p3", "ada", "2024-12-18T10:00:00", "purchase")])
+    look, looked = auditing.last_entry, []
+
+    def looks(*given: Any) -> int:
+        found = look(*given)
+        looked.append(load(lake.spec(), target).counts.inserted)
+        return found
+
+    monkeypatch.setattr(auditing, "last_entry", looks)
+    found = audit(lake.spec(), target)
+    assert (found.balanced, found.facts, found.silver, looked) == (True, 3, 3, [1])
+    monkeypatch.setattr(auditing, "last_entry", look)
+    assert audit(lake.spec(), target).facts == 4
+
+
+def test_the_order_of_words_of_the_database_changes_nothing(
+    lake: Loaded, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    at = "2024-12-18T10:00:00"
+    lake.commit(
+        [
+            event("a", "cyd", at, "user_signup", plan_type="free", _topic="Events_b", _offset=1),
+            event("b", "cyd", at, "user_signup", plan_type="premium", _topic="events_a", _offset=1),
+            event("k", "dee", at, "purchase", _topic="Events_b", _offset=2),
+            event("k", "dee", at, "purchase", _topic="events_a", _offset=2),
+        ]
+    )
+    if postgres.version < 15:
+        missing("databases with ICU's order of words, which PostgreSQL has since version 15")
+    with new_database(postgres, "LOCALE_PROVIDER icu ICU_LOCALE 'en-US' LOCALE 'C' TEMPLATE template0") as words:
+        assert words.rows("SELECT 'events_a' < 'Events_b'") == [(True,)]
+        found = []
+        for warehouses in (Warehouses(tmp_path), Warehouses(tmp_path, words)):
+            load(lake.spec(), warehouses.target())
+            found.append(warehouses.everything(without=["warehouse"]))
+    del found[0]["penstock_loads"], found[1]["penstock_loads"]
+    assert {row for row in found[0]["dim_user"] if "cyd" in row} <= set(found[1]["dim_user"])
+    assert {table: found[1].get(table) for table in found[0]} == found[0]
 
 
 def test_a_date_beside_a_load_loses_nothing(lake: Loaded, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,3 +143,62 @@ def test_exit_codes_of_a_stop() -> None:
 
     assert exit_code_of(penstock.errors.Stopped(finished=True)) is ExitCode.INTERRUPTED
     assert exit_code_of(penstock.errors.Stopped(finished=False)) is ExitCode.GIVEN_UP
+
+
+CALLS_AGAIN = """
+    import json, sys, threading
+    from pathlib import Path
+    import penstock
+    from penstock import _core
+
+    folder = Path(sys.argv[1])
+    _core.generate("ecommerce", json.dumps({"total": 300, "seed": 5}), str(folder / "in.jsonl"))
+    done = []
+
+    def run(number):
+        settings = {"source.files.paths": [str(folder / "in.jsonl")], "source.files.bounded": True}
+        base = folder / str(number)
+        base.mkdir()
+        told = penstock.Pipeline.load("ecommerce", settings, base=base).spec()
+        contract = penstock.Contract.load(told["contract_path"])._inner
+        spec = json.dumps(told | {"transform": {"function": "here:transform"}})
+
+        class Sink:
+            name = "sink"
+
+            def write(self, epoch):
+                both.wait()
+                log = json.loads(_core.lake_log(spec, -1, shard=0))
+                shards = []
+                _core.validate(contract, b"{}", progress=lambda text: shards.append(_core.lake_shards(spec)))
+                done.append(("sink", len(log), shards))
+                return True
+
+            def forbid(self, epoch, term):
+                return True
+
+        def transform(rows):
+            penstock.sessionize(rows, entity="user_id", at="event_timestamp", gap="30m")
+            done.append(("transform",))
+            return rows
+
+        _core.run_pipeline(
+            spec, until_caught_up=True, max_epochs=1, drain=True, transform=transform, sinks=[Sink()]
+        )
+
+    both = threading.Barrier(2)
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(sorted(done))
+"""
+
+
+def test_python_that_the_engine_calls_may_call_the_engine(tmp_path: Path) -> None:
+    # On one processor, two runs at once: each has called Python when the other one calls the engine again.
+    command = [sys.executable, "-c", textwrap.dedent(CALLS_AGAIN), str(tmp_path)]
+    environment = os.environ | {"RAYON_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == str([("sink", 0, [[]])] * 2 + [("transform",)] * 2) + "\n", done.stderr

@@ -105,6 +105,7 @@ def test_every_key_reaches_the_engine(tmp_path: Path) -> None:
         "max_event_depth": 32,
         "assert_formats": False,
         "warehouse": {"duckdb": str(tmp_path / "w.duckdb")},
+        "index": None,
     }
     assert file.secret == b"s3cret"
 
@@ -289,8 +290,8 @@ def test_what_this_version_does_not_have_is_said(tmp_path: Path) -> None:
 def test_a_warehouse_in_postgresql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WAREHOUSE", "postgresql://u:hunter2@db.example/shop?sslmode=require")
     for written, schema, limit in (
-        ("'postgresql://u:hunter2@db.example/shop?sslmode=require'", "public", 30),
-        ("'${WAREHOUSE}'", "public", 30),
+        ("'postgresql://u:hunter2@db.example/shop?sslmode=require'", "public", None),
+        ("'${WAREHOUSE}'", "public", None),
         ("{url: '${WAREHOUSE}', schema: marts, statement_timeout: 5m}", "marts", 5),
     ):
         file = load_file(write(tmp_path, f"{LEAST}warehouse: {{postgres: {written}}}\n"))
@@ -300,8 +301,8 @@ def test_a_warehouse_in_postgresql(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             "postgres": {
                 "place": place,
                 "schema": schema,
-                "statement_timeout_us": limit * 60_000_000,
-                "lock_timeout_us": 600_000_000,
+                "statement_timeout_us": limit and limit * 60_000_000,
+                "lock_timeout_us": None,
             }
         }
         assert "hunter2" not in repr(spec) + json.dumps(spec) + repr(file)

@@ -52,6 +52,8 @@ def run(lake: Loaded, date: str | None = None, name: str = "warehouse", **more: 
         name,
     )
     assert astray == [(0,)]
+    with_facts = query(lake, "SELECT DISTINCT CAST(event_timestamp AS DATE) FROM fact_events ORDER BY 1", name)
+    assert query(lake, "SELECT event_date FROM penstock_days ORDER BY 1", name) == with_facts
     return report
 
 

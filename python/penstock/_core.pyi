@@ -35,6 +35,7 @@ __all__ = [
     "lake_shards",
     "log_level",
     "manifest",
+    "pass_failpoint",
     "produce",
     "read_lake",
     "replay",
@@ -223,6 +224,7 @@ def broker(
     spec_json: str,
     *,
     audit: bool = False,
+    at: int | None = None,
     source_secrets: dict[str, str] | None = None,
     storage_secrets: dict[str, str] | None = None,
 ) -> str: ...
@@ -234,6 +236,7 @@ def lake_log(spec_json: str, since: int, *, shard: int = 0, storage_secrets: dic
 def lake_shards(spec_json: str, *, storage_secrets: dict[str, str] | None = None) -> list[int]: ...
 def log_level(level: int) -> None: ...
 def failpoints() -> list[str]: ...
+def pass_failpoint(name: str) -> None: ...
 def give_back_large_blocks() -> None: ...
 def replay(
     spec_json: str,

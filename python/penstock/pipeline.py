@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import html
 import json
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
 
+    from penstock._typing import EpochSink
     from penstock.entries import (
         BackfillReport,
         CompactReport,
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
         ResetReport,
         RetentionReport,
     )
+    from penstock.index import IndexReport
     from penstock.storage import Spec
+    from penstock.warehouse.refresh import RefreshReport
 
 
 _PATIENCE = 5_000_000
@@ -137,6 +141,7 @@ class Pipeline:
             LedgerError: Not every event is accounted for.
             SettingsError: A setting is wrong; `void` names an epoch that is committed, or that was never planned.
             DataError: The pipeline's transform failed.
+            WarehouseError: The setting `warehouse.fill` is `epoch`, and the warehouse cannot be written.
             Stopped: It was asked to stop (a `KeyboardInterrupt` that knows how the run ended).
         """
         if drain and not until_caught_up:
@@ -150,7 +155,9 @@ class Pipeline:
         if transform is not None:
             spec["transform"]["code"] = transform.code
         try:
-            with Progress(self.name, progress, also=on_event) as shown:
+            with contextlib.ExitStack() as stack:
+                shown = stack.enter_context(Progress(self.name, progress, also=on_event))
+                sinks = self._sinks(spec, stack)
                 found = json.loads(
                     _core.run_pipeline(
                         json.dumps(spec),
@@ -160,6 +167,7 @@ class Pipeline:
                         void=void,
                         drain=drain,
                         transform=transform,
+                        sinks=sinks,
                         on_event=shown.callback,
                         secret=self.file.secret,
                         source_secrets=self.file.source_secrets,
@@ -172,6 +180,35 @@ class Pipeline:
             said = "interrupted; the epoch in hand was finished, and the next run goes on from there"
             raise Stopped(said, finished=True, ledger=Ledger.of(found))
         return Ledger.of(found)
+
+    def _sinks(self, spec: Spec, stack: contextlib.ExitStack) -> list[EpochSink]:
+        """The databases that a run writes its epochs into, as far as the lake's log goes; closed with the stack."""
+        if (spec["warehouse"] or {}).get("fill") != "epoch":
+            return []
+        from penstock.warehouse.sink import TableSink
+
+        sink = TableSink(spec, self.file.tables)
+        stack.callback(sink.close)
+        sink.catch_up()
+        return [sink]
+
+    def refresh(
+        self, warehouse: str | Mapping[str, Any] | None = None, *, full: bool = False, only: str | None = None
+    ) -> RefreshReport:
+        """Make what is made of raw rows in the warehouse: `transactions_clean`, and the views of the hourly metrics.
+
+        Args:
+            warehouse: Another one than that of the pipeline file: `duckdb:FILE` or the URL of a PostgreSQL.
+            full: Make all rows anew, not only those that changed since the last time. The rows are the same.
+            only: `transactions_clean` or `views`; both unless given.
+
+        Raises:
+            SettingsError: The pipeline has no such tables, or no warehouse.
+            WarehouseError: The warehouse cannot be opened or written, or nothing was loaded yet.
+        """
+        from penstock.warehouse.refresh import refresh
+
+        return refresh(self.spec(), warehouse, full=full, only=only, tables=self.file.tables)
 
     def audit(self, *, broker: bool = False) -> Audit:
         """Count the ledger again from the files, the log and the state, and the warehouse where one was loaded.
@@ -209,7 +246,38 @@ class Pipeline:
             return None
         from penstock.warehouse import audit, was_loaded
 
-        return audit(spec).as_dict() if was_loaded(spec) else None
+        return audit(spec, tables=self.file.tables).as_dict() if was_loaded(spec) else None
+
+    def index(
+        self,
+        to: str | None = None,
+        *,
+        warehouse: str | Mapping[str, Any] | None = None,
+        since: str | dt.datetime | None = None,
+        keep: str | None = None,
+    ) -> IndexReport:
+        """Bring the documents in Elasticsearch, or in a file, up to date with the view in the warehouse.
+
+        It can be repeated: what is there already, as it is, is not touched, and what the view has no longer is removed.
+
+        Args:
+            to: Another place than that of the setting `index`: the address of a server, or `file:FILE`.
+            warehouse: Another warehouse than that of the pipeline file.
+            since: Only hours from this one on (`2024-12-17T13`); those before are left as they are.
+            keep: How long a month is kept from its end, where the server has lifecycle management; `forever` for no
+                end; what the settings say unless given, else 400 days.
+
+        Returns:
+            What was done. Documents that the server refused are in its `failed`; all others are in.
+
+        Raises:
+            SettingsError: Nothing says where to, or something is wrong with it.
+            ElasticsearchError: The server cannot be reached or refuses all, or its index is not one of ours.
+            WarehouseError: The warehouse cannot be opened, or has no such view.
+        """
+        from penstock.index import index
+
+        return index(self.spec(), to, warehouse=warehouse, since=since, keep=keep)
 
     def inspect(self, *, epochs: int = 10, samples: int = 0, broker: bool = False) -> Inspection:
         """Look at it from outside, also while it runs: term, epochs, watermark, partitions, state, layers.
@@ -251,8 +319,10 @@ class Pipeline:
         return Table(_core.state_table(json.dumps(self.spec()), table, storage_secrets=secrets))
 
     def _broker(self, spec: dict[str, Any], *, audit: bool = False) -> list[dict[str, Any]]:
-        secrets = {"source_secrets": self.file.source_secrets, "storage_secrets": self.file.storage.secrets}
-        return list(json.loads(_core.broker(json.dumps(spec), audit=audit, **secrets)))
+        hidden, keys = self.file.source_secrets, self.file.storage.secrets
+        return list(
+            json.loads(_core.broker(json.dumps(spec), audit=audit, source_secrets=hidden, storage_secrets=keys))
+        )
 
     def replay(
         self,

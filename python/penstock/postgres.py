@@ -25,6 +25,8 @@ FORM = "postgresql://user@host:5432/database"
 
 _MINUTE = 60_000_000
 
+_LIMITS = ("statement_timeout", "lock_timeout")
+
 _PARAMETERS = (
     "application_name", "channel_binding", "client_encoding", "connect_timeout", "dbname", "fallback_application_name",
     "gssdelegation", "gssencmode", "gsslib", "host", "hostaddr", "keepalives", "keepalives_count", "keepalives_idle",
@@ -38,6 +40,14 @@ _PARAMETERS = (
 def is_postgres(text: str) -> bool:
     """Whether a warehouse is named by what begins like a URL of PostgreSQL."""
     return re.match(r"postgres(ql)?:", text.strip(), re.IGNORECASE) is not None
+
+
+def has_password(url: str) -> bool:
+    """Whether a password stands in a URL; one that cannot be read is told of elsewhere."""
+    try:
+        return _Url(url.strip()).has_password
+    except ValueError:
+        return False
 
 
 class _Url:
@@ -55,7 +65,8 @@ class _Url:
         if "@" in path or authority.count("@") > 1:
             raise ValueError("there is a '/' or '@' in the user or password; write them as %2F and %40")
         self.settings = self._settings(query)
-        _, _, hosts = authority.rpartition("@")
+        user, _, hosts = authority.rpartition("@")
+        self.has_password = bool(user.partition(":")[2]) or "password" in self.settings
         self.hosts = self._hosts(hosts)
         self.database = urllib.parse.unquote(path) or self.settings.get("dbname", "")
         if not self.database and "service" not in self.settings:
@@ -100,7 +111,9 @@ def _readable(url: SecretStr) -> SecretStr:
     if not text:
         raise ValueError("it is empty. Is the variable set?")
     _Url(text)
-    return SecretStr(text)
+    # libpq knows the scheme in small letters only, and repeats a URL that it does not know: password and all.
+    scheme, colon, rest = text.partition(":")
+    return SecretStr(scheme.lower() + colon + rest)
 
 
 def _duration(value: Any) -> int:
@@ -119,8 +132,9 @@ class Postgres(BaseModel):
     Attributes:
         url: Where it is; secret as a whole.
         schema_: The schema that the tables are in.
-        statement_timeout: How long one statement may take, in microseconds.
-        lock_timeout: How long a load waits for another one, in microseconds.
+        statement_timeout: How long one statement may take, in microseconds. Unless it is given, what the URL's
+            `options`, the role or the database says goes before it.
+        lock_timeout: How long a load waits for another one, in microseconds; likewise.
     """
 
     # Values stay out of pydantic's own messages: they may be secrets.
@@ -170,8 +184,8 @@ class Postgres(BaseModel):
         return {
             "place": self.place,
             "schema": self.schema_,
-            "statement_timeout_us": self.statement_timeout,
-            "lock_timeout_us": self.lock_timeout,
+            # None where the pipeline file says nothing of it, so that what the server says may stand.
+            **{f"{name}_us": getattr(self, name) if name in self.model_fields_set else None for name in _LIMITS},
         }
 
     @classmethod
@@ -181,8 +195,7 @@ class Postgres(BaseModel):
             {
                 "url": url,
                 "schema": told["schema"],
-                "statement_timeout": f"{told['statement_timeout_us']}us",
-                "lock_timeout": f"{told['lock_timeout_us']}us",
+                **{name: f"{told[f'{name}_us']}us" for name in _LIMITS if told[f"{name}_us"] is not None},
             }
         )
 

@@ -26,7 +26,8 @@ right one; a value that came from the environment is never shown.
 | `durability` | `disk` or `process` |
 | `memory_bytes` | a number |
 | `max_event_bytes`, `max_event_depth`, `assert_formats` | limits of the contract |
-| `warehouse` | `{"duckdb": absolute path}`, `{"postgres": …}` or null; read by loads, not by the engine |
+| `warehouse` | `{"duckdb": absolute path}`, `{"postgres": …}` or null; `"fill": "epoch"` where runs fill it |
+| `index` | `{"elasticsearch": …, "keep": …}`, `{"file": absolute path, …}` or null; read by `penstock index` alone |
 
 Secrets are not part of it: `PipelineFile.secret` and `PipelineFile.source_secrets` go to the engine beside it, and so
 do the keys of `storage`; the URL of a warehouse in PostgreSQL goes to loads.
@@ -56,6 +57,7 @@ from penstock import _yaml
 from penstock.connections import Connections
 from penstock.errors import ContractError, SettingsError
 from penstock.files import FilesSource  # noqa: TC001  pydantic reads the annotation
+from penstock.index_settings import IndexSettings
 from penstock.kafka import KafkaSource  # noqa: TC001  pydantic reads the annotation
 from penstock.mistakes import explain
 from penstock.nearest import did_you_mean
@@ -210,10 +212,14 @@ def _transform(value: Any) -> Any:
 
 
 class Warehouse(_Model):
-    """`warehouse`: one of `duckdb` (a file) and `postgres` (a URL, or a mapping with `url` and more)."""
+    """`warehouse`: one of `duckdb` (a file) and `postgres` (a URL, or a mapping with `url` and more), and who fills it.
+
+    `fill: load`: `penstock load`. `fill: epoch`: the run itself, each epoch before its commit.
+    """
 
     duckdb: str | None = None
     postgres: Annotated[Postgres | None, BeforeValidator(from_text)] = None
+    fill: Literal["load", "epoch"] = "load"
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -256,6 +262,7 @@ class Settings(_Model):
     retention: Retention = Retention()
     transform: Annotated[TransformSettings | None, BeforeValidator(_transform)] = None
     warehouse: Warehouse | None = None
+    index: IndexSettings = IndexSettings()
 
 
 @dataclass(frozen=True)
@@ -286,6 +293,18 @@ class PipelineFile:
         """The topics that are read: the file's settings, above those of a connection."""
         kafka = self.settings.source.kafka
         return kafka.over(self.connections.kafka) if kafka else None
+
+    @property
+    def postgres(self) -> Postgres | None:
+        """The warehouse in PostgreSQL: the file's, else that of a connection, which counts before a DuckDB file."""
+        own, given = self.settings.warehouse, self.connections.warehouse
+        found = own.postgres if own else None
+        return found or (Postgres.of({"url": given.url}) if given else None)
+
+    @property
+    def index(self) -> IndexSettings:
+        """Where documents go: the file's settings, or those of a connection."""
+        return self.settings.index.over(self.connections.elasticsearch)
 
     @property
     def folder(self) -> Path:
@@ -397,17 +416,18 @@ class PipelineFile:
             "max_event_depth": own.limits.max_depth,
             "assert_formats": own.limits.assert_formats,
             "warehouse": self._warehouse(),
+            "index": self.index.spec(self.base),
         }
-        postgres = own.warehouse.postgres if own.warehouse else None
-        return Spec(settings, storage.secrets, postgres.url.get_secret_value() if postgres else None)
+        postgres = self.postgres
+        url = postgres.url.get_secret_value() if postgres else None
+        return Spec(settings, storage.secrets, url, self.index.secrets)
 
     def _warehouse(self) -> dict[str, Any] | None:
-        own = self.settings.warehouse
-        if own is None:
-            return None
-        if own.postgres is not None:
-            return {"postgres": own.postgres.spec()}
-        return {"duckdb": self._place(own.duckdb)} if own.duckdb else None
+        own, postgres = self.settings.warehouse, self.postgres
+        fill = {"fill": own.fill} if own and own.fill != "load" else {}
+        if postgres is not None:
+            return {"postgres": postgres.spec(), **fill}
+        return {"duckdb": self._place(own.duckdb), **fill} if own and own.duckdb else None
 
     def _source(self) -> dict[str, Any]:
         if self.kafka is not None:
@@ -428,6 +448,11 @@ class PipelineFile:
                     f"{self.path}: {name}: this version writes windows to the lake alone, each once (mode: append)",
                     name=name,
                 )
+        if own.warehouse and own.warehouse.fill == "epoch" and "silver" not in own.layers:
+            raise SettingsError(
+                f"{self.path}: warehouse.fill: epochs are read from Silver, which `layers` leaves out",
+                name="warehouse.fill",
+            )
 
 
 def load_file(
@@ -468,12 +493,21 @@ def load_file(
     except ValidationError as error:
         raise explain(error, document, Settings) from None
     where = Path(base) if base is not None else Path.cwd() if packaged else path.parent
-    return PipelineFile(settings, path, where, packaged, connections or Connections())
+    given = connections or Connections()
+    if any(re.match(r"\s*warehouse\s*(=|\.\s*(duckdb|postgres)\b)", assignment) for assignment in overrides):
+        # A warehouse that is named for this one time is the one that is meant.
+        given = dataclasses.replace(given, warehouse=None)
+    return PipelineFile(settings, path, where, packaged, given)
 
 
 def _take_the_place(values: dict[str, Any], overrides: Sequence[str]) -> None:
     """A source or warehouse that is named by an override takes the place of the file's own: there is one."""
-    for name, kinds in (("source", ("files", "kafka")), ("warehouse", ("duckdb", "postgres"))):
+    places = {
+        "source": ("files", "kafka"),
+        "warehouse": ("duckdb", "postgres"),
+        "index": ("elasticsearch", "file"),
+    }
+    for name, kinds in places.items():
         own = values.get(name)
         if not isinstance(own, dict):
             continue

@@ -13,7 +13,7 @@ use pyo3_arrow::input::AnyArray;
 use rayon::prelude::*;
 
 use super::errors::to_python;
-use super::gate::{OnInterrupt, enter, tell};
+use super::gate::{OnInterrupt, Stop, enter, enter_apart, tell};
 use super::table::Table;
 use crate::contract::{self, JudgeRules, Judged, Limits, Rejected};
 use crate::events::RawEvents;
@@ -155,7 +155,8 @@ pub fn validate(
             Input::Column(chunks)
         }
     };
-    enter(py, OnInterrupt::Abandon, move |stop| {
+    let calls_python = progress.is_some();
+    let work = move |stop: &Stop| {
         let rules = JudgeRules { max_future_skew: None };
         let version = contract.digest();
         let mut valid = vec![];
@@ -223,7 +224,8 @@ pub fn validate(
             "rejected_by_code": codes.iter().map(|(c, n)| (c.as_str(), *n)).collect::<std::collections::BTreeMap<_, _>>(),
         });
         Ok((Table::new(contract.schema(), valid), Table::new(dead_letters::schema(), dead), counts.to_string()))
-    })
+    };
+    if calls_python { enter_apart(py, OnInterrupt::Abandon, work) } else { enter(py, OnInterrupt::Abandon, work) }
 }
 
 /// A dead letter of an event that is not valid.

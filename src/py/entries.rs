@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use super::gate::OnInterrupt;
 use super::lake::Secrets;
-use super::stream::{Watcher, json, over, spec};
+use super::stream::{Watcher, json, over, over_apart, spec};
 use super::transform::Function;
 use crate::stream::entries::retention as retentions;
 use crate::stream::entries::{backfill as backfills, command, compact as compaction, judge::Means, replay as replays};
@@ -34,7 +34,7 @@ pub fn replay(
     storage_secrets: Option<Secrets>,
 ) -> PyResult<String> {
     let spec = spec(py, spec_json, storage_secrets)?;
-    over(py, OnInterrupt::Wait, spec, move |spec, stop| {
+    over_apart(py, OnInterrupt::Wait, spec, move |spec, stop| {
         let (options, watcher) = (options(&options_json)?, Watcher::new(None, stop));
         let means = means(secret.as_deref(), transform);
         json(&command::over(spec, &watcher, |work| replays::replay(work, spec, &options, &means))?)
@@ -53,7 +53,7 @@ pub fn backfill(
     storage_secrets: Option<Secrets>,
 ) -> PyResult<String> {
     let spec = spec(py, spec_json, storage_secrets)?;
-    over(py, OnInterrupt::Wait, spec, move |spec, stop| {
+    over_apart(py, OnInterrupt::Wait, spec, move |spec, stop| {
         let (options, watcher) = (options(&options_json)?, Watcher::new(None, stop));
         let means = means(secret.as_deref(), transform);
         json(&command::over(spec, &watcher, |work| backfills::backfill(work, spec, &options, &means))?)

@@ -51,13 +51,23 @@ pub enum OnInterrupt {
     Told,
 }
 
-/// Runs `work` on the engine's threads without the GIL, while this thread lets Python's signal handlers run.
+/// Runs `work` on the engine's threads without the GIL, while this thread lets Python's signal handlers run. It must not
+/// call Python, which may call the engine again: that would wait for the threads that `work` holds.
 pub fn enter<T: Send + 'static>(
     py: Python<'_>,
     on_interrupt: OnInterrupt,
     work: impl FnOnce(&Stop) -> Result<T> + Send + 'static,
 ) -> PyResult<T> {
     enter_beside(py, on_interrupt, move |stop| threads::run(|| work(stop)))
+}
+
+/// The same on threads that no other call waits for: for work that calls Python.
+pub fn enter_apart<T: Send + 'static>(
+    py: Python<'_>,
+    on_interrupt: OnInterrupt,
+    work: impl FnOnce(&Stop) -> Result<T> + Send + 'static,
+) -> PyResult<T> {
+    enter_beside(py, on_interrupt, move |stop| threads::run_apart(|| work(stop)))
 }
 
 /// The same on a thread of its own: for work that waits for others more than it computes.

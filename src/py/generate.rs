@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 
 use super::errors::to_python;
-use super::gate::{OnInterrupt, enter, tell};
+use super::gate::{OnInterrupt, enter_apart, tell};
 use crate::Error;
 use crate::generate::{GenerateOptions, Profile, generate_file};
 
@@ -23,7 +23,7 @@ pub fn generate(
     let options: GenerateOptions =
         serde_json::from_str(options_json).map_err(|e| to_python(py, Error::settings("options", e)))?;
     let path = path.unwrap_or_else(|| PathBuf::from("/dev/stdout"));
-    enter(py, OnInterrupt::Wait, move |stop| {
+    enter_apart(py, OnInterrupt::Wait, move |stop| {
         let mut progress = |events: u64| {
             stop.check()?;
             tell(on_progress.as_ref(), events)

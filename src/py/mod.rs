@@ -49,7 +49,7 @@ mod _core {
     #[pymodule_export]
     use super::sessions::sessionize;
     #[pymodule_export]
-    use super::stream::{audit, failpoints, inspect, lake_log, lake_shards, run_pipeline, state_table};
+    use super::stream::{audit, failpoints, inspect, lake_log, lake_shards, pass_failpoint, run_pipeline, state_table};
     #[pymodule_export]
     use super::table::Table;
     #[pymodule_export]

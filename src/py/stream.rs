@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use serde::Serialize;
 
 use super::errors::to_python;
-use super::gate::{OnInterrupt, Stop, enter};
+use super::gate::{OnInterrupt, Stop, enter, enter_apart, enter_beside};
 use super::lake::{Secrets, storage_secrets};
 use super::sink::PySink;
 use super::table::Table;
@@ -60,6 +60,16 @@ pub(super) fn over<T: Send + 'static>(
     enter(py, on_interrupt, move |stop| work(&spec, stop).map_err(|e| e.in_lake(&spec.lake)))
 }
 
+/// The same for work that calls Python: transforms, sinks, callbacks.
+pub(super) fn over_apart<T: Send + 'static>(
+    py: Python<'_>,
+    on_interrupt: OnInterrupt,
+    spec: PipelineSpec,
+    work: impl FnOnce(&PipelineSpec, &Stop) -> Result<T> + Send + 'static,
+) -> PyResult<T> {
+    enter_apart(py, on_interrupt, move |stop| work(&spec, stop).map_err(|e| e.in_lake(&spec.lake)))
+}
+
 pub(super) fn json<T: Serialize>(value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|e| Error::Internal(e.to_string()))
 }
@@ -100,7 +110,7 @@ pub fn run_pipeline(
     let sinks = sinks.into_iter().map(|s| PySink::new(py, s).map(|s| Arc::new(s) as Arc<dyn EpochSink>));
     let sinks = sinks.collect::<PyResult<Vec<_>>>()?;
     let options = RunOptions { until_caught_up, max_epochs, accept_gap, void, drain, transform, sinks };
-    over(py, OnInterrupt::Told, spec, move |spec, stop| {
+    over_apart(py, OnInterrupt::Told, spec, move |spec, stop| {
         let watcher = Watcher::new(on_event, stop);
         let mut report = stream::run(spec, &options, secret.as_deref(), &watcher)?;
         // It may have had nothing left to do; whoever asked still does not want what comes after it.
@@ -172,4 +182,11 @@ pub fn lake_shards(py: Python<'_>, spec_json: &str, storage_secrets: Option<Secr
 #[pyfunction]
 pub fn failpoints() -> Vec<&'static str> {
     crate::failpoint::PLACES.to_vec()
+}
+
+/// Passes a place of what is written in Python, and fails there if that was asked for.
+#[pyfunction]
+pub fn pass_failpoint(py: Python<'_>, name: &str) -> PyResult<()> {
+    let name = name.to_owned();
+    enter_beside(py, OnInterrupt::Abandon, move |_| crate::failpoint::pass_named(&name))
 }

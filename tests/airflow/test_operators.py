@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
 import json
 import textwrap
 import threading
@@ -99,6 +101,28 @@ def test_a_day_from_file_to_warehouse(airflow: Airflow, shop: Shop) -> None:
     assert shop.facts() == before
 
 
+def test_operators_as_functions(airflow: Airflow, shop: Shop) -> None:
+    """In TaskFlow's style the ledger of a run goes on as an argument."""
+    ran = airflow.run(
+        shop.dag("""
+        from airflow.sdk import task
+        from penstock.airflow import taskflow
+
+        @task
+        def tell(ledger):
+            return ledger["silver"]
+
+        tell(taskflow.run(drain=True, **shop)) >> taskflow.load(task_id="tables", **shop) >> taskflow.audit(**shop)
+    """)
+    )
+    assert ran.states == dict.fromkeys(("run", "tell", "tables", "audit"), "success"), ran.log[-4000:]
+    assert ran.xcom("tell") == ran.xcom("tables")["inserted"] == shop.truth["expected"]["silver"]
+    from penstock.airflow import taskflow
+
+    made = {name: getattr(taskflow, name) for name in taskflow.__all__}
+    assert all(function.__name__ == name and "as a task" in str(function.__doc__) for name, function in made.items())
+
+
 def test_a_lake_is_looked_after(airflow: Airflow, shop: Shop) -> None:
     shop.flow.run(drain=True, progress=False)
     shop.overrides["epoch.max_events"] = 500
@@ -184,6 +208,74 @@ def test_an_alert_goes_where_the_connection_says(
     ((path, text),) = webhook.posted
     assert path == "/T0/B0/hidden" and "ecommerce" in text and "2024-12-25" in text
     assert "hidden" not in ran.log
+
+
+def test_an_alert_that_cannot_be_sent_changes_nothing(airflow: Airflow, shop: Shop, connection: Any) -> None:
+    shop.flow.run(drain=True, progress=False)
+    connection("tested_slack", conn_type="slackwebhook", host="chat .example:port", password="T0/B0/hidden")
+    ran = airflow.run(
+        shop.dag("""
+        load = LoadOperator(task_id="load", **shop)
+        wrong = QualityOperator(task_id="wrong", date="2024-12-25", slack_conn_id="tested_slack", **shop)
+        load >> wrong
+        load >> QualityOperator(task_id="none", date="2024-12-25", slack_conn_id="not_there", **shop)
+    """)
+    )
+    for task in ("wrong", "none"):
+        found = ran.xcom(task)
+        assert (ran.states[task], found["passed"], found["alert"]["sent"]) == ("failed", False, False)
+        assert found["alert"]["reason"]
+    assert "hidden" not in ran.log
+
+
+def test_a_connection_that_a_task_does_not_need_may_be_missing(
+    airflow: Airflow, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in ("slack", "elasticsearch"):
+        monkeypatch.setenv(f"AIRFLOW__PENSTOCK__{kind.upper()}_CONN_ID", "not_there")
+    ran = airflow.run(
+        shop.dag("""
+        RunOperator(task_id="run", drain=True, **shop) >> LoadOperator(task_id="load", **shop)
+    """)
+    )
+    assert set(ran.states.values()) == DONE
+
+
+def test_no_password_in_an_argument(airflow: Airflow, shop: Shop) -> None:
+    from penstock.airflow import IndexOperator, LoadOperator, QualityOperator, RefreshOperator
+
+    flow, url = shop.flow, "postgresql://u:hidden@h/db"
+    for operator in (
+        LoadOperator(task_id="a", to=url, pipeline="ecommerce"),
+        QualityOperator(task_id="b", date="2024-12-25", warehouse=url, pipeline="ecommerce"),
+        RefreshOperator(task_id="c", warehouse=url, pipeline="payments"),
+        IndexOperator(task_id="d", to="http://u:hidden@h:9200", pipeline="payments"),
+    ):
+        with pytest.raises(penstock.SettingsError, match="put it into a connection") as caught:
+            operator.work(flow, {})
+        assert "hidden" not in str(caught.value)
+
+
+def test_a_time_out_is_told_as_one(airflow: Airflow) -> None:
+    from airflow.sdk.exceptions import AirflowTaskTimeout
+
+    from penstock.airflow import RunOperator
+    from penstock.airflow.base import TaskKilled
+
+    def ends(operator: Any, *, by_airflow: bool) -> None:
+        with operator._told():
+            if by_airflow:
+                with contextlib.suppress(TaskKilled):
+                    operator.on_kill()
+            raise penstock.errors.Stopped("interrupted", finished=True)
+
+    limit = dt.timedelta(seconds=3600)
+    with pytest.raises(AirflowTaskTimeout, match="has worked for 1:00:00; interrupted"):
+        ends(RunOperator(task_id="a", pipeline="p", execution_timeout=limit), by_airflow=False)
+    for operator in (RunOperator(task_id="b", pipeline="p", execution_timeout=limit),
+                     RunOperator(task_id="c", pipeline="p", execution_timeout=None)):  # fmt: skip
+        with pytest.raises(penstock.errors.Stopped):
+            ends(operator, by_airflow=True)
 
 
 def test_an_audit_that_finds_something_fails_the_task(airflow: Airflow, shop: Shop) -> None:
@@ -315,6 +407,17 @@ def test_a_project_is_where_relative_paths_begin(airflow: Airflow, shop: Shop, m
     assert PenstockHook().pipeline("ecommerce").file.ready_made
     found = PenstockHook(project=str(shop.folder / "own")).pipeline("ecommerce")
     assert found.file.path == shop.folder / "own" / "pipeline.yaml" and found.file.base == shop.folder / "own"
+    # However its name is written.
+    copy = found.file.path
+    text = copy.read_text()
+    for name in ("name: ecommerce  # our shop", 'name: "ecommerce"', "name: ${SHOP:-ecommerce}"):
+        copy.write_text(text.replace("name: ecommerce", name))
+        assert PenstockHook(project=str(copy.parent)).pipeline("ecommerce").file.path == copy
+    for wrong in ("name: [ecommerce", "name: ${TESTED_NOT_SET}\n"):
+        copy.write_text(wrong)
+        with pytest.raises(penstock.SettingsError, match=r"pipeline\.yaml"):
+            PenstockHook(project=str(copy.parent)).pipeline("ecommerce")
+    copy.write_text(text)
     with pytest.raises(penstock.SettingsError, match=r"nothing\.yaml"):
         PenstockHook().pipeline("nothing.yaml")
     assert PenstockHook(project="/x").pipeline(str(shop.folder / "own")).file.folder == shop.folder / "own"

@@ -153,11 +153,17 @@ class PostgresServer:
         until(f"PostgreSQL on port {self.port} answers (see {log})", answers)
         return self
 
-    def database(self, name: str | None = None) -> str:
+    @property
+    def version(self) -> int:
+        """Its major version."""
+        with self.connect() as connection:
+            return connection.info.server_version // 10_000
+
+    def database(self, name: str | None = None, how: str = "") -> str:
         """Makes a database; gives its name."""
         name = name or f"test_{uuid.uuid4().hex}"
         with self.connect() as admin:
-            admin.execute(f'CREATE DATABASE "{name}"')
+            admin.execute(f'CREATE DATABASE "{name}" {how}'.encode())
         return name
 
     def kill(self) -> None:
@@ -232,10 +238,17 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
+@contextlib.contextmanager
+def new_database(server: PostgresServer, how: str = "") -> Iterator[Database]:
+    """An empty database, made in some way: `ENCODING 'LATIN1' …`."""
+    name = server.database(how=how)
+    yield Database(server, name)
+    with server.connect() as admin:
+        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+
+
 @pytest.fixture
 def database(postgres: PostgresServer) -> Iterator[Database]:
     """An empty database on the session's server."""
-    name = postgres.database()
-    yield Database(postgres, name)
-    with postgres.connect() as admin:
-        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+    with new_database(postgres) as made:
+        yield made

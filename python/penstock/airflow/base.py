@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import signal
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, BaseOperator
 
 from penstock.airflow.hook import PenstockHook
 from penstock.errors import (
@@ -15,6 +17,7 @@ from penstock.errors import (
     LedgerError,
     MissingExtraError,
     SettingsError,
+    Stopped,
     SupersededError,
 )
 
@@ -53,6 +56,11 @@ class PenstockOperator(BaseOperator):
     template_fields_renderers: ClassVar[dict[str, str]] = {"overrides": "json"}
     ui_color = "#0d9488"
     ui_fgcolor = "#ffffff"
+    does: ClassVar[str] = "check"
+    """For OpenLineage: `run` writes the lake, `load` the warehouse, `check` only looks."""
+
+    needs: ClassVar[tuple[str, ...]] = ("kafka", "aws", "postgres")
+    """The kinds of connections that are looked up. One that it does not need may be missing, and stays unread."""
 
     def __init__(
         self,
@@ -70,20 +78,43 @@ class PenstockOperator(BaseOperator):
         self.kafka_conn_id = kafka_conn_id
         self.aws_conn_id = aws_conn_id
         self.postgres_conn_id = postgres_conn_id
-        self._working = False
+        self._working = self._killed = False
+        self._flow: Pipeline | None = None
+        self._seen: Mapping[str, Any] | None = None
 
     @property
     def hook(self) -> PenstockHook:
         """The hook with this task's connections."""
         return PenstockHook(
-            kafka_conn_id=self.kafka_conn_id, aws_conn_id=self.aws_conn_id, postgres_conn_id=self.postgres_conn_id
+            kafka_conn_id=self.kafka_conn_id,
+            aws_conn_id=self.aws_conn_id,
+            postgres_conn_id=self.postgres_conn_id,
+            kinds=self.needs,
         )
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Do it; what comes of it is the task's XCom."""
         with self._told():
-            report = self.work(self.hook.pipeline(self.pipeline, self.overrides), context)
-        return plain(report)
+            self._flow = self.hook.pipeline(self.pipeline, self.overrides)
+            report = plain(self.work(self._flow, context))
+        self._seen = report
+        if self.outlets:
+            from penstock.airflow.assets import tell
+
+            tell(self.outlets, context, {"pipeline": self._flow.name, **self.asset_extra(report)})
+        return report
+
+    def asset_extra(self, report: Mapping[str, Any]) -> dict[str, Any]:
+        """What the assets among the outlets are told of a report."""
+        return dict(report)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:  # noqa: ARG002
+        """What OpenLineage is told."""
+        from penstock.airflow.lineage import lineage_of
+
+        return lineage_of(self.does, self._flow, self._seen)
+
+    get_openlineage_facets_on_failure = get_openlineage_facets_on_complete
 
     def work(self, flow: Pipeline, context: Any) -> dict[str, Any]:
         """What the operator does.
@@ -104,6 +135,7 @@ class PenstockOperator(BaseOperator):
         After a time-out it is called as well, when nothing is being done any more.
         """
         if self._working:
+            self._killed = True
             raise TaskKilled("Airflow ends the task")
 
     @contextlib.contextmanager
@@ -123,6 +155,11 @@ class PenstockOperator(BaseOperator):
             raise AirflowFailException(
                 f"a newer attempt owns the pipeline, and this one ends; nothing is lost: {error}"
             ) from error
+        except Stopped as error:
+            # The engine ends a run in good order, whatever asked for it. Airflow's timer is off again: so it was that.
+            if self.execution_timeout and not self._killed and not signal.getitimer(signal.ITIMER_REAL)[0]:
+                raise AirflowTaskTimeout(f"the task has worked for {self.execution_timeout}; {error}") from error
+            raise
         finally:
             self._working = False
 
@@ -130,6 +167,23 @@ class PenstockOperator(BaseOperator):
 def plain(report: Mapping[str, Any]) -> dict[str, Any]:
     """A report as JSON has it, for XCom."""
     return dict(json.loads(json.dumps(report, default=str)))
+
+
+def place(value: str | None) -> str | None:
+    """A templated argument that names a warehouse or a server. Airflow shows it to everybody.
+
+    Raises:
+        SettingsError: A password stands in it.
+    """
+    from penstock.postgres import has_password
+
+    told = given(value)
+    if told is not None and (has_password(told) or re.match(r"https?://[^/]*:[^/]*@", told)):
+        raise SettingsError(
+            "a password stands in an argument of the task, which Airflow shows to everybody; put it into a connection "
+            "(postgres_conn_id, elasticsearch_conn_id)"
+        )
+    return told
 
 
 def given(value: str | None) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import TaskGroup
 from cosmos import DbtTaskGroup, ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 
-WAREHOUSE = "{{ ti.xcom_pull(task_ids='load')['warehouse'] }}"
-"""The warehouse that the task `load` of the same DAG run has loaded."""
+_UNKNOWN = "/the task `load` of this run has told no warehouse: clear it, so that it runs again/warehouse.duckdb"
+
+WAREHOUSE = f"{{{{ (ti.xcom_pull(task_ids='load') or {{}}).get('warehouse', '{_UNKNOWN}') }}}}"
+"""The warehouse that the task `load` of the same DAG run has loaded; where it was skipped, a place that says so."""
 
 
 def project_folder(folder: str | Path | None = None) -> Path:
@@ -52,12 +54,14 @@ def dbt_run(
     Args:
         pipeline: Whose models: those in the folders of its name.
         warehouse: The DuckDB file; that of the task `load` unless given.
-        postgres_conn_id: A connection of type `postgres`, for models in PostgreSQL in the place of DuckDB.
+        postgres_conn_id: A connection of type `postgres`, for models in PostgreSQL in the place of
+            DuckDB; that of `[penstock] postgres_conn_id` unless given.
         schema: Where the models go there.
         folder: Another dbt project than the package's.
         group_id: The group's name.
     """
     project = project_folder(folder)
+    postgres_conn_id = postgres_conn_id or configured("postgres_conn_id")
     group = DbtTaskGroup(
         group_id=group_id,
         project_config=ProjectConfig(
@@ -98,6 +102,7 @@ def dbt_test(
         group_id: The group's name.
     """
     project = project_folder(folder)
+    postgres_conn_id = postgres_conn_id or configured("postgres_conn_id")
     manifest = json.loads((project / MANIFEST).read_text(encoding="utf-8"))
     models = [node["name"] for node in manifest["nodes"].values() if pipeline in node["fqn"]]
     selected = {name: f"{name},test_type:generic" for name in models}
@@ -110,6 +115,8 @@ def dbt_test(
                 profile_config=_profile(project, postgres_conn_id, schema),
                 select=select,
                 invocation_mode=InvocationMode.DBT_RUNNER,
+                # Once, for a connection that was lost; a test that fails does so again.
+                retries=1,
                 **_arguments(warehouse, postgres_conn_id),
             )
             for name, select in selected.items()
@@ -131,7 +138,22 @@ def _profile(project: Path, postgres_conn_id: str | None, schema: str) -> Profil
         )
     from cosmos.profiles import PostgresUserPasswordProfileMapping
 
-    mapping = PostgresUserPasswordProfileMapping(conn_id=postgres_conn_id, profile_args={"schema": schema})
+    class Mapping(PostgresUserPasswordProfileMapping):
+        """With the certificates, too, that a connection names; the password may be in a file or in the environment."""
+
+        required_fields: ClassVar[list[str]] = ["host", "user", "dbname"]
+        airflow_param_mapping: ClassVar[dict[str, Any]] = {
+            **PostgresUserPasswordProfileMapping.airflow_param_mapping,
+            **{name: f"extra.{name}" for name in ("sslrootcert", "sslcert", "sslkey", "connect_timeout")},
+        }
+
+        def get_dbt_value(self, name: str) -> Any:
+            value = super().get_dbt_value(name)
+            if name in ("connect_timeout", "keepalives_idle") and value is not None:
+                return int(value)  # an extra that came in a URI is text
+            return value or "" if name == "password" else value
+
+    mapping = Mapping(conn_id=postgres_conn_id, profile_args={"schema": schema})
     return ProfileConfig(profile_name="penstock", target_name="postgres", profile_mapping=mapping)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +11,15 @@ from airflow.providers.common.compat.sdk import BaseHook, conf
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pydantic import SecretStr
+
     from penstock.connections import Connections
     from penstock.pipeline import Pipeline
 
 SECTION = "penstock"
+
+KINDS = ("kafka", "aws", "postgres", "slack", "elasticsearch")
+"""Kinds of connections."""
 
 
 def configured(option: str) -> str | None:
@@ -26,8 +30,9 @@ def configured(option: str) -> str | None:
 class PenstockHook(BaseHook):
     """Pipelines, with what Airflow's connections say about where Kafka, lake and warehouse are.
 
-    What the pipeline file says counts before a connection. A connection that is not named here is that of the
-    configuration (`[penstock] kafka_conn_id`, …); where that names none either, there is none.
+    What the pipeline file says counts before a connection; only a DuckDB file in it gives way to a connection of
+    PostgreSQL. A connection that is not named here is that of the configuration (`[penstock] kafka_conn_id`, …); where
+    that names none either, there is none.
 
     Args:
         kafka_conn_id: A connection of type `kafka`.
@@ -36,6 +41,7 @@ class PenstockHook(BaseHook):
         slack_conn_id: One of type `slackwebhook`, for alerts.
         elasticsearch_conn_id: One of type `elasticsearch`.
         project: The folder where relative paths begin; that of `[penstock] project` unless given.
+        kinds: Which of them are looked up; the others are as if nobody had named them.
     """
 
     hook_name = "Penstock"
@@ -49,6 +55,7 @@ class PenstockHook(BaseHook):
         slack_conn_id: str | None = None,
         elasticsearch_conn_id: str | None = None,
         project: str | None = None,
+        kinds: Sequence[str] = KINDS,
     ) -> None:
         super().__init__()
         self.kafka_conn_id = kafka_conn_id
@@ -57,6 +64,7 @@ class PenstockHook(BaseHook):
         self.slack_conn_id = slack_conn_id
         self.elasticsearch_conn_id = elasticsearch_conn_id
         self.project = project
+        self.kinds = tuple(kinds)
 
     def connections(self) -> Connections:
         """What the connections say; those that nobody names say nothing.
@@ -69,12 +77,40 @@ class PenstockHook(BaseHook):
 
         return Connections.from_airflow(**{kind: self.get_connection(name) for kind, name in self._named().items()})
 
+    def slack(self) -> SecretStr | None:
+        """The webhook that alerts go to; none without a connection. No other connection is looked up."""
+        name = self.slack_conn_id or configured("slack_conn_id")
+        if name is None:
+            return None
+        from penstock.connections import slack_webhook
+
+        return slack_webhook(self.get_connection(name))
+
+    async def aconnections(self) -> Connections:
+        """The same in the triggerer, which must not be kept waiting."""
+        from penstock.connections import Connections
+
+        found = {}
+        for kind, name in self._named().items():
+            if hasattr(self, "aget_connection"):
+                found[kind] = await self.aget_connection(name)
+            else:
+                from asgiref.sync import sync_to_async
+
+                found[kind] = await sync_to_async(self.get_connection)(name)
+        return Connections.from_airflow(**found)
+
     def _named(self) -> dict[str, str]:
-        ids = {kind: f"{kind}_conn_id" for kind in ("kafka", "aws", "postgres", "slack", "elasticsearch")}
+        ids = {kind: f"{kind}_conn_id" for kind in self.kinds}
         named = {kind: getattr(self, option) or configured(option) for kind, option in ids.items()}
         return {kind: name for kind, name in named.items() if name}
 
-    def pipeline(self, pipeline: str, overrides: Mapping[str, Any] | Sequence[str] | None = None) -> Pipeline:
+    def pipeline(
+        self,
+        pipeline: str,
+        overrides: Mapping[str, Any] | Sequence[str] | None = None,
+        connections: Connections | None = None,
+    ) -> Pipeline:
         """A pipeline, by the name of a ready-made one or by its file.
 
         Of a ready-made pipeline that `penstock init` has copied into the project, the copy counts.
@@ -82,6 +118,7 @@ class PenstockHook(BaseHook):
         Args:
             pipeline: The name (`ecommerce`), a file, or a folder with a `pipeline.yaml`.
             overrides: Settings in place of the file's: `{"sessions.gap": "45m"}`.
+            connections: What the connections say, where it is known already.
 
         Raises:
             SettingsError: There is no such pipeline, or a setting is wrong.
@@ -96,12 +133,30 @@ class PenstockHook(BaseHook):
         elif project:
             copy = _copied(pipeline, Path(project))
             pipeline, base = (os.fspath(copy), None) if copy else (pipeline, project)
-        return Pipeline.load(pipeline, overrides or (), base=base, connections=self.connections())
+        return Pipeline.load(pipeline, overrides or (), base=base, connections=connections or self.connections())
 
 
 def _copied(name: str, project: Path) -> Path | None:
     """The copy of a ready-made pipeline in a project."""
     for file in (project / name / "pipeline.yaml", project / "pipeline.yaml"):
-        if file.is_file() and re.search(rf"(?m)^name:\s*{re.escape(name)}\s*$", file.read_text(encoding="utf-8")):
+        if file.is_file() and _name_of(file) == name:
             return file
     return None
+
+
+def _name_of(file: Path) -> str | None:
+    """Which pipeline a file is; whether all of it is right is seen when it is loaded."""
+    import yaml
+
+    from penstock._yaml import fill
+    from penstock.errors import SettingsError
+
+    try:
+        told = yaml.safe_load(file.read_text(encoding="utf-8"))
+        name = told.get("name") if isinstance(told, dict) else None
+        return None if name is None else fill(str(name))
+    except KeyError as missing:
+        raise SettingsError(f"{file}: name: the environment variable {missing.args[0]} is not set") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise SettingsError(f"{file}: cannot be read, and may be the pipeline that is meant: {reason}") from None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from penstock.airflow.base import PenstockOperator, given
+from penstock.airflow.base import PenstockOperator, given, place
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from penstock.pipeline import Pipeline
 
@@ -24,6 +24,7 @@ class LoadOperator(PenstockOperator):
     """
 
     template_fields: Sequence[str] = (*PenstockOperator.template_fields, "date", "to")
+    does = "load"
 
     def __init__(self, *, date: str | None = None, to: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -37,10 +38,14 @@ class LoadOperator(PenstockOperator):
         def told(done: int, todo: int) -> None:
             self.log.info("%s: %s of %s rows loaded", flow.name, f"{done:,}", f"{todo:,}")
 
-        report = load(flow.spec(), given(self.to), date=given(self.date), tables=flow.file.tables, progress=told)
+        report = load(flow.spec(), place(self.to), date=given(self.date), tables=flow.file.tables, progress=told)
         counts = report.counts
         self.log.info(
             "%s: %s facts inserted, %s updated, %s deleted, in %s",
             *(flow.name, f"{counts.inserted:,}", f"{counts.updated:,}", f"{counts.deleted:,}", report.warehouse),
         )
         return report.as_dict()
+
+    def asset_extra(self, report: Mapping[str, Any]) -> dict[str, Any]:
+        """Rows, and where the warehouse is."""
+        return {"rows": report["inserted"], "place": report["warehouse"], **report}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowNotFoundException
 
-from penstock.airflow.base import PenstockOperator, given, plain
+from penstock.airflow.base import PenstockOperator, place, plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,25 +50,32 @@ class QualityOperator(PenstockOperator):
         """Check it."""
         from penstock.quality import run_checks
 
-        report = run_checks(flow.spec(), self.date, given(self.warehouse))
+        report = run_checks(flow.spec(), self.date, place(self.warehouse), tables=flow.file.tables)
         for check in report.checks:
             say = self.log.info if check.passed else self.log.error
             say("%s: %s%s", check.name, "" if check.passed else "FAILED: ", check.message)
         found = report.as_dict()
+        self._seen = plain(found)
         if report.passed:
             return found
-        alert = self._alert(flow, report)
-        context["ti"].xcom_push(key="return_value", value=plain(found | ({"alert": alert} if alert else {})))
+        context["ti"].xcom_push(key="return_value", value=plain(found))
+        if alert := self._alert(report):
+            context["ti"].xcom_push(key="return_value", value=plain(found | {"alert": alert}))
         failed = "; ".join(f"{check.name}: {check.message}" for check in report.failed)
         raise AirflowFailException(f"{flow.name}, {report.date}: {failed}")
 
-    def _alert(self, flow: Pipeline, report: QualityReport) -> dict[str, Any] | None:
+    def _alert(self, report: QualityReport) -> dict[str, Any] | None:
+        from penstock.errors import SettingsError
         from penstock.quality import Slack
 
-        webhook = flow.file.connections.slack
-        if webhook is None:
-            return None
-        sent = Slack(webhook.get_secret_value()).send(report)
+        try:
+            webhook = self.hook.slack()
+            if webhook is None:
+                return None
+            sent = Slack(webhook.get_secret_value()).send(report)
+        except (AirflowNotFoundException, SettingsError) as error:
+            self.log.warning("the alert could not be sent: %s", error)
+            return {"sent": False, "attempts": 0, "reason": str(error)}
         if not sent.sent:
             self.log.warning("the alert could not be sent after %s attempts: %s", sent.attempts, sent.reason)
         return {"sent": sent.sent, "attempts": sent.attempts, "reason": sent.reason}

@@ -49,9 +49,11 @@ def load(
     """
     from rich.text import Text
 
+    from penstock.cli._warehouse import warn_of_password
     from penstock.warehouse import load as load_warehouse
 
     out = Output(as_json)
+    warn_of_password(to)
     flow = open_pipeline(pipeline, settings)
     spec = flow.spec()
     with transient_bar("loading", "rows", show=not quiet) as progress:

@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import WarehouseError
+from penstock.warehouse.duckdb_backend import quoted
 from penstock.warehouse.lakelog import BEGINNING, files_left, logs, read_log
 from penstock.warehouse.loader import SILVER, last_entry
-from penstock.warehouse.star import valid
+from penstock.warehouse.model import model_for
 from penstock.warehouse.target import Target, connect, warehouse_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from importlib.abc import Traversable
+
+    from penstock.warehouse.backend import Backend
+    from penstock.warehouse.model import Model
 
 
 @dataclass(frozen=True)
@@ -22,9 +27,10 @@ class WarehouseAudit:
     """The warehouse against the lake.
 
     Attributes:
-        log_number: The last entry of the lake's log that is loaded; in shards the highest.
+        log_number: The last entry of the lake's log that is loaded; in shards the highest. Where the run itself writes
+            its epochs, that may be one that is not committed yet.
         silver: Silver rows up to there.
-        facts: Rows of fact_events.
+        facts: Rows of fact_events; where raw rows are loaded, theirs.
         duplicates: Rows kept aside because an earlier event has their key.
         missing: Silver rows (up to there) that are neither; more than none is an error.
         surplus: Facts and duplicates with no such Silver row. Single dates that were loaded since then may have brought
@@ -72,59 +78,107 @@ def was_loaded(spec: Mapping[str, Any]) -> bool:
         backend.close()
 
 
-def audit(spec: Mapping[str, Any], warehouse: str | Mapping[str, Any] | Target | None = None) -> WarehouseAudit:
+def audit(
+    spec: Mapping[str, Any],
+    warehouse: str | Mapping[str, Any] | Target | None = None,
+    *,
+    tables: Path | Traversable | None = None,
+) -> WarehouseAudit:
     """Count the warehouse again; it is only read.
 
     Args:
         spec: The pipeline file, read: `name`, `lake`, `warehouse`.
         warehouse: Another warehouse than that of `spec`.
+        tables: The folder with the SQL files of the tables; that of the ready-made pipeline of this name unless given.
 
     Raises:
         LakeError: The lake is not there.
         WarehouseError: The warehouse cannot be opened, or holds no loads.
     """
-    entries = {log: read_log(spec, BEGINNING, SILVER, shard) for log, shard in logs(spec).items()}
-    name = str(spec["name"])
     backend = connect(warehouse_of(spec, warehouse), read_only=True)
     try:
-        if not backend.columns("penstock_loads"):
-            raise WarehouseError(f"warehouse {backend.place}: nothing was loaded. Run `penstock load {name}` first")
-        reached = {log: last_entry(backend, log) for log in entries}
-        left = [
-            file
-            for log, found in entries.items()
-            for file in files_left(entry for entry in found if entry.number <= reached[log]).values()
-        ]
-        # By file: a row that was moved to another file counts as missing in one and as surplus in the other.
-        loaded = dict(
-            backend.rows(
-                "SELECT lake_file, count(*) FROM (SELECT lake_file FROM fact_events "
-                "UNION ALL SELECT lake_file FROM fact_duplicates) AS rows_loaded GROUP BY lake_file"
-            )
-        )
-        expected = {file.number: file.rows for file in left}
-        ((facts, duplicates, astray, since),) = backend.rows(
-            f"""
-            SELECT
-                (SELECT count(*) FROM fact_events),
-                (SELECT count(*) FROM fact_duplicates),
-                (SELECT count(*) FROM fact_events AS f LEFT JOIN dim_user AS d ON d.user_key = f.user_key
-                    WHERE d.user_key IS NULL OR d.user_id <> f.user_id OR NOT ({valid("f", "d")})),
-                (SELECT count(*) FROM penstock_loads AS l WHERE event_date IS NOT NULL AND load_number > (
-                    SELECT coalesce(max(load_number), 0) FROM penstock_loads WHERE event_date IS NULL))
-            """
-        )
+        return audit_over(backend, spec, tables)
     finally:
         backend.close()
-    files = expected.keys() | loaded.keys()
-    short = {file: expected.get(file, 0) - loaded.get(file, 0) for file in files}
+
+
+def audit_over(backend: Backend, spec: Mapping[str, Any], tables: Path | Traversable | None = None) -> WarehouseAudit:
+    """The same, over a connection that is there."""
+    shards = logs(spec)
+    seen = _look(backend, spec, model_for(spec, tables, backend), list(shards))
+    # Afterwards, so that the log is as new as the warehouse, or newer: but for one epoch that is on its way.
+    entries = {log: read_log(spec, BEGINNING, SILVER, shard) for log, shard in shards.items()}
+    left = [
+        file
+        for log, found in entries.items()
+        for file in files_left(entry for entry in found if entry.number <= seen.reached[log]).values()
+    ]
+    expected = {file.number: file.rows for file in left}
+    # By file: a row that was moved to another file counts as missing in one and as surplus in the other.
+    short = {file: expected.get(file, 0) - seen.files.get(file, 0) for file in expected.keys() | seen.files.keys()}
+    missing = sum(count for count in short.values() if count > 0)
+    surplus = -sum(count for count in short.values() if count < 0)
+    # The rows of an epoch that is not committed yet are in files that no entry names.
+    ahead = {log for log, found in entries.items() if max((e.number for e in found), default=-1) < seen.reached[log]}
+    if ahead:
+        named = {file.number for found in entries.values() for entry in found for file in entry.added}
+        planned = sum(count for file, count in seen.files.items() if file not in named)
+        wanted = sum(seen.last_rows[log] for log in ahead)
+        surplus += max(planned - wanted, 0) - planned
+        missing += max(wanted - planned, 0)
     return WarehouseAudit(
-        log_number=max(reached.values()),
-        silver=sum(expected.values()),
-        facts=facts,
-        duplicates=duplicates,
-        missing=sum(count for count in short.values() if count > 0),
-        surplus=-sum(count for count in short.values() if count < 0),
-        astray=astray,
-        dates_loaded_since=since,
+        log_number=max(seen.reached.values()),
+        silver=sum(expected.values()) + sum(seen.last_rows[log] for log in ahead),
+        facts=seen.facts,
+        duplicates=seen.duplicates,
+        missing=missing,
+        surplus=surplus,
+        astray=seen.astray,
+        dates_loaded_since=seen.since,
     )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a warehouse holds at one moment: entries loaded, rows of the last one, rows by file, and so on."""
+
+    reached: dict[str, int]
+    last_rows: dict[str, int]
+    files: dict[int, int]
+    facts: int
+    duplicates: int
+    astray: int
+    since: int
+
+
+def _look(backend: Backend, spec: Mapping[str, Any], model: Model, logs: list[str]) -> _Seen:
+    name = str(spec["name"])
+    if not backend.columns("penstock_loads"):
+        raise WarehouseError(f"warehouse {backend.place}: nothing was loaded. Run `penstock load {name}` first")
+    # Of one moment: a run may be at work.
+    backend.begin()
+    if backend.kind == "postgres":
+        backend.script("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    reached = {log: last_entry(backend, log) for log in logs}
+    rows = {
+        log: backend.rows(
+            f"SELECT coalesce(rows_read, 0) FROM penstock_loads WHERE pipeline = {quoted(log)} "
+            f"AND log_number = {number} AND event_date IS NULL"
+        )
+        for log, number in reached.items()
+    }
+    listed = " UNION ALL ".join(f"SELECT lake_file FROM {table}" for table in model.with_lake_file)
+    files = backend.rows(f"SELECT lake_file, count(*) FROM ({listed}) AS rows_loaded GROUP BY lake_file")
+    counts = ", ".join(f"(SELECT count(*) FROM {table})" for table in model.with_lake_file)
+    own = f"split_part(pipeline, '/', 1) = {quoted(name)}"
+    ((*counted, astray, since),) = backend.rows(
+        f"""
+        SELECT {counts}, ({model.astray()}),
+            (SELECT count(*) FROM penstock_loads WHERE {own} AND event_date IS NOT NULL AND load_number > (
+                SELECT coalesce(max(load_number), 0) FROM penstock_loads WHERE {own} AND event_date IS NULL))
+        """
+    )
+    facts, duplicates = (*counted, 0)[:2]
+    backend.rollback()
+    last_rows = {log: int(found[0][0]) if found else 0 for log, found in rows.items()}
+    return _Seen(reached, last_rows, dict(files), facts, duplicates, astray, since)

@@ -14,6 +14,10 @@ class BackendGoneError(WarehouseError):
     """The connection was lost, or cannot be made for now; nothing that was not committed stays."""
 
 
+class BusyError(WarehouseError):
+    """Another process has the file open."""
+
+
 class DeadlockError(WarehouseError):
     """The database has ended the transaction in favour of another one; nothing of it stays."""
 
@@ -61,6 +65,10 @@ class Backend(Protocol):
 
     def rollback(self) -> None:
         """Undo everything since `begin`; does nothing outside a transaction."""
+        ...
+
+    def cancel(self) -> None:
+        """End the statement that another thread waits for, if it waits for one."""
         ...
 
     def close(self) -> None:

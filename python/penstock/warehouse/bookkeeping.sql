@@ -20,5 +20,40 @@ CREATE TABLE penstock_loads (
     finished_at      TIMESTAMP NOT NULL,
     load_id          TEXT,                  -- of the attempt: tells whether a COMMIT without an answer was done
     rows_read        BIGINT,                -- of Silver; null (as load_id) in rows of version 1
+    kind             TEXT,                  -- load, date; epoch: by the run itself; void: an epoch that must never come
+    term             BIGINT,                -- of the run that wrote the epoch; null: it was no run
     PRIMARY KEY (pipeline, load_number)
+);
+
+-- The days (UTC) that have facts, each with the last load that touched them: whoever makes something of the facts by day
+-- makes these alone anew.
+CREATE TABLE penstock_days (
+    pipeline     TEXT    NOT NULL,
+    event_date   DATE    NOT NULL,
+    load_number  BIGINT  NOT NULL,
+    PRIMARY KEY (pipeline, event_date)
+);
+
+-- For `fill: epoch`, of each log: the newest term that has written here. An older run that wakes up is refused.
+CREATE TABLE penstock_terms (
+    log   TEXT   NOT NULL PRIMARY KEY,      -- the pipeline's, or a shard's: pipeline/0001, …
+    term  BIGINT NOT NULL
+);
+
+-- For `fill: epoch`, of each partition: where reading stands after the epochs that are here, written with their rows.
+CREATE TABLE penstock_offsets (
+    log          TEXT    NOT NULL,
+    topic        TEXT    NOT NULL,
+    partition_id INTEGER NOT NULL,
+    next_offset  BIGINT  NOT NULL,
+    log_number   BIGINT  NOT NULL,          -- the last epoch that moved it
+    PRIMARY KEY (log, topic, partition_id)
+);
+
+-- Up to which load tables that are made from others are refreshed (`penstock refresh`).
+CREATE TABLE penstock_refreshes (
+    pipeline     TEXT   NOT NULL,
+    table_name   TEXT   NOT NULL,
+    load_number  BIGINT NOT NULL,
+    PRIMARY KEY (pipeline, table_name)
 );

@@ -13,6 +13,7 @@ import duckdb
 
 from penstock import damage
 from penstock.errors import DataError, WarehouseError
+from penstock.warehouse.backend import BusyError
 
 if TYPE_CHECKING:
     from penstock._typing import ArrowStreamExportable
@@ -41,10 +42,11 @@ def _explain(path: str, error: duckdb.Error) -> WarehouseError:
     holder = re.search(r"PID (\d+)", text)
     if "lock" in text.lower():
         who = f" (process {holder[1]})" if holder else ""
-        reason = (
-            f"another process{who} has it open; DuckDB lets one process write. Close it, or wait, and run this again"
+        return BusyError(
+            f"warehouse {path}: another process{who} has it open; DuckDB lets one process write. Close it, or wait, "
+            "and run this again"
         )
-    elif "not a valid DuckDB" in text:
+    if "not a valid DuckDB" in text:
         reason = "this file is not a DuckDB database. Name another one (`warehouse.duckdb` in the pipeline file)"
     elif file.is_dir():
         reason = "this is a folder, not a file. Name a file in it (`warehouse.duckdb` in the pipeline file)"
@@ -112,6 +114,10 @@ class DuckDBBackend:
             # DuckDB has already rolled back what failed fatally; the first error is the one to show.
             with contextlib.suppress(duckdb.Error):
                 self.connection.execute("ROLLBACK")
+
+    def cancel(self) -> None:
+        """End the statement that another thread waits for, if it waits for one."""
+        self.connection.interrupt()
 
     def close(self) -> None:
         """Close the connection, undoing what was not committed."""

@@ -57,6 +57,12 @@ def file_number(path: str) -> int:
     return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") >> 1
 
 
+def in_files(paths: Iterable[str]) -> str | None:
+    """The condition that a row came from one of these files; none where there are none."""
+    numbers = ", ".join(str(file_number(path)) for path in paths)
+    return f"lake_file IN ({numbers})" if numbers else None
+
+
 def logs(spec: Mapping[str, Any]) -> dict[str, int]:
     """The logs of a pipeline, one or one a shard, by their names; with the shard's number, 0 where it has none.
 
@@ -84,7 +90,7 @@ def read_log(spec: Mapping[str, Any], since: int, layer: str, shard: int = 0) ->
         Entry(
             number=entry["number"],
             kind=entry.get("kind", "epoch"),
-            added=tuple(_file(file) for file in entry.get("files", ()) if file["layer"] == layer),
+            added=tuple(file_of(file) for file in entry.get("files", ()) if file["layer"] == layer),
             removed=tuple(file["path"] for file in entry.get("removed", ()) if file["layer"] == layer),
         )
         for entry in json.loads(_core.lake_log(json.dumps(spec), since, shard=shard, storage_secrets=secrets_of(spec)))
@@ -112,10 +118,11 @@ def live_files(spec: Mapping[str, Any], layer: str) -> list[LakeFile]:
     """
     reached = storage_of(spec).for_engine()
     found = json.loads(_core.read_lake(str(spec["lake"]), layer, pipeline=str(spec["name"]), **reached))
-    return [_file(file) for file in found]
+    return [file_of(file) for file in found]
 
 
-def _file(told: Mapping[str, Any]) -> LakeFile:
+def file_of(told: Mapping[str, Any]) -> LakeFile:
+    """A data file as the engine tells of it."""
     return LakeFile(
         path=told["path"],
         layer=told["layer"],

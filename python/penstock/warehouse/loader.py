@@ -4,41 +4,35 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from penstock.errors import DataError, LakeError, SettingsError
+from penstock import _core
+from penstock.errors import DataError, LakeError, SettingsError, WarehouseError
+from penstock.storage import secrets_of
 from penstock.warehouse import star
-from penstock.warehouse.lakelog import (
-    BEGINNING,
-    Entry,
-    LakeFile,
-    absolute,
-    file_number,
-    files_left,
-    live_files,
-    logs,
-    read_log,
-)
-from penstock.warehouse.migrate import SCHEMA_VERSION, make_or_upgrade, version_of
+from penstock.warehouse.lakelog import BEGINNING, Entry, LakeFile, files_left, live_files, logs, read_log
+from penstock.warehouse.migrate import SCHEMA_VERSION, ddl_of, make_or_upgrade, require_current, version_of
+from penstock.warehouse.model import Model, Rows, model_of, read_sql, tables_of
 from penstock.warehouse.target import Target, connect, warehouse_of
-from penstock.warehouse.transaction import transact
+from penstock.warehouse.transaction import looked, transact
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
     from pathlib import Path
 
+    from typing_extensions import Self
+
     from penstock.warehouse.backend import Backend
 
 SILVER = "silver/events"
 
-DDL = ("1_dimensions.sql", "2_facts.sql", "3_seed.sql")
-
-OWN_DDL = "4_{kind}.sql"
-"""What one kind of warehouse needs besides; need not be there."""
+PATIENCE = 60.0
+"""For so many seconds an epoch that is on its way is waited for by who loads a day."""
 
 Progress = Callable[[int, int], None]
 """Called with the rows loaded so far and the rows to load."""
@@ -72,8 +66,20 @@ class LoadReport:
 
 
 @dataclass(frozen=True)
-class _Step:
-    """What goes into the warehouse in one transaction: of one log."""
+class Step:
+    """What goes into the warehouse in one transaction: of one log.
+
+    Attributes:
+        log: Whose it is.
+        since: The last entry that is loaded before.
+        log_number: The last one that is loaded afterwards.
+        files: Silver files that come.
+        removed: Paths of Silver files that go.
+        rows: Of `files`.
+        kind: `load`, `date`, `epoch` or `void`.
+        term: Of the run that writes it.
+        bronze: Bronze files of an epoch that no commit names yet.
+    """
 
     log: str
     since: int
@@ -81,6 +87,9 @@ class _Step:
     files: list[LakeFile]
     removed: list[str]
     rows: int
+    kind: str = "load"
+    term: int | None = None
+    bronze: tuple[LakeFile, ...] = ()
 
 
 def load(
@@ -92,7 +101,7 @@ def load(
     rows_a_transaction: int = 500_000,
     progress: Progress | None = None,
 ) -> LoadReport:
-    """Load Silver rows of the lake into the star schema.
+    """Load Silver rows of the lake into the tables of the warehouse.
 
     Without `date`: all that the lake's log says since the last load; rows of removed files go, rewritten rows replace
     the old ones. With `date`: all rows whose event time falls on that day, again, in whatever file they are; this
@@ -102,7 +111,7 @@ def load(
         spec: The pipeline file, read: `name`, `lake`, `warehouse`.
         warehouse: Another warehouse than that of `spec`.
         date: A day (UTC), as a date or `YYYY-MM-DD`.
-        tables: The folder with the SQL files of the star; that of the ready-made pipeline of this name unless given.
+        tables: The folder with the SQL files of the tables; that of the ready-made pipeline of this name unless given.
         rows_a_transaction: About how many rows are committed together. A load that is killed goes on after the last
             such part, and memory follows it.
         progress: Called after each part.
@@ -115,39 +124,16 @@ def load(
     """
     day = parse_day(date) if date is not None else None
     target = warehouse_of(spec, warehouse)
-    folder = tables if tables is not None else tables_of(spec["name"])
-    own = OWN_DDL.format(kind=target.kind)
-    ddl = (*DDL, own) if folder.joinpath(own).is_file() else DDL
-    sql = {name: _read(folder, name) for name in (*ddl, "silver.sql", "lookup.sql")}
+    loader = Loader(spec, tables, rows_a_transaction, progress)
     held = live_files(spec, SILVER)  # before the warehouse is opened: a missing lake leaves no empty file
     backend = connect(target)
     try:
-        return _Loader(backend, spec, sql, rows_a_transaction, progress).load(held, day)
+        return loader.into(backend).load(held, day)
     except BaseException:
         backend.rollback()
         raise
     finally:
         backend.close()
-
-
-def tables_of(pipeline: str) -> Traversable:
-    """The folder with the SQL files of a ready-made pipeline's star."""
-    folder = files("penstock") / "pipelines" / pipeline / "warehouse"
-    if not folder.joinpath(DDL[0]).is_file():
-        raise SettingsError(
-            f"pipeline {pipeline}: it has no warehouse tables. Put {', '.join(DDL)}, silver.sql and lookup.sql into a "
-            "folder `warehouse` beside the pipeline file (`penstock init ecommerce` shows how they look)"
-        )
-    return folder
-
-
-def _read(folder: Path | Traversable, name: str) -> str:
-    try:
-        return folder.joinpath(name).read_text(encoding="utf-8")
-    except OSError as error:
-        raise SettingsError(
-            f"{folder}/{name}: cannot be read ({error.strerror or error}); the warehouse needs it"
-        ) from error
 
 
 def parse_day(date: str | dt.date) -> dt.date:
@@ -165,7 +151,10 @@ def parse_day(date: str | dt.date) -> dt.date:
 
 
 def last_entry(warehouse: Backend, log: str) -> int:
-    """The last entry of a log of the lake (the pipeline's, or a shard's) that was loaded."""
+    """The last entry of a log of the lake (the pipeline's, or a shard's) that was loaded.
+
+    Where the run itself writes its epochs, that may be one that is planned, and not yet committed.
+    """
     ((last,),) = warehouse.rows(
         f"SELECT max(log_number) FROM penstock_loads WHERE pipeline = {_literal(log)} AND event_date IS NULL"
     )
@@ -176,34 +165,72 @@ class _OvertakenError(Exception):
     """Another load has taken up what this one was about to."""
 
 
-class _Loader:
+class _OnItsWayError(Exception):
+    """The warehouse holds an epoch that the log does not: its rows are in no file that a day could be read from."""
+
+
+def is_planned(spec: Mapping[str, Any], number: int, shard: int) -> bool:
+    """Whether an epoch is planned, and not committed."""
+    found = json.loads(_core.inspect(json.dumps(spec), epochs=0, storage_secrets=secrets_of(spec)))
+    planned = [look["planned"] for look in found.get("shards", ()) if look["shard"] == shard] or [found["planned"]]
+    return number in planned
+
+
+class Loader:
+    """Brings entries of the log into a warehouse.
+
+    Args:
+        spec: The pipeline file, read.
+        tables: The folder with the SQL files of the tables; that of the ready-made pipeline of this name unless given.
+        rows_a_transaction: About how many rows are committed together.
+        progress: Called after each part.
+    """
+
+    warehouse: Backend
+
     def __init__(
         self,
-        warehouse: Backend,
         spec: Mapping[str, Any],
-        sql: Mapping[str, str],
-        rows_a_transaction: int,
-        progress: Progress | None,
+        tables: Path | Traversable | None = None,
+        rows_a_transaction: int = 500_000,
+        progress: Progress | None = None,
     ) -> None:
-        self.warehouse = warehouse
         self.spec = spec
         self.pipeline = str(spec["name"])
-        self.sql = sql
+        self.folder = tables if tables is not None else tables_of(self.pipeline)
+        self.model: Model = model_of(self.folder)
+        self.sql = {name: read_sql(self.folder, name) for name in (*self.model.ddl, *self.model.queries)}
         self.rows_a_transaction = rows_a_transaction
         self.progress = progress
 
+    def into(self, warehouse: Backend) -> Self:
+        """Use this connection, and make the tables of a new warehouse.
+
+        Raises:
+            SettingsError: They are in PostgreSQL, and older.
+            WarehouseError: They were made by a newer version.
+        """
+        self.warehouse = warehouse
+        if version_of(warehouse, self.pipeline) == SCHEMA_VERSION:
+            return self
+        if warehouse.kind == "postgres":
+            # Others may use these tables, and who loads need not be who may change them.
+            require_current(warehouse, self.pipeline)
+        ddl = ddl_of(self.folder, warehouse.kind)
+        transact(warehouse, "tables", lambda: make_or_upgrade(warehouse, self.pipeline, ddl))
+        return self
+
     def load(self, held: list[LakeFile], day: dt.date | None) -> LoadReport:
         """Load what is new, or the day, one transaction a step."""
-        self._prepare()
         report = LoadReport(self.pipeline, self.warehouse.place, day, BEGINNING)
         while True:
-            reached, steps = self._plan(held, day)
+            reached, steps = looked(self.warehouse, lambda: self._plan(held, day))
             report.log_number = max(reached.values())
             report.shards = {} if self.pipeline in reached else reached
             todo = report.rows_read + sum(step.rows for step in steps)
             try:
                 for planned in steps:
-                    step, counts = self._load_step(planned, day)
+                    step, counts = self.load_step(planned, day)
                     report.counts.add(counts)
                     report.files += len(step.files)
                     report.rows_read += step.rows
@@ -213,10 +240,10 @@ class _Loader:
                 continue  # another load has done it, or a part of it: see what is left
             return report
 
-    def _plan(self, held: list[LakeFile], day: dt.date | None) -> tuple[dict[str, int], list[_Step]]:
+    def _plan(self, held: list[LakeFile], day: dt.date | None) -> tuple[dict[str, int], list[Step]]:
         """How far each log is loaded afterwards, and the steps there."""
         reached: dict[str, int] = {}
-        steps: list[_Step] = []
+        steps: list[Step] = []
         for log, shard in logs(self.spec).items():
             last = last_entry(self.warehouse, log)
             new = self._new(last, shard)
@@ -227,17 +254,27 @@ class _Loader:
             steps = [_one_day(held, day, self.pipeline, reached.get(self.pipeline, BEGINNING))]
         return reached, steps
 
-    def _prepare(self) -> None:
-        """Make the tables of a new warehouse; refuse one made by a newer version."""
-        if version_of(self.warehouse, self.pipeline) == SCHEMA_VERSION:
+    def catch_up(self, log: str, shard: int, until: int) -> None:
+        """Load the entries of a log up to one, it included."""
+        while True:
+            last = looked(self.warehouse, lambda: last_entry(self.warehouse, log))
+            try:
+                for step in self._since(log, last, [e for e in self._new(last, shard) if e.number <= until]):
+                    self.load_step(step)
+            except _OvertakenError:
+                continue
             return
-        ddl = {file: sql for file, sql in self.sql.items() if file[0].isdigit()}
-        transact(self.warehouse, "tables", lambda: make_or_upgrade(self.warehouse, self.pipeline, ddl))
 
     def _new(self, last: int, shard: int) -> list[Entry]:
         """The entries of a log after the last that was loaded."""
         # From that one on, it included: it must be there still.
-        log = read_log(self.spec, last - 1 if last > BEGINNING else BEGINNING, SILVER, shard)
+        since = max(last - 1, BEGINNING)
+        log = read_log(self.spec, since, SILVER, shard)
+        if last > BEGINNING and not log:
+            # The run itself has written it, and goes on to commit it; or has, since we looked.
+            if last == 0 or is_planned(self.spec, last, shard):
+                return []
+            log = read_log(self.spec, since, SILVER, shard)
         if last > BEGINNING and (not log or log[0].number != last):
             raise LakeError(
                 f"lake {self.spec['lake']}: its log has no entry {last}, and the warehouse {self.warehouse.place} has "
@@ -245,7 +282,7 @@ class _Loader:
             )
         return [entry for entry in log if entry.number > last]
 
-    def _since(self, log: str, last: int, entries: list[Entry]) -> Iterator[_Step]:
+    def _since(self, log: str, last: int, entries: list[Entry]) -> Iterator[Step]:
         """Entries of a log after the last one loaded, cut into steps between them."""
         left = files_left(entries)
         gone = {path: place for place, entry in enumerate(entries) for path in entry.removed}
@@ -261,58 +298,81 @@ class _Loader:
             removed += entry.removed
             rows += sum(file.rows for file in added)
             if (rows >= self.rows_a_transaction and place >= until) or entry is entries[-1]:
-                yield _Step(log, last, entry.number, new, removed, rows)
+                yield Step(log, last, entry.number, new, removed, rows)
                 new, removed, rows, last = [], [], 0, entry.number
 
-    def _load_step(self, step: _Step, day: dt.date | None) -> tuple[_Step, star.Counts]:
-        warehouse = self.warehouse
+    def load_step(self, step: Step, day: dt.date | None = None) -> tuple[Step, star.Counts]:
+        """Load a step, in a transaction; a day with the files that hold something of it then."""
         load_id = uuid.uuid4().hex
 
-        def work() -> tuple[_Step, star.Counts]:
-            # Under the lock: another load may have gone on since this one looked.
-            last = last_entry(warehouse, step.log)
+        def work() -> tuple[Step, star.Counts]:
+            _core.pass_failpoint("load.begin")
+            # Under the lock: another load may have gone on since this one looked, and another penstock upgraded.
+            require_current(self.warehouse, self.pipeline)
+            last = last_entry(self.warehouse, step.log)
+            if day:
+                self._see_that_nothing_is_on_its_way()
             now = _one_day(live_files(self.spec, SILVER), day, step.log, last) if day else step
             if now.since != last:
                 raise _OvertakenError
-            counts = star.apply(warehouse, self._stage(now, day))
-            self._record(now, day, counts, load_id)
-            return now, counts
+            return now, self.apply(now, day, load_id)
 
-        def landed() -> bool:
-            return bool(warehouse.rows(f"SELECT 1 FROM penstock_loads WHERE load_id = {_literal(load_id)}"))
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                done = transact(self.warehouse, self.pipeline, work, landed=lambda: self.has_landed(load_id))
+            except _OnItsWayError as error:
+                if time.monotonic() > deadline:
+                    raise WarehouseError(f"warehouse {self.warehouse.place}: {error}") from None
+                time.sleep(0.1)  # nothing tells when the run has committed it
+                continue
+            _core.pass_failpoint("load.committed")
+            return done
 
-        done = transact(warehouse, self.pipeline, work, landed=landed)
-        warehouse.drop(*star.TEMPORARY)
-        return done
+    def apply(self, step: Step, day: dt.date | None, load_id: str) -> star.Counts:
+        """Load and record a step, inside a transaction."""
+        number = self.next_number()
+        rows = Rows(self.spec, step.files, step.removed, day, number, step.bronze)
+        counts = self.model.load(self.warehouse, self.sql, rows)
+        _core.pass_failpoint("load.applied")
+        self.record(step, day, counts, load_id, number)
+        # Here, and not after COMMIT: a connection that is lost then takes nothing back.
+        self.warehouse.drop(*self.model.temporary)
+        _core.pass_failpoint("load.recorded")
+        return counts
 
-    def _stage(self, step: _Step, day: dt.date | None) -> str | None:
-        """Make the table `stage`; returns the condition for the facts that it replaces."""
-        warehouse = self.warehouse
-        placed = absolute(self.spec, step.files)
-        within = (
-            f"event_timestamp >= TIMESTAMP '{day}' AND event_timestamp < TIMESTAMP '{day + dt.timedelta(days=1)}'"
-            if day
-            else None
-        )
-        if placed:
-            chosen = f"SELECT * FROM ({self.sql['silver.sql']}) AS silver_rows" + (f" WHERE {within}" if within else "")
-            warehouse.stage("staged", chosen, placed, "silver")
-            warehouse.temporary("stage", self.sql["lookup.sql"])
-        else:
-            warehouse.temporary("stage", "SELECT *, 0 AS nothing FROM fact_duplicates LIMIT 0")
-        if within:
-            return within
-        if not step.removed:
-            return None
-        numbers = ", ".join(str(file_number(path)) for path in step.removed)
-        return f"lake_file IN ({numbers})"
-
-    def _record(self, step: _Step, day: dt.date | None, counts: star.Counts, load_id: str) -> None:
-        now = dt.datetime.now(dt.timezone.utc).replace(tzinfo=None)
+    def next_number(self) -> int:
+        """The number of the load that comes next; that of all shards together. Asked for under the lock."""
         of_all_shards = f"split_part(pipeline, '/', 1) = {_literal(self.pipeline)}"
+        ((number,),) = self.warehouse.rows(
+            f"SELECT coalesce(max(load_number), 0) + 1 FROM penstock_loads WHERE {of_all_shards}"
+        )
+        return int(number)
+
+    def has_landed(self, load_id: str) -> bool:
+        """Whether the load of this id was committed."""
+        return bool(self.warehouse.rows(f"SELECT 1 FROM penstock_loads WHERE load_id = {_literal(load_id)}"))
+
+    def _see_that_nothing_is_on_its_way(self) -> None:
+        """Loading a day would take the rows of an epoch that is in no commit for such that are gone."""
+        for log, shard in logs(self.spec).items():
+            last = last_entry(self.warehouse, log)
+            if last > BEGINNING and not self.log_has(last, shard):
+                raise _OnItsWayError(
+                    f"it holds epoch {last}, which the log of {log} does not; a day cannot be loaded before it does. "
+                    f"Run `penstock run {self.pipeline}`, and then this again"
+                )
+
+    def log_has(self, number: int, shard: int) -> bool:
+        """Whether an entry is committed."""
+        return any(entry.number == number for entry in read_log(self.spec, number - 1, SILVER, shard))
+
+    def record(self, step: Step, day: dt.date | None, counts: star.Counts, load_id: str, number: int) -> None:
+        """Write the row of a load, inside its transaction."""
+        now = dt.datetime.now(dt.timezone.utc).replace(tzinfo=None)
         values = {
             "pipeline": _literal(step.log),
-            "load_number": f"(SELECT coalesce(max(load_number), 0) + 1 FROM penstock_loads WHERE {of_all_shards})",
+            "load_number": number,
             "log_number": step.log_number,
             "event_date": f"DATE '{day}'" if day else "NULL",
             "facts_inserted": counts.inserted,
@@ -324,6 +384,8 @@ class _Loader:
             "finished_at": f"TIMESTAMP '{now}'",
             "load_id": _literal(load_id),
             "rows_read": step.rows,
+            "kind": _literal("date" if day else step.kind),
+            "term": "NULL" if step.term is None else step.term,
         }
         listed = ", ".join(str(value) for value in values.values())
         written = self.warehouse.change(f"INSERT INTO penstock_loads ({', '.join(values)}) SELECT {listed}")
@@ -331,12 +393,12 @@ class _Loader:
             raise DataError(f"warehouse {self.warehouse.place}: the load could not be recorded; nothing was loaded")
 
 
-def _one_day(held: list[LakeFile], day: dt.date, log: str, last: int) -> _Step:
+def _one_day(held: list[LakeFile], day: dt.date, log: str, last: int) -> Step:
     """All files that may hold events of the day, by their statistics."""
     midnight = dt.datetime.combine(day, dt.time(), dt.timezone.utc)
     start = int(midnight.timestamp()) * 1_000_000
     found = [file for file in held if file.may_hold(start, start + 86_400_000_000)]
-    return _Step(log, last, last, found, [], sum(file.rows for file in found))
+    return Step(log, last, last, found, [], sum(file.rows for file in found))
 
 
 def _literal(text: str) -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import contextlib
 import random
+import tempfile
+import threading
 import time
 import urllib.parse
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
 
-from penstock.errors import MissingExtraError, WarehouseError
+from penstock.errors import DataError, MissingExtraError, WarehouseError
+from penstock.postgres import Postgres
 from penstock.warehouse.arrow_schema import metadata
 from penstock.warehouse.backend import BackendGoneError, CommitUnknownError
 from penstock.warehouse.duckdb_backend import DuckDBBackend, quoted
@@ -24,12 +27,12 @@ from penstock.warehouse.postgres_errors import (
     primary,
     state_of,
 )
+from penstock.warehouse.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from penstock._typing import ArrowStreamExportable
-    from penstock.postgres import Postgres
 
 try:
     import adbc_driver_postgresql.dbapi as adbc
@@ -51,7 +54,26 @@ KEY = "idempotency_key"
 LOCKS = 0x70656E73
 """The first half of the numbers of our advisory locks, which are for the whole database."""
 
-_DEFAULTS = {"connect_timeout": "10", "keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3"}
+PATIENCE = 5.0
+"""For so many seconds a server may take to cancel a statement; after that the connection is given up."""
+
+_DEFAULTS = {
+    "connect_timeout": "10",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    # Rows on their way that nobody acknowledges: keepalives do not look at them.
+    "tcp_user_timeout": "30000",
+}
+
+
+_LIMITS = {
+    "statement_timeout": f"{Postgres.model_fields['statement_timeout'].default // 1_000}ms",
+    "lock_timeout": f"{Postgres.model_fields['lock_timeout'].default // 1_000}ms",
+    # A client that only hangs is thrown out.
+    "idle_in_transaction_session_timeout": "1h",
+}
+"""Limits of a connection, where nobody has set others."""
 
 
 class PostgresBackend:
@@ -79,7 +101,8 @@ class PostgresBackend:
         self._cursor: Any = None
         # Reads the rows of a query's result, without pyarrow; used for nothing else.
         self._local = duckdb.connect()
-        self._thread = ThreadPoolExecutor(1, "penstock-postgres")
+        self._local.execute("SET TimeZone = 'UTC'")
+        self._thread = Worker("penstock-postgres")
         try:
             self._connect()
         except BaseException:
@@ -110,39 +133,59 @@ class PostgresBackend:
 
     def _prepare(self) -> None:
         """See that the server is one that we know, and set what holds for the whole connection."""
-        ((version, schemas),) = self.rows(
-            "SELECT current_setting('server_version_num')::int, "
-            f"(SELECT count(*) FROM pg_namespace WHERE nspname = {quoted(self._postgres.schema_)})"
+        ((version, encoding, schema, *limits),) = self.rows(
+            "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), "
+            "(SELECT CASE WHEN has_schema_privilege(oid, 'USAGE') THEN 1 ELSE 2 END FROM pg_namespace "
+            f"WHERE nspname = {quoted(self._postgres.schema_)}), "
+            + ", ".join(f"(SELECT setting::bigint FROM pg_settings WHERE name = '{name}')" for name in _LIMITS)
         )
         if version < OLDEST * 10_000:
             raise WarehouseError(
                 f"warehouse {self.place}: PostgreSQL {version // 10_000} is too old; {OLDEST} or newer"
             )
-        if not schemas:
+        if encoding == "SQL_ASCII":
+            raise WarehouseError(
+                f"warehouse {self.place}: its database has no encoding (SQL_ASCII), so that it cannot tell characters "
+                "from bytes. Make one WITH ENCODING 'UTF8'"
+            )
+        if schema == 2:
+            raise WarehouseError(
+                f"warehouse {self.place}: permission denied for schema {self._postgres.schema_}; the user needs more "
+                "rights: see the roles in the guide to PostgreSQL"
+            )
+        if schema is None:
             name = self._postgres.schema_
             raise WarehouseError(
                 f'warehouse {self.place}: there is no schema {name}. Make it (CREATE SCHEMA "{name}"), or name another '
                 "one in warehouse.postgres.schema"
             )
-        limits = self._postgres
+        # What the URL, the role or the database says stands, unless the pipeline file says otherwise.
+        ours = {name: limit for (name, limit), held in zip(_LIMITS.items(), limits, strict=True) if not held}
+        ours |= {
+            name: f"{micros // 1_000}ms"
+            for name in _LIMITS
+            if name in self._postgres.model_fields_set and (micros := getattr(self._postgres, name))
+        }
+        limit = "".join(f"SET {name} = '{value}';" for name, value in ours.items())
         self.script(
             f"""
-            SET search_path = "{limits.schema_}";
+            -- The driver sends and reads nothing else, whatever the database or PGCLIENTENCODING says.
+            SET client_encoding = 'UTF8';
+            SET search_path = "{self._postgres.schema_}";
             SET TimeZone = 'UTC';
             SET client_min_messages = 'warning';
             SET standard_conforming_strings = on;
-            SET statement_timeout = {limits.statement_timeout // 1_000};
-            SET lock_timeout = {limits.lock_timeout // 1_000};
-            -- A client that is killed is noticed in the middle of a statement, and one whose machine is gone within two
-            -- minutes; its lock is given back then. One that only hangs is thrown out after an hour.
-            SET client_connection_check_interval = '1s';
+            {limit}
+            -- A client whose machine is gone is noticed within two minutes; its lock is given back then.
             SET tcp_keepalives_idle = 60;
             SET tcp_keepalives_interval = 10;
             SET tcp_keepalives_count = 6;
-            SET idle_in_transaction_session_timeout = '1h';
             """
             + ("SET default_transaction_read_only = on;" if self._read_only else "")
         )
+        # One that is killed is noticed in the middle of a statement; not by a server on Windows, which refuses this.
+        with contextlib.suppress(DataError):
+            self.script("SET client_connection_check_interval = '1s'")
 
     def _disconnect(self) -> None:
         self._open = False
@@ -170,9 +213,11 @@ class PostgresBackend:
         """Start the transaction, and wait for the lock of this name; it is held until the transaction ends."""
         name = quoted(f"{self._postgres.schema_}/{lock}")
         waits = f"SELECT pg_advisory_xact_lock({LOCKS}, hashtext({name}));" if lock else ""
+        # Under the lock everything is seen that those before have committed, whatever the role's default is.
+        begin = f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL work_mem = '256MB'; {waits}"
         self._open = True
         try:
-            self.script(f"BEGIN; SET LOCAL work_mem = '256MB'; {waits}")
+            self._run(lambda: self._cursor.executescript(begin), for_lock=True)
         except BaseException:
             self.rollback()
             raise
@@ -203,12 +248,18 @@ class PostgresBackend:
             with contextlib.suppress(AdbcError, BackendGoneError):
                 self._wait(lambda: self._cursor.execute("ROLLBACK"))
 
+    def cancel(self) -> None:
+        """End the statement that another thread waits for, if it waits for one."""
+        with contextlib.suppress(AdbcError):
+            if self._cursor is not None:
+                self._cursor.adbc_cancel()
+
     def close(self) -> None:
         """Close the connection, undoing what was not committed."""
         self.rollback()
         self._disconnect()
         self._local.close()
-        self._thread.shutdown(wait=False)
+        self._thread.shutdown()
 
     def _wait(self, work: Callable[[], T]) -> T:
         """Let the thread do what waits for the server; an exception that a signal raises here cancels it."""
@@ -221,18 +272,50 @@ class PostgresBackend:
             self._cancel(future)
 
     def _cancel(self, future: Future[Any]) -> None:
-        while not future.done():
-            # Once may not be enough: the statement may not have come to the server yet.
-            with contextlib.suppress(AdbcError):
-                self._cursor.adbc_cancel()
-            wait([future], timeout=0.1)
+        """End what the thread waits for; give the connection up where the server does not react."""
+        if future.done():
+            return
+        cursor, until = self._cursor, time.monotonic() + PATIENCE
 
-    def _run(self, work: Callable[[], T]) -> T:
+        def cancels() -> None:
+            while not future.done() and time.monotonic() < until:
+                # Once may not be enough: the statement may not have come to the server yet.
+                with contextlib.suppress(AdbcError):
+                    cursor.adbc_cancel()
+                wait([future], timeout=0.1)
+
+        # It waits for the server, too.
+        cancelling = threading.Thread(target=cancels, name="penstock-cancel", daemon=True)
+        cancelling.start()
+        try:
+            wait([future], timeout=PATIENCE)
+            cancelling.join(max(until - time.monotonic(), 0.1))
+        finally:
+            if not future.done() or cancelling.is_alive():
+                self._give_up(future)
+
+    def _give_up(self, future: Future[Any]) -> None:
+        """Leave the connection to its thread; the server undoes what was not committed when it comes back."""
+        lost = (self._cursor, self._connection)
+        self._open = False
+        self._cursor = self._connection = None
+        self._thread.shutdown()
+        self._thread = Worker("penstock-postgres")
+
+        def ends(_: Future[Any]) -> None:
+            for part in lost:
+                with contextlib.suppress(AdbcError):
+                    part.close()
+
+        future.add_done_callback(ends)
+
+    def _run(self, work: Callable[[], T], *, for_lock: bool = False) -> T:
         try:
             return self._wait(work)
         except AdbcError as error:
             # The driver's error holds the statement and values: not even the chain of errors shows it.
-            raise explain(self.place, error, alive=not state_of(error) and self._alive()) from None
+            alive = not state_of(error) and self._alive()
+            raise explain(self.place, error, alive=alive, for_lock=for_lock) from None
 
     def script(self, sql: str) -> None:
         """Run the statements of a file."""
@@ -240,10 +323,7 @@ class PostgresBackend:
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """Run a query whose result is small."""
-        try:
-            numbers, found = self._run(lambda: self._fetch(sql))
-        except duckdb.Error as error:
-            raise fetched(self.place, error, alive=self._alive()) from None
+        numbers, found = self._read(sql, lambda: self._local.execute("SELECT * FROM fetched").fetchall())
         if not any(numbers):
             return found
         return [
@@ -251,16 +331,24 @@ class PostgresBackend:
             for row in found
         ]
 
-    def _fetch(self, sql: str) -> tuple[list[bool], list[tuple[Any, ...]]]:
-        self._cursor.execute(sql)
-        stream = self._cursor.fetch_arrow()
-        # PostgreSQL's numbers without bounds come as text, and say what they are.
-        numbers = [b"numeric" in told.get(b"ARROW:extension:metadata", b"") for told in metadata(stream)]
-        self._local.register("fetched", stream)
+    def _read(self, sql: str, take: Callable[[], T]) -> tuple[list[bool], T]:
+        """Run a query, and let `take` read the view `fetched`; also gives which columns are numbers without bounds."""
+
+        def reads() -> tuple[list[bool], T]:
+            self._cursor.execute(sql)
+            stream = self._cursor.fetch_arrow()
+            # PostgreSQL's numbers without bounds come as text, and say what they are.
+            numbers = [b"numeric" in told.get(b"ARROW:extension:metadata", b"") for told in metadata(stream)]
+            self._local.register("fetched", stream)
+            try:
+                return numbers, take()
+            finally:
+                self._local.unregister("fetched")
+
         try:
-            return numbers, self._local.execute("SELECT * FROM fetched").fetchall()
-        finally:
-            self._local.unregister("fetched")
+            return self._run(reads)
+        except duckdb.Error as error:
+            raise fetched(self.place, error, alive=self._alive()) from None
 
     def _alive(self) -> bool:
         try:
@@ -290,8 +378,11 @@ class PostgresBackend:
 
     def stage(self, name: str, query: str, files: list[tuple[str, int]], view: str) -> None:
         """Make a temporary table out of a query on Parquet files, run by a DuckDB in memory."""
-        with contextlib.closing(DuckDBBackend(":memory:")) as reader:
+        # What does not fit into memory goes into a folder of its own, not into that where the process happens to be.
+        spill = tempfile.TemporaryDirectory(prefix="penstock-", ignore_cleanup_errors=True)
+        with spill, contextlib.closing(DuckDBBackend(":memory:")) as reader:
             reader.place = self.place
+            reader.script(f"SET temp_directory = {quoted(spill.name)}")
             reader.stage("chosen", query, files, view)
             columns = ", ".join(_plain(column, kind) for column, kind, *_ in reader.rows("DESCRIBE chosen"))
             self.put_arrow(name, reader.arrow(f"SELECT {columns} FROM chosen"))
@@ -302,13 +393,10 @@ class PostgresBackend:
 
     def arrow(self, query: str) -> ArrowStreamExportable:
         """Run a query and hand out its rows as Arrow; timestamps with a time zone come as UTC."""
-
-        def opens() -> ArrowStreamExportable:
-            self._cursor.execute(query)
-            stream: ArrowStreamExportable = self._cursor.fetch_arrow()
-            return stream
-
-        return self._run(opens)
+        # All of them, before anybody reads one: who does so knows nothing of signals, and of a connection that is lost.
+        self._read(query, lambda: self._local.execute("CREATE OR REPLACE TEMP TABLE handed_out AS FROM fetched"))
+        relation: ArrowStreamExportable = self._local.table("temp.handed_out")
+        return relation
 
     def put_arrow(self, name: str, data: ArrowStreamExportable) -> None:
         """Make a temporary table out of Arrow data."""

@@ -16,11 +16,16 @@ _REMEDIES = {
     "53100": "its disk is full; make room there and run this again",
     "53200": "the server is out of memory; run this again when it has less to do",
     "53300": "it takes no more connections; run this again later, or raise its max_connections",
-    "55P03": "another load holds the lock (pg_stat_activity shows it as penstock); run this again when it has ended",
+    "55P03": "somebody holds a lock on a table (VACUUM FULL, ALTER TABLE; pg_stat_activity shows who); run this again "
+    "when that has ended",
     "25006": "it takes no changes: it is a standby, or set to read only. Name the primary server",
     "3F000": "make the schema (CREATE SCHEMA), or name another one in warehouse.postgres.schema",
     "42P07": "somebody else's table has this name; name another schema in warehouse.postgres.schema",
 }
+
+_ANOTHER_LOAD = "another load holds the lock (pg_stat_activity shows it as penstock); run this again when it has ended"
+
+_NO_SUCH_CHARACTER = "the database's encoding has no such character; make a database WITH ENCODING 'UTF8'"
 
 
 def state_of(error: Exception) -> str:
@@ -38,8 +43,17 @@ def primary(error: Exception) -> str:
         found = re.search(r"\b(?:ERROR|FATAL|PANIC): +(.*)", str(error))
         text = found[1] if found else _without_statement(str(error))
     text = text.strip().splitlines()[0] if text.strip() else "no reason was given"
-    # `invalid input syntax for type integer: "…"`: the value stands in the first line.
-    return text.split(': "', maxsplit=1)[0] if state_of(error).startswith("22") or not state_of(error) else text
+    state = state_of(error)
+    if state.startswith("P0"):
+        return "a trigger or a function has refused it"  # and what it says is its author's
+    return _without_values(text, every=state.startswith("22")) if not state or state.startswith("22") else text
+
+
+def _without_values(text: str, *, every: bool = False) -> str:
+    """A first line without the value in it: `invalid input syntax for type integer: "…"`, `value "…" is out of …`."""
+    text = text.split(': "', maxsplit=1)[0]
+    text = re.sub(r"(?: 0x[0-9A-Fa-f]{2})+", " …", text)
+    return re.sub(r'".*"' if every else r'(?<=\bvalue )".*"', "…", text)
 
 
 def _without_statement(text: str) -> str:
@@ -48,13 +62,14 @@ def _without_statement(text: str) -> str:
     return re.sub(r"Failed to execute query '.*?': ", "", text, flags=re.DOTALL)
 
 
-def explain(place: str, error: Exception, *, alive: bool = False) -> PenstockError:
+def explain(place: str, error: Exception, *, alive: bool = False, for_lock: bool = False) -> PenstockError:
     """An error of a statement.
 
     Args:
         place: Where it happened.
         error: The driver's own.
         alive: Whether the connection is known to be there still: the driver does not always say what the server said.
+        for_lock: Whether it was waiting for the lock of a load.
     """
     state, said = state_of(error), primary(error)
     if not state and alive:
@@ -66,8 +81,10 @@ def explain(place: str, error: Exception, *, alive: bool = False) -> PenstockErr
         )
     if state in _RETRY:
         return DeadlockError(f"warehouse {place}: {said}; nothing was loaded. Run this again")
+    limit = "statement" in said and "timeout" in said
+    if for_lock and (state == "55P03" or (state == "57014" and limit)):
+        return WarehouseError(f"warehouse {place}: {said}; {_ANOTHER_LOAD}")
     if state == "57014":
-        limit = "statement" in said and "timeout" in said
         remedy = (
             "give it longer in warehouse.postgres.statement_timeout"
             if limit
@@ -76,6 +93,13 @@ def explain(place: str, error: Exception, *, alive: bool = False) -> PenstockErr
         return WarehouseError(f"warehouse {place}: {said}; {remedy}")
     if state in _REMEDIES:
         return WarehouseError(f"warehouse {place}: {said}; {_REMEDIES[state]}")
+    if state == "54000":
+        return DataError(
+            f"warehouse {place}: {said}; a key or an identifier in the events is too long to be looked up. Let the "
+            "contract bound it (maxLength)"
+        )
+    if state in ("22P05", "22021"):
+        return DataError(f"warehouse {place}: {said}; {_NO_SUCH_CHARACTER}")
     if state.startswith(("22", "23")):
         return DataError(f"warehouse {place}: {said}")
     if state in ("42703", "42P01", "42804", "42883", "42P10"):
@@ -99,6 +123,7 @@ _REFUSALS = (
 
 _AWAY = (
     (r"could not translate host name", "Is the host's name right?"),
+    (r"on socket .*No such file", "Name the folder of the server's socket: ?host=/var/run/postgresql"),
     (r"Connection refused", "Is the server running, and is the port right?"),
     (r"timeout expired|timed out", "Is there a firewall between? connect_timeout says how long to wait"),
     (r"the database system is", "It is starting or stopping; run this again in a moment"),
@@ -110,9 +135,13 @@ def explain_connection(place: str, error: Exception) -> PenstockError:
     """An error of a connection that could not be made; `BackendGoneError` when the server may yet come back."""
     text = " ".join(_without_statement(str(error)).removeprefix("Failed to connect: ").split())
     # Of several tries (addresses, with and without TLS) the last is the one to show; hosts stand in the place already.
-    said = re.sub(r"connection to server (at|on socket) .*? failed: ", "", text)
+    said = re.sub(r"connection to server at .*? failed: ", "", text)
     said = re.sub(r"^(FATAL|ERROR): +", "", said.rsplit(" FATAL:  ", maxsplit=1)[-1]).strip()
     said = said.removesuffix(" Is the server running on that host and accepting TCP/IP connections?")
+    said = said.removesuffix(" Is the server running locally and accepting connections on that socket?")
+    if "://" in text or "invalid connection option" in text:
+        # libpq repeats what it cannot read, and the password may be in it.
+        return WarehouseError(f"warehouse {place}: the driver cannot read its URL")
     for pattern, remedy in _REFUSALS:
         if re.search(pattern, text):
             return WarehouseError(f"warehouse {place}: {said}. {remedy}")
@@ -127,7 +156,7 @@ def fetched(place: str, error: Exception, *, alive: bool) -> PenstockError:
     told: Any = re.search(r"ERROR: +(.*)", str(error))
     if not alive or told is None:
         return BackendGoneError(f"warehouse {place}: the connection was lost; nothing that was not committed stays")
-    said = told[1].split(': "', maxsplit=1)[0].strip()
+    said = _without_values(told[1]).strip()
     if "statement timeout" in said:
         return WarehouseError(f"warehouse {place}: {said}; give it longer in warehouse.postgres.statement_timeout")
     return WarehouseError(f"warehouse {place}: {said}")

@@ -6,6 +6,7 @@ All statements are sets over whole tables and keep to what DuckDB and PostgreSQL
 * `gone`: keys of the facts that this load replaces, those whose Silver file was removed or whose date is loaded again.
 * `known`: keys of `stage` that are facts already.
 * `lost`: keys of `gone` that `stage` does not bring again. A table, so that PostgreSQL knows how many there are.
+* `touched_days`: days whose facts this load may change.
 * `touched`: users whose history this load may change.
 * `users`: the rows of `touched` in dim_user, made anew.
 """
@@ -19,14 +20,20 @@ from typing import TYPE_CHECKING
 
 from penstock import _core
 from penstock.errors import DataError
+from penstock.warehouse import days
+from penstock.warehouse.lakelog import absolute, in_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from penstock.warehouse.backend import Backend
+    from penstock.warehouse.model import Rows
 
 POSITION = ("lake_topic", "lake_partition", "lake_offset")
 """Where an event stands in its source: what tells two Silver rows apart."""
+
+IN_ORDER = 'lake_topic COLLATE "C", lake_partition, lake_offset'
+"""In which order positions stand: by bytes, whatever order of words the database has."""
 
 EVER = "TIMESTAMP '0001-01-01 00:00:00'"
 """Since when an inferred user is valid: before any event."""
@@ -36,7 +43,7 @@ TRACKED = ("plan_type",)
 
 TEMPORARY = (
     "staged", "silver", "lake_files", "stage", "gone", "known", "lost", "contested", "losers", "touched", "strays",
-    "history", "users",
+    "history", "users", days.TOUCHED,
 )  # fmt: skip
 
 
@@ -50,6 +57,11 @@ class Counts:
     repointed: int = 0
     duplicates: int = 0
     users: int = 0
+
+    @property
+    def facts(self) -> int:
+        """Facts written, rewritten or removed."""
+        return self.inserted + self.updated + self.deleted
 
     def add(self, other: Counts) -> None:
         """Count another load's changes too."""
@@ -78,6 +90,38 @@ class Star:
         )
 
 
+class StarSchema:
+    """The model of the ready-made pipeline `ecommerce`: facts, and dimensions with their history."""
+
+    ddl: tuple[str, ...] = ("1_dimensions.sql", "2_facts.sql", "3_seed.sql")
+    queries: tuple[str, ...] = ("silver.sql", "lookup.sql")
+    temporary: tuple[str, ...] = TEMPORARY
+    with_lake_file: tuple[str, ...] = ("fact_events", "fact_duplicates")
+
+    def load(self, warehouse: Backend, sql: Mapping[str, str], rows: Rows) -> Counts:
+        """Bring the star up to date with these rows, inside a transaction."""
+        within = rows.within("event_timestamp")
+        placed = absolute(rows.spec, rows.files)
+        if placed:
+            chosen = f"SELECT * FROM ({sql['silver.sql']}) AS silver_rows" + (f" WHERE {within}" if within else "")
+            warehouse.stage("staged", chosen, placed, "silver")
+            warehouse.temporary("stage", sql["lookup.sql"])
+        else:
+            warehouse.temporary("stage", "SELECT *, 0 AS nothing FROM fact_duplicates LIMIT 0")
+        _core.pass_failpoint("load.staged")
+        counts = apply(warehouse, within or in_files(rows.removed))
+        if counts.facts:
+            days.record(warehouse, str(rows.spec["name"]), rows.number)
+        return counts
+
+    def astray(self) -> str:
+        """Facts on no row of dim_user, another user's, or one that was not valid at the time."""
+        return (
+            "SELECT count(*) FROM fact_events AS f LEFT JOIN dim_user AS d ON d.user_key = f.user_key "
+            f"WHERE d.user_key IS NULL OR d.user_id <> f.user_id OR NOT ({valid('f', 'd')})"
+        )
+
+
 def apply(warehouse: Backend, scope: str | None) -> Counts:
     """Bring the star up to date with the table `stage`.
 
@@ -89,6 +133,7 @@ def apply(warehouse: Backend, scope: str | None) -> Counts:
     load = _Load(warehouse, Star.of(warehouse))
     load.find(scope)
     load.settle_duplicates()
+    days.find(warehouse)
     load.find_touched()
     load.write_changes()
     load.delete_facts()
@@ -199,7 +244,7 @@ class _Load:
             f"""
             SELECT {identity} FROM (
                 SELECT {identity}, row_number() OVER (
-                    PARTITION BY idempotency_key ORDER BY event_timestamp, {_list(POSITION)}, lake_file
+                    PARTITION BY idempotency_key ORDER BY event_timestamp, {IN_ORDER}, lake_file
                 ) AS place
                 FROM stage WHERE idempotency_key IN (SELECT idempotency_key FROM contested)
             ) AS ranked
@@ -325,7 +370,7 @@ class _Load:
         changes = self.warehouse.arrow(
             dedent(f"""
             SELECT user_id, event_timestamp AT TIME ZONE 'UTC' AS changed_at, false AS before_first,
-                row_number() OVER (ORDER BY {_list(POSITION)}) AS position, {_list(self.star.attributes)}
+                row_number() OVER (ORDER BY {IN_ORDER}) AS position, {_list(self.star.attributes)}
             FROM dim_user_changes WHERE {TOUCHED}
             UNION ALL
             SELECT user_id, {EVER} AT TIME ZONE 'UTC', true, 0, {", ".join("NULL" for _ in self.star.attributes)}

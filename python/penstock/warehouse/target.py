@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.errors import SettingsError
 from penstock.postgres import Postgres, is_postgres
+from penstock.warehouse.backend import BusyError
 from penstock.warehouse.duckdb_backend import DuckDBBackend
 
 if TYPE_CHECKING:
@@ -50,9 +52,10 @@ def parse_target(warehouse: str | Mapping[str, Any] | Target | None) -> Target:
     if warehouse is None or not warehouse:
         raise SettingsError(f"warehouse: none is named; {_HOW}", name="warehouse")
     if isinstance(warehouse, Mapping):
-        if set(warehouse) == {"duckdb"}:
+        kinds = set(warehouse) - {"fill"}
+        if kinds == {"duckdb"}:
             return Target("duckdb", str(warehouse["duckdb"]))
-        if set(warehouse) == {"postgres"}:
+        if kinds == {"postgres"}:
             return _postgres(Postgres.of(warehouse["postgres"]))
         raise SettingsError(
             f"warehouse: {', '.join(map(str, warehouse))} is not a kind of warehouse known here; {_HOW}"
@@ -89,12 +92,15 @@ def _postgres(postgres: Postgres) -> Target:
     return Target("postgres", postgres.place, postgres)
 
 
-def connect(warehouse: str | Mapping[str, Any] | Target | None, *, read_only: bool = False) -> Backend:
+def connect(
+    warehouse: str | Mapping[str, Any] | Target | None, *, read_only: bool = False, wait: float = 0.0
+) -> Backend:
     """Open a warehouse.
 
     Args:
         warehouse: As for `parse_target`.
         read_only: Open it for queries only.
+        wait: For so many seconds a DuckDB file that another process has open is waited for.
 
     Raises:
         SettingsError: It names no warehouse, or one of a kind that is not known.
@@ -106,4 +112,11 @@ def connect(warehouse: str | Mapping[str, Any] | Target | None, *, read_only: bo
         from penstock.warehouse.postgres_backend import PostgresBackend
 
         return PostgresBackend(target.postgres, read_only=read_only)
-    return DuckDBBackend(Path(target.place), read_only=read_only)
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            return DuckDBBackend(Path(target.place), read_only=read_only)
+        except BusyError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(0.05)  # nothing tells when the file is free

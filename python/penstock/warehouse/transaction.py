@@ -95,6 +95,20 @@ def transact(
     raise AssertionError("the last attempt returns or raises")
 
 
+def looked(backend: Backend, look: Callable[[], T], give_up: float | None = None) -> T:
+    """What `look` finds outside a transaction; once more on a new connection where the old one is lost.
+
+    Raises:
+        BackendGoneError: The database did not come back within `give_up` (or `GIVE_UP`) seconds.
+    """
+    try:
+        return look()
+    except BackendGoneError as error:
+        _told(error)
+        backend.reopen(GIVE_UP if give_up is None else give_up)
+        return look()
+
+
 def _committed(
     backend: Backend, lock: str, landed: Callable[[], bool] | None, give_up: float, unknown: CommitUnknownError
 ) -> bool:
