@@ -11,7 +11,7 @@ from penstock.errors import WarehouseError
 from penstock.warehouse.files import count_rows
 from penstock.warehouse.lakelog import absolute, live_files
 from penstock.warehouse.loader import parse_day
-from penstock.warehouse.target import Target, connect, warehouse_of
+from penstock.warehouse.target import WAIT, Target, connect, warehouse_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,7 +108,7 @@ def run_checks(
     day = parse_day(date)
     limits = thresholds or Thresholds()
     files = absolute(spec, live_files(spec, DEAD_LETTERS))
-    backend = connect(warehouse_of(spec, warehouse), read_only=True)
+    backend = connect(warehouse_of(spec, warehouse), read_only=True, wait=WAIT)
     try:
         if not backend.columns("fact_events"):
             raise WarehouseError(
