@@ -3,8 +3,8 @@
     .venv/bin/python benches/warehouse.py --facts 1000000
     .venv/bin/python benches/warehouse.py --postgres postgresql://loader@db.example/shop   # another server
 
-Without `--postgres` it starts a server of its own, as the tests do, but with `fsync` on. What both hold is compared at the
-end: facts, users, revenue.
+Without `--postgres` it starts a server of its own, as the tests do, but with `fsync` on. At the end both have to hold
+the same facts, users and revenue.
 """
 
 from __future__ import annotations
@@ -96,9 +96,8 @@ def main() -> None:
     if told.json:
         print(json.dumps(found))
         return
-    print(
-        f"{told.facts:,} events of one day; {found['cores']} cores, load average {found['load_average']:.1f} at the start"
-    )
+    busy = f"load average {found['load_average']:.1f} at the start"
+    print(f"{told.facts:,} events of one day; {found['cores']} cores, {busy}")
     print(f"{'':24}{'rows':>12}{'seconds':>10}{'rows/s':>10}")
     for kind in ("duckdb", "postgres"):
         for what, row in found[kind].items():
