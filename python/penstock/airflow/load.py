@@ -38,8 +38,9 @@ class LoadOperator(PenstockOperator):
             self.log.info("%s: %s of %s rows loaded", flow.name, f"{done:,}", f"{todo:,}")
 
         # A task beside this one may have the DuckDB file open.
-        named = {"date": given(self.date), "tables": flow.file.tables}
-        report = load(flow.spec(), given(self.to), **named, progress=told, wait=600)
+        report = load(
+            *(flow.spec(), given(self.to)), date=given(self.date), tables=flow.file.tables, progress=told, wait=600
+        )
         counts = report.counts
         self.log.info(
             "%s: %s facts inserted, %s updated, %s deleted, in %s",
