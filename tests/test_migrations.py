@@ -97,9 +97,8 @@ def test_a_load_upgrades_a_file_by_itself_and_in_postgresql_says_what_to_run(lak
         assert lake.warehouses.rows("SELECT version FROM penstock_schema") == [(SCHEMA_VERSION,)]
         return
     before = lake.warehouses.everything()
-    with pytest.raises(
-        SettingsError, match=r"are of version 1, .* needs version 2\. Run: penstock migrate ecommerce"
-    ) as refused:
+    says = r"are of version 1, .* needs version 2\. Run: penstock migrate ecommerce"
+    with pytest.raises(SettingsError, match=says) as refused:
         load(lake.spec(), lake.warehouses.target())
     assert exit_code_of(refused.value) == 2
     # Another pipeline in the same schema: the record of the loads is that of both.
