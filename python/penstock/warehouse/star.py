@@ -3,7 +3,7 @@
 All statements are sets over whole tables and keep to what DuckDB and PostgreSQL share. Temporary tables:
 
 * `stage`: the Silver rows of this load, with the keys of the fixed dimensions.
-* `gone`: keys (and days) of the facts that this load replaces: their Silver file was removed, or their date comes again.
+* `gone`: keys (and days) of the facts that this load replaces: their Silver file is removed, or their date comes anew.
 * `known`: keys (and days) of `stage` that are facts already.
 * `lost`: keys of `gone` that `stage` does not bring again. A table, so that PostgreSQL knows how many there are.
 * `touched_days`: days whose facts this load may change.
