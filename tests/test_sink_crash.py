@@ -167,11 +167,15 @@ def truth(payments: Payments) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.slow
 def test_killed_around_the_transaction_and_with_the_server(payments: Payments, truth: dict[str, Any]) -> None:
     """Before it, after it, in the middle of it; and the server while the run is at work."""
     payments.caught_up(failpoint="sink.before@2=kill", code=-signal.SIGKILL)
     payments.assert_consistent()
     assert len(payments.commits()) == 1
+    payments.caught_up(failpoint="load.recorded@2=kill", code=-signal.SIGKILL)
+    payments.assert_consistent()
+    assert len(payments.commits()) == 2
     payments.caught_up(failpoint="sink.after@2=kill", code=-signal.SIGKILL)
     payments.assert_consistent()
     # The database has an epoch that the log has not: what looks at it meanwhile is not misled.
@@ -197,6 +201,7 @@ def test_killed_around_the_transaction_and_with_the_server(payments: Payments, t
     payments.assert_done(truth)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(payments: Payments, truth: dict[str, Any]) -> None:
     dice = random.Random(4)
     killed = 0

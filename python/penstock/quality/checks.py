@@ -12,8 +12,12 @@ from penstock.warehouse.files import count_rows
 from penstock.warehouse.flat import Flat
 from penstock.warehouse.lakelog import absolute, live_files
 from penstock.warehouse.loader import parse_day
+<<<<<<< HEAD
 from penstock.warehouse.model import model_for
 from penstock.warehouse.target import Target, connect, warehouse_of
+=======
+from penstock.warehouse.target import WAIT, Target, connect, warehouse_of
+>>>>>>> A/work
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -115,7 +119,7 @@ def run_checks(
     day = parse_day(date)
     limits = thresholds or Thresholds()
     files = absolute(spec, live_files(spec, DEAD_LETTERS))
-    backend = connect(warehouse_of(spec, warehouse), read_only=True)
+    backend = connect(warehouse_of(spec, warehouse), read_only=True, wait=WAIT)
     try:
         now = now or dt.datetime.now(UTC)
         if isinstance(model_for(spec, tables, backend), Flat):
