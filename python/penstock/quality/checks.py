@@ -12,12 +12,8 @@ from penstock.warehouse.files import count_rows
 from penstock.warehouse.flat import Flat
 from penstock.warehouse.lakelog import absolute, live_files
 from penstock.warehouse.loader import parse_day
-<<<<<<< HEAD
 from penstock.warehouse.model import model_for
-from penstock.warehouse.target import Target, connect, warehouse_of
-=======
 from penstock.warehouse.target import WAIT, Target, connect, warehouse_of
->>>>>>> A/work
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
