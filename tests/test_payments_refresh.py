@@ -103,6 +103,7 @@ def to_all(targets: list[tuple[Warehouses, str]], work: Callable[[dict[str, Any]
     return [work(warehouses.target(name)) for warehouses, name in targets]
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_way_there_gives_the_rows_of_one_full_rebuild(
