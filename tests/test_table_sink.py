@@ -186,6 +186,18 @@ def test_a_load_beside_it_finds_less_to_do(lake: PaymentsLake, warehouses: Wareh
         load(spec)
 
 
+def test_another_lake_is_not_taken_for_this_one(lake: PaymentsLake, warehouses: Warehouses, make: Any) -> None:
+    """A lake that was reset begins at 0 again: its epochs are none of those that are there."""
+    one = make(warehouses.target())
+    for n in (1, 2):
+        assert write(one, lake.plan([transaction(n)]))
+        lake.commit()
+    lake.entries, lake.rows = [], {}
+    with pytest.raises(LakeError, match=r"it comes to epoch 0 now.* This is another lake than before"):
+        write(one, lake.plan([transaction(3), transaction(4)]))
+    assert ids(warehouses) == [1, 2]
+
+
 def test_the_audit_sees_through_an_epoch_that_is_on_its_way(
     lake: PaymentsLake, warehouses: Warehouses, make: Any
 ) -> None:

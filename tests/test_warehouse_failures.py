@@ -248,7 +248,7 @@ def test_a_warehouse_that_is_none(lake: Lake, setting: Any) -> None:
 
 
 def test_a_pipeline_without_tables(lake: Lake) -> None:
-    with pytest.raises(SettingsError, match="it has no warehouse tables"):
+    with pytest.raises(SettingsError, match=r"it has no warehouse tables.*`penstock init ecommerce`"):
         load(lake.spec(name="unheard_of"))
 
 

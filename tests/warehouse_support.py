@@ -208,5 +208,6 @@ def install(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
         return json.dumps(lake.live(layer))
 
     monkeypatch.setattr("penstock.warehouse.lakelog._core.lake_log", lake_log)
+    monkeypatch.setattr("penstock.warehouse.lakelog._core.inspect", lambda *_, **__: json.dumps({"planned": None}))
     monkeypatch.setattr("penstock.warehouse.lakelog._core.lake_shards", lambda *_, **__: [])
     monkeypatch.setattr("penstock.warehouse.lakelog._core.read_lake", read_lake)

@@ -50,7 +50,7 @@ class QualityOperator(PenstockOperator):
         """Check it."""
         from penstock.quality import run_checks
 
-        report = run_checks(flow.spec(), self.date, given(self.warehouse))
+        report = run_checks(flow.spec(), self.date, given(self.warehouse), tables=flow.file.tables)
         for check in report.checks:
             say = self.log.info if check.passed else self.log.error
             say("%s: %s%s", check.name, "" if check.passed else "FAILED: ", check.message)

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.errors import WarehouseError
 from penstock.warehouse.files import count_rows
+from penstock.warehouse.flat import Flat
 from penstock.warehouse.lakelog import absolute, live_files
 from penstock.warehouse.loader import parse_day
+from penstock.warehouse.model import model_for
 from penstock.warehouse.target import WAIT, Target, connect, warehouse_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from importlib.abc import Traversable
+    from pathlib import Path
 
     from penstock.warehouse.backend import Backend
 
@@ -31,6 +35,7 @@ class Thresholds:
     volume_days: int = 7
     null_share: float = 0.0
     dead_letter_share: float = 0.01
+    late_share: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class CheckResult:
     """What one check saw.
 
     Attributes:
-        name: `freshness`, `volume`, `nulls` or `dead_letters`.
+        name: `freshness`, `volume`, `nulls` or `dead_letters`; of payments also `late`, `raw`, `clean` and `hours`.
         value: What was measured; None when there was nothing to measure.
         threshold: What it was held against.
         unit: Of both.
@@ -89,8 +94,9 @@ def run_checks(
     *,
     now: dt.datetime | None = None,
     thresholds: Thresholds | None = None,
+    tables: Path | Traversable | None = None,
 ) -> QualityReport:
-    """Check a day's facts and dead letters.
+    """Check a day's facts and dead letters; of payments its clean transactions, and what is made of them.
 
     Args:
         spec: The pipeline file, read: `name`, `lake`, `warehouse`.
@@ -99,6 +105,7 @@ def run_checks(
         now: The time against which freshness is measured; the clock's unless given. A day that is over is measured at
             its end, so that its result stays the same.
         thresholds: Others than the usual ones.
+        tables: The folder with the SQL files of the tables; that of the ready-made pipeline of this name unless given.
 
     Raises:
         SettingsError: `date` is no date.
@@ -110,13 +117,20 @@ def run_checks(
     files = absolute(spec, live_files(spec, DEAD_LETTERS))
     backend = connect(warehouse_of(spec, warehouse), read_only=True, wait=WAIT)
     try:
+        now = now or dt.datetime.now(UTC)
+        if isinstance(model_for(spec, tables, backend), Flat):
+            from penstock.quality.payments import check_payments
+
+            return QualityReport(
+                str(spec["name"]), day, check_payments(backend, spec, day, now, limits, files, tables=tables)
+            )
         if not backend.columns("fact_events"):
             raise WarehouseError(
                 f"warehouse {backend.place}: it has no table fact_events. Run `penstock load {spec['name']}` first"
             )
-        facts = _Facts(backend, day)
+        facts = Rows(backend, day)
         results = (
-            facts.freshness(now or dt.datetime.now(UTC), limits),
+            facts.freshness(now, limits),
             facts.volume(limits),
             facts.nulls(limits),
             facts.dead_letters(files, limits),
@@ -130,15 +144,42 @@ CRITICAL = ("idempotency_key", "user_key", "user_id", "event_type", "event_times
 """Columns of fact_events that must never be null; a purchase must also have its amount and currency."""
 
 
-class _Facts:
-    def __init__(self, warehouse: Backend, day: dt.date) -> None:
+CRITICAL_OF = {
+    **{column: f"{column} IS NULL" for column in CRITICAL},
+    **{column: f"event_type = 'purchase' AND {column} IS NULL" for column in ("purchase_amount", "currency")},
+}
+
+
+class Rows:
+    """The rows of a day.
+
+    Args:
+        warehouse: Where they are.
+        day: The day.
+        table: Their table.
+        time: Its column with the time of the event.
+        critical: Columns that every query relies on, each with the condition that it lacks.
+    """
+
+    def __init__(
+        self,
+        warehouse: Backend,
+        day: dt.date,
+        table: str = "fact_events",
+        time: str = "event_timestamp",
+        critical: Mapping[str, str] = CRITICAL_OF,
+    ) -> None:
         self.warehouse = warehouse
         self.day = day
+        self.table = table
+        self.time = time
+        self.critical = critical
         self.end = day + dt.timedelta(days=1)
-        self.on_the_day = f"event_timestamp >= TIMESTAMP '{day}' AND event_timestamp < TIMESTAMP '{self.end}'"
+        self.on_the_day = f"{time} >= TIMESTAMP '{day}' AND {time} < TIMESTAMP '{self.end}'"
 
-    def _count(self) -> int:
-        ((count,),) = self.warehouse.rows(f"SELECT count(*) FROM fact_events WHERE {self.on_the_day}")
+    def count(self) -> int:
+        """How many there are."""
+        ((count,),) = self.warehouse.rows(f"SELECT count(*) FROM {self.table} WHERE {self.on_the_day}")
         return int(count)
 
     def freshness(self, now: dt.datetime, limits: Thresholds) -> CheckResult:
@@ -148,7 +189,7 @@ class _Facts:
         most = limits.max_age.total_seconds() / 3600
         naive = seen_at.astimezone(UTC).replace(tzinfo=None)
         ((newest,),) = self.warehouse.rows(
-            f"SELECT max(event_timestamp) FROM fact_events WHERE event_timestamp <= TIMESTAMP '{naive}'"
+            f"SELECT max({self.time}) FROM {self.table} WHERE {self.time} <= TIMESTAMP '{naive}'"
         )
         when = f"{naive:%Y-%m-%d %H:%M} UTC"
         if newest is None:
@@ -165,20 +206,20 @@ class _Facts:
 
     def volume(self, limits: Thresholds) -> CheckResult:
         """The day's events against the average of the days before."""
-        ((first,),) = self.warehouse.rows("SELECT min(event_timestamp) FROM fact_events")
+        ((first,),) = self.warehouse.rows(f"SELECT min({self.time}) FROM {self.table}")
         start = self.day - dt.timedelta(days=limits.volume_days)
         if first is not None:
             # The very first day counts only when it is whole, or nearly.
             began = first.date() if first.hour == 0 else first.date() + dt.timedelta(days=1)
             start = max(start, began)
         days = (self.day - start).days if first is not None else 0
-        count = self._count()
+        count = self.count()
         if days < 1:
             message = f"{count} events; there is no whole day before to compare with"
             return CheckResult("volume", None, limits.volume_deviation, "share", True, message)
         ((before,),) = self.warehouse.rows(
-            f"SELECT count(*) FROM fact_events WHERE event_timestamp >= TIMESTAMP '{start}' "
-            f"AND event_timestamp < TIMESTAMP '{self.day}'"
+            f"SELECT count(*) FROM {self.table} WHERE {self.time} >= TIMESTAMP '{start}' "
+            f"AND {self.time} < TIMESTAMP '{self.day}'"
         )
         average = before / days
         usual = f"average of {average:.1f} over {days} day{'s' if days > 1 else ''} before"
@@ -198,11 +239,11 @@ class _Facts:
 
     def nulls(self, limits: Thresholds) -> CheckResult:
         """Nulls in the columns that every query relies on."""
-        purchase = "event_type = 'purchase' AND"
-        conditions = {column: f"{column} IS NULL" for column in CRITICAL}
-        conditions |= {column: f"{purchase} {column} IS NULL" for column in ("purchase_amount", "currency")}
+        conditions = self.critical
         counted = ", ".join(f"count(CASE WHEN {condition} THEN 1 END)" for condition in conditions.values())
-        ((total, *nulls),) = self.warehouse.rows(f"SELECT count(*), {counted} FROM fact_events WHERE {self.on_the_day}")
+        ((total, *nulls),) = self.warehouse.rows(
+            f"SELECT count(*), {counted} FROM {self.table} WHERE {self.on_the_day}"
+        )
         found = {column: count for column, count in zip(conditions, nulls, strict=True) if count}
         worst = max(found.values(), default=0) / total if total else 0.0
         where = ", ".join(f"{column} ({count})" for column, count in found.items())
@@ -221,12 +262,12 @@ class _Facts:
         A dead letter whose event time could not be read counts on the day of the broker's time, or else of its arrival.
         """
         dead = count_rows(
-            "SELECT 1 FROM (SELECT coalesce(event_time, timestamp, ingested_at) AT TIME ZONE 'UTC' AS event_timestamp "
+            f"SELECT 1 FROM (SELECT coalesce(event_time, timestamp, ingested_at) AT TIME ZONE 'UTC' AS {self.time} "
             f"FROM dead_letters) AS timed WHERE {self.on_the_day}",
             files,
             "dead_letters",
         )
-        total = self._count() + dead
+        total = self.count() + dead
         share = dead / total if total else 0.0
         return CheckResult(
             "dead_letters",

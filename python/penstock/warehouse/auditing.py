@@ -95,12 +95,17 @@ def audit(
         LakeError: The lake is not there.
         WarehouseError: The warehouse cannot be opened, or holds no loads.
     """
-    shards = logs(spec)
     backend = connect(warehouse_of(spec, warehouse), read_only=True, wait=WAIT)
     try:
-        seen = _look(backend, spec, model_for(spec, tables, backend), list(shards))
+        return audit_over(backend, spec, tables)
     finally:
         backend.close()
+
+
+def audit_over(backend: Backend, spec: Mapping[str, Any], tables: Path | Traversable | None = None) -> WarehouseAudit:
+    """The same, over a connection that is there."""
+    shards = logs(spec)
+    seen = _look(backend, spec, model_for(spec, tables, backend), list(shards))
     # Afterwards, so that the log is as new as the warehouse, or newer: but for one epoch that is on its way.
     entries = {log: read_log(spec, BEGINNING, SILVER, shard) for log, shard in shards.items()}
     left = [

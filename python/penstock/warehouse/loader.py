@@ -102,7 +102,7 @@ def load(
     progress: Progress | None = None,
     wait: float = WAIT,
 ) -> LoadReport:
-    """Load Silver rows of the lake into the star schema.
+    """Load Silver rows of the lake into the tables of the warehouse.
 
     Without `date`: all that the lake's log says since the last load; rows of removed files go, rewritten rows replace
     the old ones. With `date`: all rows whose event time falls on that day, again, in whatever file they are; this
@@ -358,13 +358,14 @@ class Loader:
         """Loading a day would take the rows of an epoch that is in no commit for such that are gone."""
         for log, shard in logs(self.spec).items():
             last = last_entry(self.warehouse, log)
-            if last > BEGINNING and not self._log_has(last, shard):
+            if last > BEGINNING and not self.log_has(last, shard):
                 raise _OnItsWayError(
                     f"it holds epoch {last}, which the log of {log} does not; a day cannot be loaded before it does. "
                     f"Run `penstock run {self.pipeline}`, and then this again"
                 )
 
-    def _log_has(self, number: int, shard: int) -> bool:
+    def log_has(self, number: int, shard: int) -> bool:
+        """Whether an entry is committed."""
         return any(entry.number == number for entry in read_log(self.spec, number - 1, SILVER, shard))
 
     def record(self, step: Step, day: dt.date | None, counts: star.Counts, load_id: str, number: int) -> None:

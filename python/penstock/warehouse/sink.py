@@ -10,6 +10,7 @@ database) is loaded first. The number of the epoch stands in `penstock_loads`, t
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import time
 import uuid
@@ -131,12 +132,12 @@ class TableSink:
         silver = [file for file in files if file.layer == SILVER]
         bronze = tuple(file for file in files if file.layer == BRONZE)
         rows = sum(file.rows for file in silver)
-        log, term, load_id = self._log_of(shard), int(told["term"]), uuid.uuid4().hex
+        log, term, load_id = self._log_of(shard), int(told["term"]), _id_of(told)
         step = Step(log, number - 1, number, silver, [], rows, "epoch", term, bronze)
 
         def work(loader: Loader) -> bool:
             if not self._is_next(loader, log, number):
-                return self._kind(loader, log, number) != "void"
+                return self._holds(loader, log, shard, number, load_id)
             loader.apply(step, None, load_id)
             for partition in told["partitions"]:
                 _stand(loader.warehouse, log, number, partition)
@@ -151,7 +152,7 @@ class TableSink:
 
         def work(loader: Loader) -> bool:
             if not self._is_next(loader, log, epoch):
-                return self._kind(loader, log, epoch) == "void"
+                return self._found(loader, log, epoch)[0] == "void"
             loader.record(step, None, Counts(), load_id, loader.next_number())
             return True
 
@@ -184,12 +185,29 @@ class TableSink:
             raise _BehindError
         return last < number
 
-    def _kind(self, loader: Loader, log: str, number: int) -> str | None:
+    def _found(self, loader: Loader, log: str, number: int) -> tuple[str | None, str | None]:
+        """Kind and id of what is there under a number."""
         found = loader.warehouse.rows(
-            f"SELECT kind FROM penstock_loads WHERE pipeline = {quoted(log)} AND log_number = {number} "
+            f"SELECT kind, load_id FROM penstock_loads WHERE pipeline = {quoted(log)} AND log_number = {number} "
             "AND event_date IS NULL"
         )
-        return found[0][0] if found else None
+        return (found[0][0], found[0][1]) if found else (None, None)
+
+    def _holds(self, loader: Loader, log: str, shard: int, number: int, load_id: str) -> bool:
+        """Whether the number that is taken is that of this epoch; not where it was given up.
+
+        Raises:
+            LakeError: It is an epoch of another lake.
+        """
+        kind, held = self._found(loader, log, number)
+        if kind == "void":
+            return False
+        if held != load_id and not loader.log_has(number, shard):
+            raise LakeError(
+                f"lake {self._spec['lake']}: it comes to epoch {number} now, and {self.name} has loaded another one "
+                "under this number. This is another lake than before; name the right one, or another warehouse"
+            )
+        return True
 
     def _take_term(self, warehouse: Backend, log: str, term: int) -> None:
         """The newest run wins, whoever comes to the lock first."""
@@ -208,6 +226,14 @@ class TableSink:
             )
         if newest < term:
             warehouse.change(f"UPDATE penstock_terms SET term = {term} WHERE log = {quoted(log)}")
+
+
+def _id_of(told: Mapping[str, Any]) -> str:
+    """The same for an epoch that is run again: it follows from its plan."""
+    names = ("path", "rows", "min_event_time", "max_event_time")
+    files = sorted([file.get(name) for name in names] for file in told["files"])
+    stand = sorted([p["topic"], p["partition"], p["position"]] for p in told["partitions"])
+    return hashlib.sha256(json.dumps([told["number"], told["shard"], files, stand]).encode()).hexdigest()[:32]
 
 
 def _stand(warehouse: Backend, log: str, number: int, partition: Mapping[str, Any]) -> None:
