@@ -320,8 +320,10 @@ class Pipeline:
         return Table(_core.state_table(json.dumps(self.spec()), table, storage_secrets=secrets))
 
     def _broker(self, spec: dict[str, Any], *, audit: bool = False) -> list[dict[str, Any]]:
-        secrets = {"source_secrets": self.file.source_secrets, "storage_secrets": self.file.storage.secrets}
-        return list(json.loads(_core.broker(json.dumps(spec), audit=audit, **secrets)))
+        hidden, keys = self.file.source_secrets, self.file.storage.secrets
+        return list(
+            json.loads(_core.broker(json.dumps(spec), audit=audit, source_secrets=hidden, storage_secrets=keys))
+        )
 
     def replay(
         self,

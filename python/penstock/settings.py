@@ -92,6 +92,13 @@ class PipelineFile:
         return kafka.over(self.connections.kafka) if kafka else None
 
     @property
+    def postgres(self) -> Postgres | None:
+        """The warehouse in PostgreSQL: the file's, else that of a connection, which counts before a DuckDB file."""
+        own, given = self.settings.warehouse, self.connections.warehouse
+        found = own.postgres if own else None
+        return found or (Postgres.of({"url": given.url}) if given else None)
+
+    @property
     def index(self) -> IndexSettings:
         """Where documents go: the file's settings, or those of a connection."""
         return self.settings.index.over(self.connections.elasticsearch)
@@ -208,18 +215,16 @@ class PipelineFile:
             "warehouse": self._warehouse(),
             "index": self.index.spec(self.base),
         }
-        postgres = own.warehouse.postgres if own.warehouse else None
+        postgres = self.postgres
         url = postgres.url.get_secret_value() if postgres else None
         return Spec(settings, storage.secrets, url, self.index.secrets)
 
     def _warehouse(self) -> dict[str, Any] | None:
-        own = self.settings.warehouse
-        if own is None:
-            return None
-        fill = {} if own.fill == "load" else {"fill": own.fill}
-        if own.postgres is not None:
-            return {"postgres": own.postgres.spec(), **fill}
-        return {"duckdb": self._place(own.duckdb), **fill} if own.duckdb else None
+        own, postgres = self.settings.warehouse, self.postgres
+        fill = {"fill": own.fill} if own and own.fill != "load" else {}
+        if postgres is not None:
+            return {"postgres": postgres.spec(), **fill}
+        return {"duckdb": self._place(own.duckdb), **fill} if own and own.duckdb else None
 
     def _source(self) -> dict[str, Any]:
         if self.kafka is not None:
@@ -285,7 +290,11 @@ def load_file(
     except ValidationError as error:
         raise explain(error, document, Settings) from None
     where = Path(base) if base is not None else Path.cwd() if packaged else path.parent
-    return PipelineFile(settings, path, where, packaged, connections or Connections())
+    given = connections or Connections()
+    if any(re.match(r"\s*warehouse\s*(=|\.\s*(duckdb|postgres)\b)", assignment) for assignment in overrides):
+        # A warehouse that is named for this one time is the one that is meant.
+        given = dataclasses.replace(given, warehouse=None)
+    return PipelineFile(settings, path, where, packaged, given)
 
 
 def _take_the_place(values: dict[str, Any], overrides: Sequence[str]) -> None:
