@@ -49,6 +49,7 @@ from penstock.connections import Connections
 from penstock.errors import ContractError, SettingsError
 from penstock.mistakes import explain
 from penstock.nearest import did_you_mean
+from penstock.postgres import Postgres
 from penstock.resources import ready_made, ready_made_folder
 from penstock.settings_models import Settings
 from penstock.storage import Spec, Storage
