@@ -273,3 +273,21 @@ def test_connections_that_cannot_be_used(kind: str, connection: Any, words: str)
         Connections.from_airflow(**{kind: connection})
     assert words in str(caught.value) and str(caught.value).startswith("Airflow connection")
     assert "hidden" not in str(caught.value) and "hidden" not in repr(caught.value)
+
+
+def test_a_connection_of_postgresql_takes_the_place_of_a_duckdb_file(tmp_path: Path) -> None:
+    """A warehouse in PostgreSQL that the file names, and one that is named for this time, count before it."""
+    known = Connections.from_airflow(postgres="postgres://ada:hidden@db:5432/shop")
+    spec = penstock.Pipeline.load("payments", connections=known).spec()
+    assert (spec["warehouse"]["postgres"]["place"], spec["warehouse"]["fill"]) == ("db:5432/shop", "epoch")
+    assert spec.warehouse_secret == "postgresql://ada:hidden@db:5432/shop" and "hidden" not in json.dumps(spec)
+    own = penstock.Pipeline.load(
+        "payments", {"warehouse.duckdb": str(tmp_path / "own.duckdb")}, connections=known
+    ).spec()
+    assert own["warehouse"] == {"duckdb": str(tmp_path / "own.duckdb"), "fill": "epoch"} and not own.warehouse_secret
+    own = penstock.Pipeline.load("payments", {"warehouse.postgres": "postgresql://h/own"}, connections=known).spec()
+    assert own["warehouse"]["postgres"]["place"] == "h:5432/own"
+    assert (
+        "postgres"
+        in penstock.Pipeline.load("payments", {"warehouse.fill": "load"}, connections=known).spec()["warehouse"]
+    )
