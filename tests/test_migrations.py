@@ -16,6 +16,7 @@ import typer
 from typer.testing import CliRunner
 
 import migration_lake
+from penstock.cli._common import exit_code_of
 from penstock.cli.migrate import migrate as command
 from penstock.errors import SettingsError, WarehouseError
 from penstock.warehouse import audit, connect, load
@@ -96,8 +97,10 @@ def test_a_load_upgrades_a_file_by_itself_and_in_postgresql_says_what_to_run(lak
         assert lake.warehouses.rows("SELECT version FROM penstock_schema") == [(SCHEMA_VERSION,)]
         return
     before = lake.warehouses.everything()
-    with pytest.raises(SettingsError, match=r"are of version 1, .* needs version 2\. Run: penstock migrate ecommerce"):
+    says = r"are of version 1, .* needs version 2\. Run: penstock migrate ecommerce"
+    with pytest.raises(SettingsError, match=says) as refused:
         load(lake.spec(), lake.warehouses.target())
+    assert exit_code_of(refused.value) == 2
     # Another pipeline in the same schema: the record of the loads is that of both.
     with (
         contextlib.closing(connect(lake.warehouses.target())) as backend,
@@ -203,6 +206,15 @@ def test_the_command_line(tmp_path: Path) -> None:
         assert con.execute("SELECT count(*) FROM dim_time").fetchone() == (96_432,)
     with pytest.raises(SettingsError, match="a DuckDB file has no roles"):
         cli("--to", to, "--roles")
+
+
+def test_a_password_on_the_command_line_gives_a_warning() -> None:
+    for secret in ("u:hunter2@127.0.0.1:1/x", "127.0.0.1:1/x?user=u&password=hunter2"):
+        result = CliRunner().invoke(app, ["ecommerce", "--to", f"postgresql://{secret}"], env={"COLUMNS": "300"})
+        assert isinstance(result.exception, WarehouseError)
+        assert "PGPASSWORD" in result.stderr and "passfile" in result.stderr and "${VARIABLE}" in result.stderr
+        assert "hunter2" not in result.output + str(result.exception)
+    assert "PGPASSWORD" not in CliRunner().invoke(app, ["ecommerce", "--to", "postgresql://u@127.0.0.1:1/x"]).stderr
 
 
 def test_no_server_and_no_schema(database: Database) -> None:

@@ -19,6 +19,7 @@ from penstock.errors import SettingsError, WarehouseError
 from penstock.warehouse import audit, load
 from penstock.warehouse.refresh import refresh
 from penstock.warehouse.sink import TableSink
+from penstock.warehouse.upgrading import migrate
 from test_cli import cli
 from warehouse_support import at
 from warehouse_tables import KINDS, Warehouses
@@ -103,6 +104,7 @@ def to_all(targets: list[tuple[Warehouses, str]], work: Callable[[dict[str, Any]
     return [work(warehouses.target(name)) for warehouses, name in targets]
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_way_there_gives_the_rows_of_one_full_rebuild(
@@ -222,3 +224,25 @@ def test_what_cannot_be_refreshed(lake: PaymentsLake, warehouses: Warehouses, tm
     done = cli("refresh", "payments", "--to", f"duckdb:{tmp_path / 'empty.duckdb'}", cwd=tmp_path)
     assert done.returncode == 3
     assert "nothing was loaded" in done.stderr
+
+
+def test_who_may_only_load_can_write_epochs_and_refresh(lake: PaymentsLake, database: Database, tmp_path: Path) -> None:
+    """With the rights of `penstock migrate --roles`, and no table or view of one's own."""
+    warehouses = Warehouses(tmp_path, database)
+    target = warehouses.target()
+    migrate(lake.spec(target), roles=True)
+    joe = f"joe_{random.getrandbits(64)}"
+    database.run(f"CREATE ROLE {joe} LOGIN IN ROLE penstock_loader")
+    try:
+        own = target["postgres"] | {"url": target["postgres"]["url"].replace("//postgres@", f"//{joe}@")}
+        spec = lake.spec({"postgres": own})
+        sink = TableSink(spec)
+        assert sink.write(json.dumps(lake.plan([transaction(1), transaction(2)])))
+        lake.commit()
+        sink.close()
+        told = refresh(spec)
+        assert told.views and told.views.total_transactions == 2
+        assert audit(spec).balanced
+        assert sorted(warehouses.rows(f"SELECT {CLEAN} FROM transactions_clean")) == lake.clean()
+    finally:
+        database.run(f"DROP ROLE {joe}")

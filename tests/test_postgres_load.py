@@ -22,6 +22,7 @@ from penstock.quality import run_checks
 from penstock.warehouse import audit, auditing, load, star
 from penstock.warehouse.migrate import SCHEMA_VERSION
 from penstock.warehouse.postgres_backend import PostgresBackend
+from penstock.warehouse.upgrading import migrate
 from services import missing, until
 from services.postgres import new_database
 from test_warehouse import Loaded, random_log
@@ -259,18 +260,19 @@ def test_the_rights_that_the_guide_names_are_enough_and_no_more(lake: Loaded, da
     page = (Path(__file__).parents[1] / "docs/guide/postgres.md").read_text()
     grants = page.partition("```sql\n")[2].partition("```")[0]
     load(lake.spec(), database.url)
+    database.run(f"REVOKE TEMPORARY ON DATABASE {database.name} FROM PUBLIC; CREATE SCHEMA marts")
+    migrate(lake.spec(), database.url, roles=True)
     suffix = database.name.removeprefix("test_")
-    for role in ("loader", "reader"):
+    for role in ("loader", "metabase"):
         database.run(f"CREATE ROLE {role}_{suffix} LOGIN")
         grants = grants.replace(f"TO {role}", f"TO {role}_{suffix}")
-    database.run(f"REVOKE TEMPORARY ON DATABASE {database.name} FROM PUBLIC; CREATE SCHEMA marts")
     try:
         loader = database.server.url(database.name, f"loader_{suffix}")
-        reader = database.server.url(database.name, f"reader_{suffix}")
+        reader = database.server.url(database.name, f"metabase_{suffix}")
         for url in (loader, reader):
             with pytest.raises(WarehouseError, match="permission denied"):
                 audit(lake.spec(), url)
-        database.run(grants.replace("DATABASE shop", f"DATABASE {database.name}"))
+        database.run(grants)
         lake.commit([event("p3", "ada", "2024-12-18T11:00:00", "purchase")], removed=list(lake.rows)[:1])
         with pytest.raises(WarehouseError, match=r"permission denied to create temporary tables.*needs more rights"):
             load(lake.spec(), reader)
@@ -280,7 +282,7 @@ def test_the_rights_that_the_guide_names_are_enough_and_no_more(lake: Loaded, da
         with pytest.raises(WarehouseError, match="permission denied for schema marts"):
             load(lake.spec(), {"postgres": {"url": loader, "schema": "marts"}})
     finally:
-        for role in ("loader", "reader"):
+        for role in ("loader", "metabase"):
             database.run(f"DROP OWNED BY {role}_{suffix}; DROP ROLE {role}_{suffix}")
 
 

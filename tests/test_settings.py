@@ -15,7 +15,8 @@ from pydantic import BaseModel
 
 import penstock
 from penstock import mistakes
-from penstock.settings import Settings, load_file
+from penstock.settings import load_file
+from penstock.settings_models import Settings
 from penstock.units import format_duration, parse_duration, parse_size
 from penstock.warehouse import warehouse_of
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -204,3 +207,39 @@ def test_a_second_sink_that_fails_leaves_the_first_ahead(pipeline: crash.Pipelin
     _core.run_pipeline(spec, until_caught_up=True, sinks=[good, other])
     assert_done(pipeline, good.file)
     assert held(other.file) == held(good.file)
+
+
+ASKS = """
+import json, sys
+from pathlib import Path
+from penstock import _core
+
+spec = Path(sys.argv[1]).read_text()
+
+class Asks:
+    name = "one that asks"
+
+    def write(self, epoch):
+        number = json.loads(epoch)["number"]
+        assert [entry["number"] for entry in json.loads(_core.lake_log(spec, number - 2))] == [number - 1][: number]
+        return True
+
+    def forbid(self, epoch, term):
+        return True
+
+_core.run_pipeline(spec, until_caught_up=True, sinks=[Asks()])
+"""
+
+
+def test_a_sink_may_ask_the_engine_where_there_is_one_processor(pipeline: crash.Pipeline) -> None:
+    """The engine's only thread waits for the sink, and the sink for an answer of the engine's."""
+    done = subprocess.run(
+        [sys.executable, "-c", ASKS, str(pipeline.spec)],
+        env=os.environ | {"RAYON_NUM_THREADS": "1"},
+        timeout=60,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(commits(pipeline)) > 4

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 EVENTS = 6_000
 POSITIONS = "SELECT lake_partition, lake_offset FROM transactions"
+OURS = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'penstock' AND datname = current_database()"
 HOURS = """
     SELECT to_char(event_hour, 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), total_transactions, total_amount::text, late_transactions
     FROM hourly_metrics
@@ -106,6 +107,14 @@ class Payments:
         epochs = self.folder / "lake/_penstock/payments/epochs"
         return [json.loads(path.read_text()) for path in sorted(epochs.glob("*.commit"))]
 
+    def hours(self) -> dict[str, dict[str, Any]]:
+        """The hourly metrics, refreshed."""
+        self.run("refresh")
+        return {
+            hour: {"total_transactions": total, "total_amount": amount, "late_transactions": late}
+            for hour, total, amount, late in self.database.rows(HOURS)
+        }
+
     def assert_consistent(self) -> None:
         """The database stands where the log stands, or one epoch ahead; with as many rows as its epochs have."""
         found = self.database.rows("SELECT log_number, kind, rows_read FROM penstock_loads ORDER BY 1")
@@ -126,12 +135,7 @@ class Payments:
         )
         ends = self.broker.end_offsets(self.topic)
         assert dict(self.database.rows("SELECT partition_id, next_offset FROM penstock_offsets")) == ends
-        self.run("refresh")
-        hours = {
-            hour: {"total_transactions": total, "total_amount": amount, "late_transactions": late}
-            for hour, total, amount, late in self.database.rows(HOURS)
-        }
-        assert hours == truth["hours"]
+        assert self.hours() == truth["hours"]
         audit = json.loads(self.run("audit", "--broker", "--json"))
         assert audit["balanced"] and audit["warehouse"]["facts"] == truth["expected"]["silver"]
 
@@ -167,11 +171,15 @@ def truth(payments: Payments) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.slow
 def test_killed_around_the_transaction_and_with_the_server(payments: Payments, truth: dict[str, Any]) -> None:
     """Before it, after it, in the middle of it; and the server while the run is at work."""
     payments.caught_up(failpoint="sink.before@2=kill", code=-signal.SIGKILL)
     payments.assert_consistent()
     assert len(payments.commits()) == 1
+    payments.caught_up(failpoint="load.recorded@2=kill", code=-signal.SIGKILL)
+    payments.assert_consistent()
+    assert len(payments.commits()) == 2
     payments.caught_up(failpoint="sink.after@2=kill", code=-signal.SIGKILL)
     payments.assert_consistent()
     # The database has an epoch that the log has not: what looks at it meanwhile is not misled.
@@ -197,6 +205,7 @@ def test_killed_around_the_transaction_and_with_the_server(payments: Payments, t
     payments.assert_done(truth)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(payments: Payments, truth: dict[str, Any]) -> None:
     dice = random.Random(4)
     killed = 0
@@ -221,4 +230,43 @@ def test_an_epoch_given_up_against_one_that_slept(payments: Payments, truth: dic
         slept.kill()
     assert slept.returncode == 4, said
     assert "was replaced by a newer one" in said
+    payments.assert_done(truth)
+
+
+def test_shards_write_beside_each_other(payments: Payments, truth: dict[str, Any]) -> None:
+    """Each has a log, terms and offsets of its own; the rows are in one table."""
+    keyed = ("--set", "source.keyed_by=entity")
+    for shard in ("1/2", "2/2"):
+        payments.caught_up("--shard", shard, *keyed)
+    found = payments.database.rows("SELECT pipeline, kind, count(*), sum(rows_read) FROM penstock_loads GROUP BY 1, 2")
+    assert {(log, kind) for log, kind, _, _ in found} == {("payments/0001", "epoch"), ("payments/0002", "epoch")}
+    assert sum(rows for *_, rows in found) == truth["expected"]["silver"]
+    ends = payments.broker.end_offsets(payments.topic)
+    assert dict(payments.database.rows("SELECT partition_id, next_offset FROM penstock_offsets")) == ends
+    assert json.loads(payments.run("load", "--json", *keyed))["rows_read"] == 0
+    assert json.loads(payments.run("audit", "--json", *keyed))["warehouse"]["facts"] == truth["expected"]["silver"]
+    assert payments.hours() == truth["hours"]
+
+
+def test_who_asks_twice_waits_for_no_lock(payments: Payments, truth: dict[str, Any]) -> None:
+    """The run waits for the database, and is asked to stop: it says so, and leaves nothing behind."""
+    payments.caught_up("--max-epochs", 1)
+    database = payments.database
+    with database.server.connect(database.name) as other:
+        other.execute("BEGIN")
+        other.execute("LOCK TABLE penstock_terms IN ACCESS EXCLUSIVE MODE")
+        waits = payments.start("run", "--until-caught-up", "-q")
+        try:
+            until("it waits", lambda: database.rows("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
+            waits.send_signal(signal.SIGINT)
+            # Two of them at once are one.
+            crash.some_moment(waits, 0.5)
+            waits.send_signal(signal.SIGINT)
+            _, said = waits.communicate(timeout=60)
+        finally:
+            waits.kill()
+        assert waits.returncode == 6, said
+        assert said.strip() == "Error: interrupted; the epoch in hand was given up, and the next run reads it again"
+    until("the server is left", lambda: not database.rows(OURS))
+    payments.caught_up()
     payments.assert_done(truth)

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from penstock.errors import DataError, LakeError, PenstockError, SettingsError, 
 from penstock.warehouse import load
 from penstock.warehouse.duckdb_backend import DuckDBBackend
 from penstock.warehouse.migrate import SCHEMA_VERSION
+from services import until
 from warehouse_support import Lake, event, install
 
 
@@ -142,7 +144,8 @@ def test_an_error_in_the_middle_leaves_nothing(lake: Lake, monkeypatch: pytest.M
     assert load(lake.spec()).counts.inserted == 1
 
 
-def test_a_warehouse_that_another_process_has_open(lake: Lake) -> None:
+def test_a_warehouse_that_another_process_has_open(lake: Lake, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "penstock.warehouse")
     load(lake.spec())
     holds = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
     with subprocess.Popen(
@@ -151,10 +154,14 @@ def test_a_warehouse_that_another_process_has_open(lake: Lake) -> None:
         assert other.stdin
         assert other.stdout
         other.stdout.readline()
-        with pytest.raises(WarehouseError, match=rf"another process \(process {other.pid}\) has it open"):
-            load(lake.spec())
-        other.stdin.close()
-    load(lake.spec())
+        with pytest.raises(WarehouseError, match=rf"another process \(process {other.pid}, python.*\) has it open"):
+            load(lake.spec(), wait=0.1)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(load, lake.spec(), wait=60)
+            until("the load waits", lambda: "Waiting for it" in caplog.text)
+            assert not waiting.done()
+            other.stdin.close()
+            assert waiting.result(60).counts.inserted == 0
 
 
 def test_a_file_that_is_no_warehouse(lake: Lake) -> None:
@@ -198,7 +205,8 @@ def test_a_warehouse_with_tables_of_somebody_else(lake: Lake) -> None:
         assert con.execute("SELECT table_name FROM duckdb_tables()").fetchall() == [("dim_user",)]
 
 
-def test_another_lake_than_before(lake: Lake) -> None:
+def test_another_lake_than_before(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.warehouse.loader.is_planned", lambda *_: False)  # nothing is on its way
     lake.commit([event("k9", "ada", "2024-12-18T10:00:00")])
     load(lake.spec())
     lake.entries.pop()

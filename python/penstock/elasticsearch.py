@@ -275,7 +275,9 @@ class Elasticsearch:
             ElasticsearchError: It was refused.
         """
         found: dict[str, Action] = {}
-        body: dict[str, Any] = {"size": size, "sort": [{sort: "asc"}], "query": {"match_all": {}}}
+        body: dict[str, Any] = {"size": size, "query": {"match_all": {}}}
+        # An index that was made otherwise may not have the field yet.
+        body["sort"] = [{sort: {"order": "asc", "unmapped_type": "date"}}]
         if since is not None:
             body["query"] = {"range": {sort: {"gte": since}}}
         while True:

@@ -215,19 +215,28 @@ def index(
     start = time_of(moment(since, "since"))
     kept = keep if keep is not None else (spec.get("index") or {}).get("keep", KEEP)
     kept_us = None if kept == "forever" else duration(kept, "keep")
-    backend = connect(warehouse_of(spec, warehouse), read_only=True, wait=WAIT)
-    try:
-        rows, there = _read(backend, what, start)
-    finally:
-        backend.close()
     place = f"file:{target.file}" if target.file else place_of(str(target.url))
-    report = IndexReport(str(spec["name"]), what.view, place, len(rows))
+    report = IndexReport(str(spec["name"]), what.view, place)
+
+    def read() -> tuple[list[dict[str, Any]], bool]:
+        backend = connect(warehouse_of(spec, warehouse), read_only=True, wait=WAIT)
+        try:
+            rows, there = _read(backend, what, start)
+        finally:
+            backend.close()
+        report.documents = len(rows)
+        return rows, there
+
     if target.file is not None:
+        rows, _ = read()
         _write(target.file, rows)
         report.indexed = len(rows)
         return report
     with target.connect() as server:
-        _Indices(server, what, report, kept_us).bring(rows, there, start)
+        indices = _Indices(server, what, report, kept_us)
+        # First what is there, then the view: an hour that another run has just brought in is not one that is gone.
+        indices.look(start)
+        indices.bring(*read())
     return report
 
 
@@ -281,13 +290,17 @@ class _Indices:
     report: IndexReport
     keep_us: int | None
 
-    def bring(self, rows: list[dict[str, Any]], there: bool, since: dt.datetime | None) -> None:
-        """Bring them up to date."""
-        found = self._look()
-        managed = self._policy()
-        wanted = self._placed(rows, managed)
+    def look(self, since: dt.datetime | None) -> None:
+        """See what is there."""
+        self._found = self._look()
+        self._managed = self._policy()
         start = None if since is None else _value(since, "date")
-        held = [a for a in self._held(found, start) if not (managed and self._expired(a.index))]
+        self._there = [a for a in self._held(self._found, start) if not (self._managed and self._expired(a.index))]
+
+    def bring(self, rows: list[dict[str, Any]], there: bool) -> None:
+        """Bring what was seen up to date."""
+        found, managed, held = self._found, self._managed, self._there
+        wanted = self._placed(rows, managed)
         if not there and held:
             raise WarehouseError(
                 f"{self.what.view} is empty in the warehouse, and there are {len(held):,} documents at "

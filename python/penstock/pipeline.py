@@ -16,7 +16,7 @@ from penstock.inspection import Inspection
 from penstock.lake import layer_name
 from penstock.ledger import Audit, Counts, Ledger
 from penstock.progress import Progress
-from penstock.settings import PipelineFile, Settings, load_file
+from penstock.settings import PipelineFile, load_file
 from penstock.shards import parse_shard
 from penstock.storage import Storage
 from penstock.table import Table, names
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         RetentionReport,
     )
     from penstock.index import IndexReport
+    from penstock.settings_models import Settings
     from penstock.storage import Spec
     from penstock.warehouse.refresh import RefreshReport
 

@@ -101,11 +101,9 @@ def test_a_worker_that_is_killed(postgres: PostgresServer, database: Database, t
             return state if state in ("success", "failed") else None
 
         assert until("the DAG run ends", ended, seconds=180, every=0.5) == "success", airflow.log.read_text()[-4000:]
-        assert {name: (one["state"], one["try_number"]) for name, one in tasks().items()} == {
-            "run": ("success", 2),
-            "load": ("success", 1),
-            "audit": ("success", 1),
-        }
+        done = tasks()
+        assert {name: one["state"] for name, one in done.items()} == dict.fromkeys(("run", "load", "audit"), "success")
+        assert done["run"]["try_number"] > 1
         (told,) = until("OpenLineage is told", lambda: complete(airflow.told("killed.load")))
     Draft202012Validator(SCHEMA).validate(told)
     (facts,) = told["outputs"]

@@ -38,7 +38,10 @@ class LoadOperator(PenstockOperator):
         def told(done: int, todo: int) -> None:
             self.log.info("%s: %s of %s rows loaded", flow.name, f"{done:,}", f"{todo:,}")
 
-        report = load(flow.spec(), place(self.to), date=given(self.date), tables=flow.file.tables, progress=told)
+        # A task beside this one may have the DuckDB file open.
+        report = load(
+            *(flow.spec(), place(self.to)), date=given(self.date), tables=flow.file.tables, progress=told, wait=600
+        )
         counts = report.counts
         self.log.info(
             "%s: %s facts inserted, %s updated, %s deleted, in %s",

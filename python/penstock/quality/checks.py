@@ -13,7 +13,7 @@ from penstock.warehouse.flat import Flat
 from penstock.warehouse.lakelog import absolute, live_files
 from penstock.warehouse.loader import parse_day
 from penstock.warehouse.model import model_for
-from penstock.warehouse.target import Target, connect, warehouse_of
+from penstock.warehouse.target import WAIT, Target, connect, warehouse_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -115,7 +115,7 @@ def run_checks(
     day = parse_day(date)
     limits = thresholds or Thresholds()
     files = absolute(spec, live_files(spec, DEAD_LETTERS))
-    backend = connect(warehouse_of(spec, warehouse), read_only=True)
+    backend = connect(warehouse_of(spec, warehouse), read_only=True, wait=WAIT)
     try:
         now = now or dt.datetime.now(UTC)
         if isinstance(model_for(spec, tables, backend), Flat):

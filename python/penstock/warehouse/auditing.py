@@ -12,7 +12,7 @@ from penstock.warehouse.duckdb_backend import quoted
 from penstock.warehouse.lakelog import BEGINNING, files_left, logs, read_log
 from penstock.warehouse.loader import SILVER, last_entry
 from penstock.warehouse.model import model_for
-from penstock.warehouse.target import Target, connect, warehouse_of
+from penstock.warehouse.target import WAIT, Target, connect, warehouse_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +71,7 @@ def was_loaded(spec: Mapping[str, Any]) -> bool:
     target = warehouse_of(spec)
     if target.postgres is None:
         return Path(target.place).exists()
-    backend = connect(target, read_only=True)
+    backend = connect(target, read_only=True, wait=WAIT)
     try:
         return bool(backend.columns("penstock_loads"))
     finally:
@@ -95,7 +95,7 @@ def audit(
         LakeError: The lake is not there.
         WarehouseError: The warehouse cannot be opened, or holds no loads.
     """
-    backend = connect(warehouse_of(spec, warehouse), read_only=True)
+    backend = connect(warehouse_of(spec, warehouse), read_only=True, wait=WAIT)
     try:
         return audit_over(backend, spec, tables)
     finally:

@@ -21,11 +21,9 @@ def find(warehouse: Backend) -> None:
         """
         SELECT CAST(event_timestamp AS DATE) AS event_date FROM stage
         UNION
-        SELECT CAST(event_timestamp AS DATE) FROM fact_events
-        WHERE idempotency_key IN (SELECT idempotency_key FROM gone)
+        SELECT event_date FROM gone
         UNION
-        SELECT CAST(event_timestamp AS DATE) FROM fact_events
-        WHERE idempotency_key IN (SELECT idempotency_key FROM known)
+        SELECT event_date FROM known
         """,
     )
 

@@ -35,13 +35,26 @@ def _first(error: duckdb.Error) -> str:
     return str(error).split("\n\nLINE ", maxsplit=1)[0]
 
 
+def _holder(text: str) -> str:
+    """Which process has the file open, as far as can be known: its number, and what it is called."""
+    found = re.search(r"held in (.+?) \(PID (\d+)\)", text) or re.search(r"()PID (\d+)", text)
+    if found is None:
+        return ""
+    program, number = Path(found[1]).name, found[2]
+    # Of Python one wants to know what it runs. Further arguments may be secrets.
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        words = Path(f"/proc/{number}/cmdline").read_text(encoding="utf-8").split("\0")
+        run = next((word for word in words[1:] if Path(word).name in ("penstock", "dbt", "airflow")), None)
+        program = program if run is None else Path(run).name
+    return f" (process {number}{f', {program}' if program else ''})"
+
+
 def _explain(path: str, error: duckdb.Error) -> WarehouseError:
     """Say what is wrong with a file that DuckDB cannot open."""
     text = str(error)
     file = Path(path)
-    holder = re.search(r"PID (\d+)", text)
     if "lock" in text.lower():
-        who = f" (process {holder[1]})" if holder else ""
+        who = _holder(text)
         return BusyError(
             f"warehouse {path}: another process{who} has it open; DuckDB lets one process write. Close it, or wait, "
             "and run this again"

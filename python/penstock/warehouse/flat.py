@@ -53,15 +53,12 @@ class Flat:
         if scope:
             counts.deleted = _delete(warehouse, scope, rows.number)
         ((staged,),) = warehouse.rows("SELECT count(*) FROM stage")
-        ((before,),) = warehouse.rows(f"SELECT count(*) FROM stage AS s JOIN transactions AS t ON {_same('s', 't')}")
         listed = ", ".join(columns)
-        if staged > before:
-            counts.inserted = staged - before
-            warehouse.change(
-                f"INSERT INTO transactions ({listed}, load_number) SELECT {listed}, {rows.number} FROM stage "
-                f"ON CONFLICT ({', '.join(POSITION)}) DO NOTHING"
-            )
-        if before:
+        counts.inserted = warehouse.change(
+            f"INSERT INTO transactions ({listed}, load_number) SELECT {listed}, {rows.number} FROM stage "
+            f"ON CONFLICT ({', '.join(POSITION)}) DO NOTHING"
+        )
+        if counts.inserted < staged:
             counts.updated = _update(warehouse, columns, rows.number)
         return counts
 

@@ -18,7 +18,7 @@ from penstock.warehouse import star
 from penstock.warehouse.lakelog import BEGINNING, Entry, LakeFile, files_left, live_files, logs, read_log
 from penstock.warehouse.migrate import SCHEMA_VERSION, ddl_of, make_or_upgrade, require_current, version_of
 from penstock.warehouse.model import Model, Rows, model_of, read_sql, tables_of
-from penstock.warehouse.target import Target, connect, warehouse_of
+from penstock.warehouse.target import WAIT, Target, connect, warehouse_of
 from penstock.warehouse.transaction import looked, transact
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def load(
     tables: Path | Traversable | None = None,
     rows_a_transaction: int = 500_000,
     progress: Progress | None = None,
+    wait: float = WAIT,
 ) -> LoadReport:
     """Load Silver rows of the lake into the tables of the warehouse.
 
@@ -115,6 +116,7 @@ def load(
         rows_a_transaction: About how many rows are committed together. A load that is killed goes on after the last
             such part, and memory follows it.
         progress: Called after each part.
+        wait: For so many seconds a DuckDB file that another process has open is waited for.
 
     Raises:
         SettingsError: `date` is no date, or the warehouse setting is wrong.
@@ -126,7 +128,7 @@ def load(
     target = warehouse_of(spec, warehouse)
     loader = Loader(spec, tables, rows_a_transaction, progress)
     held = live_files(spec, SILVER)  # before the warehouse is opened: a missing lake leaves no empty file
-    backend = connect(target)
+    backend = connect(target, wait=wait)
     try:
         return loader.into(backend).load(held, day)
     except BaseException:
@@ -219,6 +221,10 @@ class Loader:
         ddl = ddl_of(self.folder, warehouse.kind)
         transact(warehouse, "tables", lambda: make_or_upgrade(warehouse, self.pipeline, ddl))
         return self
+
+    def let_go(self) -> None:
+        """Forget the connection."""
+        self.__dict__.pop("warehouse", None)
 
     def load(self, held: list[LakeFile], day: dt.date | None) -> LoadReport:
         """Load what is new, or the day, one transaction a step."""

@@ -17,8 +17,7 @@ from penstock.errors import DataError, SettingsError, WarehouseError
 from penstock.warehouse.duckdb_backend import quoted
 from penstock.warehouse.flat import TOUCHED, Flat
 from penstock.warehouse.model import model_of, read_sql, tables_of
-from penstock.warehouse.sink import WAIT
-from penstock.warehouse.target import connect, warehouse_of
+from penstock.warehouse.target import WAIT, connect, warehouse_of
 from penstock.warehouse.transaction import transact
 
 if TYPE_CHECKING:

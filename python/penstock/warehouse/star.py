@@ -3,8 +3,8 @@
 All statements are sets over whole tables and keep to what DuckDB and PostgreSQL share. Temporary tables:
 
 * `stage`: the Silver rows of this load, with the keys of the fixed dimensions.
-* `gone`: keys of the facts that this load replaces, those whose Silver file was removed or whose date is loaded again.
-* `known`: keys of `stage` that are facts already.
+* `gone`: keys (and days) of the facts that this load replaces: their Silver file is removed, or their date comes anew.
+* `known`: keys (and days) of `stage` that are facts already.
 * `lost`: keys of `gone` that `stage` does not bring again. A table, so that PostgreSQL knows how many there are.
 * `touched_days`: days whose facts this load may change.
 * `touched`: users whose history this load may change.
@@ -208,7 +208,8 @@ class _Load:
                 f"{strangers} Silver rows name no user, so that they fit no row of dim_user; nothing was loaded. "
                 "Let the contract require what its role `entity` points to"
             )
-        self._temporary("gone", f"SELECT idempotency_key FROM fact_events WHERE {scope or 'false'}")
+        keys = "idempotency_key, CAST(event_timestamp AS DATE) AS event_date"
+        self._temporary("gone", f"SELECT {keys} FROM fact_events WHERE {scope or 'false'}")
         if scope:
             self._change(f"DELETE FROM fact_duplicates WHERE {scope}")
         columns = self.star.duplicates
@@ -218,7 +219,7 @@ class _Load:
             WHERE (o.{IN_STAGE} OR o.{IN_GONE}) AND {NOT_STAGED}
         """)
         self._change(f"DELETE FROM fact_duplicates WHERE {IN_STAGE}")
-        self._temporary("known", f"SELECT idempotency_key, {_list(POSITION)} FROM fact_events WHERE {IN_STAGE}")
+        self._temporary("known", f"SELECT {keys}, {_list(POSITION)} FROM fact_events WHERE {IN_STAGE}")
 
     def settle_duplicates(self) -> None:
         """Leave in `stage` one row a key, the earliest of all that are loaded; the others wait in fact_duplicates."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,11 @@ from penstock.warehouse.duckdb_backend import DuckDBBackend
 
 if TYPE_CHECKING:
     from penstock.warehouse.backend import Backend
+
+WAIT = 10.0
+"""For so many seconds a DuckDB file that another process has open is waited for, unless told otherwise."""
+
+_log = logging.getLogger("penstock.warehouse")
 
 _HOW = (
     "set `warehouse: {duckdb: FILE}` or `warehouse: {postgres: URL}` in the pipeline file, or pass `--to duckdb:FILE` "
@@ -113,10 +119,14 @@ def connect(
 
         return PostgresBackend(target.postgres, read_only=read_only)
     deadline = time.monotonic() + wait
+    told = False
     while True:
         try:
             return DuckDBBackend(Path(target.place), read_only=read_only)
-        except BusyError:
+        except BusyError as error:
             if time.monotonic() >= deadline:
                 raise
+            if not told:
+                _log.info("%s. Waiting for it, %g s at most", error, wait)
+                told = True
         time.sleep(0.05)  # nothing tells when the file is free

@@ -14,7 +14,7 @@ from penstock.errors import MissingExtraError, PenstockError, SettingsError
 from penstock.warehouse.duckdb_backend import quoted
 from penstock.warehouse.migrate import SCHEMA_VERSION, ddl_of, make_or_upgrade, new_tables, plan, version_of
 from penstock.warehouse.model import tables_of
-from penstock.warehouse.target import Target, connect, warehouse_of
+from penstock.warehouse.target import WAIT, Target, connect, warehouse_of
 from penstock.warehouse.transaction import transact
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def migrate(
     if sql and new:
         made = "\n".join(new_tables(pipeline, ddl, bookkeeping=True))
         return MigrateReport(pipeline, target.place, target.kind, None, SCHEMA_VERSION, sql=made)
-    backend = connect(target, read_only=sql)
+    backend = connect(target, read_only=sql, wait=WAIT)
     try:
         before = version_of(backend, pipeline)
         report = MigrateReport(pipeline, backend.place, target.kind, before, SCHEMA_VERSION)
