@@ -64,11 +64,16 @@ def test_the_walk(installer: str, wheel: Path, database: Database, tmp_path: Pat
         (tmp_path / "walk.sh").write_text(f"set -eu\n{text}")
         others = ("AIRFLOW", "KAFKA", "PENSTOCK", "PG", "PYTHON", "VIRTUAL_ENV")
         env = {name: value for name, value in os.environ.items() if not name.startswith(others)}
+        # Of programs there are the system's, uv, and the Python that these tests run on.
+        programs = tmp_path / "bin"
+        programs.mkdir()
+        for name, program in (("uv", uv), ("python3", sys._base_executable), ("python", sys._base_executable)):
+            (programs / name).symlink_to(program)
         env |= {
-            "PATH": f"{Path(uv).parent}:{os.environ['PATH']}",
+            "PATH": f"{programs}:/usr/local/bin:/usr/bin:/bin",
             "UV_CONSTRAINT": str(constraints),
             "PIP_CONSTRAINT": str(constraints),
-            "UV_PYTHON": sys._base_executable,
+            "PIP_REQUIRE_VIRTUALENV": "1",
         }
         ran = subprocess.run(
             ["bash", "walk.sh"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=280
