@@ -327,6 +327,8 @@ def test_the_pipeline_ecommerce_from_its_file(
     assert f"/{database.name}, PostgreSQL" in found
     assert "as postgres, tables of version" in found
     assert "hunter2" not in found
+    database.run("UPDATE penstock_schema SET version = 1")
+    assert "Run: penstock migrate ecommerce" in warehouse_finding(file)
     monkeypatch.setenv("WAREHOUSE", "postgresql://u:hunter2@127.0.0.1:1/x")
     assert "Connection refused" in warehouse_finding(file)
 

@@ -245,8 +245,9 @@ def _warehouse(flow: Pipeline, spec: Spec) -> Finding:
 
 
 def _tables(flow: Pipeline, backend: Backend) -> str:
-    from penstock.warehouse.migrate import version_of
+    from penstock.warehouse.migrate import require_current, version_of
 
+    require_current(backend, flow.name)
     ((version, user),) = backend.rows("SELECT current_setting('server_version'), current_user::text")
     tables = version_of(backend, flow.name)
     there = f"tables of version {tables}" if tables else f"no tables yet; penstock load {flow.name} makes them"
