@@ -213,7 +213,7 @@ def run_pipeline(
     void: int | None = None,
     drain: bool = False,
     transform: Callable[[Table], ArrowLike] | None = None,
-    sinks: Sequence[EpochSink] = (),
+    sinks: Sequence[EpochSink] = ...,
     on_event: Callable[[str], object] | None = None,
     secret: bytes | None = None,
     source_secrets: dict[str, str] | None = None,
