@@ -50,11 +50,18 @@ test-python: $(CORE) ## The package's tests alone (ARGS="-k cli" picks some)
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: soak
-soak: $(CORE) ## For hours: ten million keys in 64 MiB; runs killed at random (KILLS=5000); a storm (STORM=3600 s)
+soak: $(CORE) oldest-airflow ## For hours: ten million keys in 64 MiB; runs killed at random (KILLS=5000); a storm (STORM=3600 s)
 	cargo test --locked --features kafka,s3 --test spill -- --ignored --nocapture
 	PENSTOCK_KILLS=$${KILLS:-5000} $(BIN)/python -m pytest tests/test_crash.py -k random -s --timeout 0 $(ARGS)
 	$(UV) pip install --quiet --python $(BIN)/python "pyspark>=4.0"
 	PENSTOCK_STORM_SECONDS=$${STORM:-3600} $(BIN)/python -m pytest -m soak -s --timeout 0 $(ARGS)
+
+.PHONY: oldest-airflow
+oldest-airflow: $(CORE) ## The tests of operators, DAGs and sensor with the oldest Airflow that is supported
+	$(UV) venv --quiet --allow-existing --python $(BIN)/python target/oldest-airflow
+	$(UV) pip install --quiet --python target/oldest-airflow/bin/python -r tests/airflow/oldest.txt
+	PYTHONPATH=python target/oldest-airflow/bin/python -m pytest tests/airflow/test_operators.py tests/airflow/test_dags.py \
+	  tests/airflow/test_sensor.py -k "not stale and not manifest" --timeout 600
 
 .PHONY: bench
 bench: $(CORE) ## Measure: each kernel, and whole runs side by side with Polars and DuckDB

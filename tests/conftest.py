@@ -9,7 +9,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 # Real servers, started when the first test asks for one.
-pytest_plugins = ["services.kafka", "services.postgres", "services.s3"]
+pytest_plugins = ["services.elasticsearch", "services.kafka", "services.postgres", "services.s3"]
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("demo", "init", "produce", "run", "load", "quality", "audit", "inspect", "doctor", "contract")
+COMMANDS = ("demo", "init", "produce", "run", "load", "index", "quality", "audit", "inspect", "doctor", "contract")
 FILES = ("--set", "source.files.paths=in/*.jsonl.gz")
 ENVIRONMENT = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb", "PENSTOCK_SLACK_WEBHOOK": ""}
 
@@ -436,7 +436,7 @@ def test_the_demo_notices_what_disagrees(tmp_path: Path, monkeypatch: pytest.Mon
 
     penstock_generate = demo.generate
     monkeypatch.setattr(demo, "generate", lies)
-    monkeypatch.setattr(demo, "_importable", lambda _: False)
-    told = demo.Demo("ecommerce", tmp_path / "demo", events=5_000, seed=1, progress=False, from_files=True).run()
+    monkeypatch.setattr("penstock.demo.ecommerce._importable", lambda _: False)
+    told = demo.of("ecommerce", tmp_path / "demo", events=5_000, seed=1, progress=False, from_files=True).run()
     assert not told["ok"]
     assert any(line.startswith("ledger, duplicate") for line in told["disagreements"])

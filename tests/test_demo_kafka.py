@@ -36,9 +36,9 @@ def test_the_broker_in_the_process_never_holds_more_than_it_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A producer without bounds would push out what is not yet read: the demo would find it missing."""
-    monkeypatch.setattr(demo, "_importable", lambda _: False)
+    monkeypatch.setattr("penstock.demo.ecommerce._importable", lambda _: False)
     shown: list[demo.Step] = []
-    run = demo.Demo("ecommerce", tmp_path / "demo", events=300_000, seed=1, progress=False)
+    run = demo.of("ecommerce", tmp_path / "demo", events=300_000, seed=1, progress=False)
     assert run.stream is not None
     # Without compression this is three times what the broker keeps.
     run.stream.settings = {"compression.type": "none"}
@@ -61,7 +61,7 @@ def test_a_broker_that_is_not_there_ends_it_with_the_reason(tmp_path: Path) -> N
 
 def test_a_password_is_in_no_file_of_the_demo(tmp_path: Path) -> None:
     settings = {"sasl.password": "hunter2", "sasl.username": "ada", "socket.connection.setup.timeout.ms": "1000"}
-    run = demo.Demo(
+    run = demo.of(
         "ecommerce", tmp_path / "demo", events=1_000, seed=1, progress=False, brokers="127.0.0.1:1", kafka=settings
     )
     with pytest.raises(SourceError, match="no broker answered"):

@@ -41,7 +41,13 @@ def test_what_is_known_survives_too() -> None:
 def test_builtin_bases() -> None:
     for kind in (errors.SettingsError, errors.ContractError, errors.DataError):
         assert issubclass(kind, ValueError)
-    for kind in (errors.SourceError, errors.LakeError, errors.SpillError, errors.WarehouseError):
+    for kind in (
+        errors.SourceError,
+        errors.LakeError,
+        errors.SpillError,
+        errors.WarehouseError,
+        errors.ElasticsearchError,
+    ):
         assert issubclass(kind, OSError)
     assert issubclass(errors.MissingExtraError, ImportError)
 

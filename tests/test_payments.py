@@ -11,7 +11,7 @@ import pytest
 
 from penstock import Contract, read_lake
 from penstock.resources import ready_made, ready_made_folder
-from test_cli import cli, found, ok
+from test_cli import found, ok
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,6 +126,3 @@ def test_it_is_ready_made(tmp_path: Path) -> None:
     assert "transaction" in ok("contract", "check", "payments")
     ok("init", "payments", tmp_path / "mine")
     assert (tmp_path / "mine/schemas/transaction.v1.json").is_file()
-    done = cli("demo", "payments", "--dir", tmp_path / "demo")
-    assert done.returncode == 2 and "it has no demo; there are: ecommerce" in done.stderr
-    assert not (tmp_path / "demo").exists()

@@ -15,7 +15,8 @@ from pydantic import BaseModel
 
 import penstock
 from penstock import mistakes
-from penstock.settings import Settings, load_file
+from penstock.settings import load_file
+from penstock.settings_models import Settings
 from penstock.units import format_duration, parse_duration, parse_size
 from penstock.warehouse import warehouse_of
 
@@ -105,6 +106,7 @@ def test_every_key_reaches_the_engine(tmp_path: Path) -> None:
         "max_event_depth": 32,
         "assert_formats": False,
         "warehouse": {"duckdb": str(tmp_path / "w.duckdb")},
+        "index": None,
     }
     assert file.secret == b"s3cret"
 

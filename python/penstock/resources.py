@@ -61,7 +61,7 @@ def copy_out(name: str, to: Path, *, force: bool = False) -> list[Path]:
         plan.append((dbt_project(), to / "dbt"))
     plan.append((_PACKAGE / "prometheus", to / "prometheus"))
     files = [(path, target / path.relative_to(source)) for source, target in plan for path in _files(source)]
-    files += [(path, to / "dags" / path.name) for path in sorted(dags().glob(f"{name}_*.py"))]
+    files += [(path, to / "dags" / path.name) for path in sorted(dags().glob("*.py")) if _of(path.stem) in (None, name)]
     if not force:
         there = [str(target) for _, target in files if target.exists()]
         if there:
@@ -74,6 +74,11 @@ def copy_out(name: str, to: Path, *, force: bool = False) -> list[Path]:
     except OSError as error:
         raise SettingsError(f"{error.filename or to}: cannot be written ({error.strerror})") from error
     return [target for _, target in files]
+
+
+def _of(dag: str) -> str | None:
+    """The pipeline that a DAG is for; none where it is for any."""
+    return {"ecommerce_daily": "ecommerce", "process_kafka_to_postgres": "payments"}.get(dag)
 
 
 def _files(folder: Path) -> list[Path]:

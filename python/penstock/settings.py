@@ -27,6 +27,7 @@ right one; a value that came from the environment is never shown.
 | `memory_bytes` | a number |
 | `max_event_bytes`, `max_event_depth`, `assert_formats` | limits of the contract |
 | `warehouse` | `{"duckdb": absolute path}`, `{"postgres": …}` or null; `"fill": "epoch"` where runs fill it |
+| `index` | `{"elasticsearch": …, "keep": …}`, `{"file": absolute path, …}` or null; read by `penstock index` alone |
 
 Secrets are not part of it: `PipelineFile.secret` and `PipelineFile.source_secrets` go to the engine beside it, and so
 do the keys of `storage`; the URL of a warehouse in PostgreSQL goes to loads.
@@ -39,227 +40,27 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import ValidationError
 
 from penstock import _yaml
 from penstock.connections import Connections
 from penstock.errors import ContractError, SettingsError
-from penstock.files import FilesSource  # noqa: TC001  pydantic reads the annotation
-from penstock.kafka import KafkaSource  # noqa: TC001  pydantic reads the annotation
 from penstock.mistakes import explain
 from penstock.nearest import did_you_mean
-from penstock.postgres import Postgres, from_text
+from penstock.postgres import Postgres
 from penstock.resources import ready_made, ready_made_folder
+from penstock.settings_models import Settings
 from penstock.storage import Spec, Storage
-from penstock.transform import Transform, check_name, column_kind
-from penstock.units import parse_duration, parse_size
+from penstock.transform import Transform, column_kind
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-    from typing_extensions import Self
-
-
-def _positive(value: int) -> int:
-    if value <= 0:
-        raise ValueError("it must be more than nothing")
-    return value
-
-
-Duration = Annotated[int, BeforeValidator(parse_duration)]
-PositiveDuration = Annotated[int, BeforeValidator(parse_duration), AfterValidator(_positive)]
-Size = Annotated[int, BeforeValidator(parse_size), AfterValidator(_positive)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-
-
-def _column_type(text: Any) -> str:
-    if not isinstance(text, str):
-        raise ValueError(
-            f"{text!r} is no column type; write text, integer, number, boolean, timestamp or decimal(12, 2)"
-        )
-    column_kind(text)
-    return text.strip()
-
-
-_MINUTE = 60_000_000
-_HOUR = 60 * _MINUTE
-
-
-class _Model(BaseModel):
-    # Values stay out of pydantic's own messages: they may be secrets.
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class Source(_Model):
-    """`source`: one of `files` and `kafka`."""
-
-    files: FilesSource | None = None
-    kafka: KafkaSource | None = None
-    keyed_by: Literal["entity"] | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if (self.files is None) == (self.kafka is None):
-            raise ValueError("name one source: files or kafka")
-        return self
-
-
-class Watermark(_Model):
-    """`watermark`: how far event time is taken to have come."""
-
-    lateness: Duration = 10 * _MINUTE
-    idle_timeout: Duration = 30_000_000
-    max_future_skew: Duration = 5 * _MINUTE
-
-
-class Deduplicate(_Model):
-    """`deduplicate`: for how long of event time a key is remembered."""
-
-    horizon: Duration = 24 * _HOUR
-
-
-class Sessions(_Model):
-    """`sessions`: the longest pause inside one, and the longest one."""
-
-    gap: PositiveDuration = 30 * _MINUTE
-    max_duration: PositiveDuration | None = None
-
-    def spec(self) -> dict[str, Any]:
-        """The engine's form."""
-        return {"gap_us": self.gap, "max_duration_us": self.max_duration}
-
-
-class Window(_Model):
-    """One entry of `windows`."""
-
-    name: Name
-    size: PositiveDuration
-    slide: PositiveDuration | None = None
-    by: list[str] = Field(default_factory=list)
-    from_: list[str] = Field(default_factory=list, alias="from")
-    mode: Literal["append", "update"] = "append"
-    to: list[str] = Field(default_factory=list)
-    aggregates: dict[str, str] = Field(min_length=1)
-
-    def spec(self) -> dict[str, Any]:
-        """The engine's form."""
-        return {
-            "name": self.name,
-            "size_us": self.size,
-            "slide_us": self.slide,
-            "by": self.by,
-            "from": self.from_,
-            "mode": self.mode,
-            "to": self.to,
-            "aggregates": [[name, what] for name, what in self.aggregates.items()],
-        }
-
-
-class Epoch(_Model):
-    """`epoch`: how much goes into one commit."""
-
-    max_events: int = Field(default=500_000, gt=0)
-    max_bytes: Size = 256 * 2**20
-    max_wait: Duration = 30_000_000
-    tick: PositiveDuration = 100_000
-
-
-class Limits(_Model):
-    """`limits`: the largest and deepest event, and whether `format` is checked."""
-
-    max_bytes: Size = 2**20
-    max_depth: int = Field(default=64, gt=0, le=1_000)
-    assert_formats: bool = True
-
-
-def _some_secret(secret: SecretStr) -> SecretStr:
-    if not secret.get_secret_value().strip():
-        raise ValueError("it is empty: without a key anybody can look up what was hashed. Is the variable set?")
-    return secret
-
-
-class Pii(_Model):
-    """`pii`: the key for properties marked `x-penstock-pii: hash`. Take it from the environment."""
-
-    secret: Annotated[SecretStr, AfterValidator(_some_secret)]
-
-
-class TransformSettings(_Model):
-    """`transform`: a function of one's own over the valid rows, and the columns that it adds or gives another type."""
-
-    function: Annotated[str, AfterValidator(check_name)]
-    columns: dict[Annotated[str, Field(min_length=1)], Annotated[str, BeforeValidator(_column_type)]] = Field(
-        default_factory=dict
-    )
-
-
-def _transform(value: Any) -> Any:
-    return {"function": value} if isinstance(value, str) else value
-
-
-class Warehouse(_Model):
-    """`warehouse`: one of `duckdb` (a file) and `postgres` (a URL, or a mapping with `url` and more), and who fills it.
-
-    `fill: load`: `penstock load`. `fill: epoch`: the run itself, each epoch before its commit.
-    """
-
-    duckdb: str | None = None
-    postgres: Annotated[Postgres | None, BeforeValidator(from_text)] = None
-    fill: Literal["load", "epoch"] = "load"
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if (self.duckdb is None) == (self.postgres is None):
-            raise ValueError("name one warehouse: duckdb or postgres")
-        return self
-
-
-class Retention(_Model):
-    """`retention`: how long files of a layer are kept, from the end of their partition's day; for ever unless given."""
-
-    bronze: PositiveDuration | None = None
-    silver: PositiveDuration | None = None
-    dead_letters: PositiveDuration | None = None
-    gold: PositiveDuration | None = None
-
-    def kept(self) -> dict[str, int]:
-        """In microseconds, what is not kept for ever."""
-        return {name: value for name, value in self if value is not None}
-
-
-class Settings(_Model):
-    """A pipeline file."""
-
-    name: Name
-    contract: str | dict[str, Any]
-    source: Source
-    lake: str = Field(min_length=1)
-    storage: Storage = Storage()
-    layers: list[Literal["bronze", "silver"]] = Field(default=["bronze", "silver"], min_length=1)
-    watermark: Watermark = Watermark()
-    deduplicate: Deduplicate = Deduplicate()
-    sessions: Sessions | None = None
-    windows: list[Window] = Field(default_factory=list)
-    epoch: Epoch = Epoch()
-    durability: Literal["disk", "process"] = "disk"
-    memory: Size = 2**30
-    limits: Limits = Limits()
-    pii: Pii | None = None
-    retention: Retention = Retention()
-    transform: Annotated[TransformSettings | None, BeforeValidator(_transform)] = None
-    warehouse: Warehouse | None = None
+    from penstock.index_settings import IndexSettings
+    from penstock.kafka import KafkaSource
 
 
 @dataclass(frozen=True)
@@ -290,6 +91,18 @@ class PipelineFile:
         """The topics that are read: the file's settings, above those of a connection."""
         kafka = self.settings.source.kafka
         return kafka.over(self.connections.kafka) if kafka else None
+
+    @property
+    def postgres(self) -> Postgres | None:
+        """The warehouse in PostgreSQL: the file's, else that of a connection, which counts before a DuckDB file."""
+        own, given = self.settings.warehouse, self.connections.warehouse
+        found = own.postgres if own else None
+        return found or (Postgres.of({"url": given.url}) if given else None)
+
+    @property
+    def index(self) -> IndexSettings:
+        """Where documents go: the file's settings, or those of a connection."""
+        return self.settings.index.over(self.connections.elasticsearch)
 
     @property
     def folder(self) -> Path:
@@ -401,18 +214,18 @@ class PipelineFile:
             "max_event_depth": own.limits.max_depth,
             "assert_formats": own.limits.assert_formats,
             "warehouse": self._warehouse(),
+            "index": self.index.spec(self.base),
         }
-        postgres = own.warehouse.postgres if own.warehouse else None
-        return Spec(settings, storage.secrets, postgres.url.get_secret_value() if postgres else None)
+        postgres = self.postgres
+        url = postgres.url.get_secret_value() if postgres else None
+        return Spec(settings, storage.secrets, url, self.index.secrets)
 
     def _warehouse(self) -> dict[str, Any] | None:
-        own = self.settings.warehouse
-        if own is None:
-            return None
-        fill = {} if own.fill == "load" else {"fill": own.fill}
-        if own.postgres is not None:
-            return {"postgres": own.postgres.spec(), **fill}
-        return {"duckdb": self._place(own.duckdb), **fill} if own.duckdb else None
+        own, postgres = self.settings.warehouse, self.postgres
+        fill = {"fill": own.fill} if own and own.fill != "load" else {}
+        if postgres is not None:
+            return {"postgres": postgres.spec(), **fill}
+        return {"duckdb": self._place(own.duckdb), **fill} if own and own.duckdb else None
 
     def _source(self) -> dict[str, Any]:
         if self.kafka is not None:
@@ -478,12 +291,21 @@ def load_file(
     except ValidationError as error:
         raise explain(error, document, Settings) from None
     where = Path(base) if base is not None else Path.cwd() if packaged else path.parent
-    return PipelineFile(settings, path, where, packaged, connections or Connections())
+    given = connections or Connections()
+    if any(re.match(r"\s*warehouse\s*(=|\.\s*(duckdb|postgres)\b)", assignment) for assignment in overrides):
+        # A warehouse that is named for this one time is the one that is meant.
+        given = dataclasses.replace(given, warehouse=None)
+    return PipelineFile(settings, path, where, packaged, given)
 
 
 def _take_the_place(values: dict[str, Any], overrides: Sequence[str]) -> None:
     """A source or warehouse that is named by an override takes the place of the file's own: there is one."""
-    for name, kinds in (("source", ("files", "kafka")), ("warehouse", ("duckdb", "postgres"))):
+    places = {
+        "source": ("files", "kafka"),
+        "warehouse": ("duckdb", "postgres"),
+        "index": ("elasticsearch", "file"),
+    }
+    for name, kinds in places.items():
         own = values.get(name)
         if not isinstance(own, dict):
             continue

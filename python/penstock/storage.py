@@ -149,16 +149,19 @@ class Spec(dict[str, Any]):
 
     storage_secrets: dict[str, str]
     warehouse_secret: str | None
+    index_secrets: dict[str, str]
 
     def __init__(
         self,
         settings: Mapping[str, Any],
         storage_secrets: Mapping[str, str] | None = None,
         warehouse_secret: str | None = None,
+        index_secrets: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(settings)
         self.storage_secrets = dict(storage_secrets or {})
         self.warehouse_secret = warehouse_secret
+        self.index_secrets = dict(index_secrets or {})
 
 
 def secrets_of(spec: Mapping[str, Any]) -> dict[str, str]:

@@ -30,6 +30,9 @@ pub struct PartitionEnd {
     pub position: Option<i64>,
     /// Offsets that are not yet read.
     pub lag: i64,
+    /// The first offset that is as new as was asked; none where nothing is, or where nobody asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reached: Option<i64>,
 }
 
 /// What the broker holds.
@@ -39,6 +42,12 @@ pub trait Broker {
     /// # Errors
     /// When it cannot be asked, or has another topic of the name.
     fn ends(&mut self, read: &[PartitionState]) -> Result<BTreeMap<(String, i32), (i64, i64)>>;
+
+    /// The first offset of each partition with a message of this time or newer (microseconds); none where there is none.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    fn since(&mut self, micros: i64) -> Result<BTreeMap<(String, i32), Option<i64>>>;
 
     /// How many messages it has of a range.
     ///
@@ -77,7 +86,22 @@ pub fn ends(spec: &PipelineSpec, watch: &dyn Watch) -> Result<Vec<PartitionEnd>>
         let state = read.iter().find(|s| s.topic == topic && s.partition == partition);
         let position = state.map(|s| s.position);
         let lag = (end - position.unwrap_or(low).max(low)).max(0);
-        PartitionEnd { topic, partition, low, end, position, lag }
+        PartitionEnd { topic, partition, low, end, position, lag, reached: None }
+    });
+    Ok(found.collect())
+}
+
+/// The same without a lake, and whether each partition has a message of this time (microseconds) or newer.
+///
+/// # Errors
+/// As the broker; [`Error::Interrupted`].
+pub fn reached(spec: &PipelineSpec, micros: i64, watch: &dyn Watch) -> Result<Vec<PartitionEnd>> {
+    let Some(mut broker) = open(spec, watch)? else { return Ok(vec![]) };
+    let ends = broker.ends(&[])?;
+    let since = broker.since(micros)?;
+    let found = ends.into_iter().map(|((topic, partition), (low, end))| {
+        let reached = since.get(&(topic.clone(), partition)).copied().flatten();
+        PartitionEnd { topic, partition, low, end, position: None, lag: end - low, reached }
     });
     Ok(found.collect())
 }

@@ -99,6 +99,28 @@ def test_a_day_from_file_to_warehouse(airflow: Airflow, shop: Shop) -> None:
     assert shop.facts() == before
 
 
+def test_operators_as_functions(airflow: Airflow, shop: Shop) -> None:
+    """In TaskFlow's style the ledger of a run goes on as an argument."""
+    ran = airflow.run(
+        shop.dag("""
+        from airflow.sdk import task
+        from penstock.airflow import taskflow
+
+        @task
+        def tell(ledger):
+            return ledger["silver"]
+
+        tell(taskflow.run(drain=True, **shop)) >> taskflow.load(task_id="tables", **shop) >> taskflow.audit(**shop)
+    """)
+    )
+    assert ran.states == dict.fromkeys(("run", "tell", "tables", "audit"), "success"), ran.log[-4000:]
+    assert ran.xcom("tell") == ran.xcom("tables")["inserted"] == shop.truth["expected"]["silver"]
+    from penstock.airflow import taskflow
+
+    made = {name: getattr(taskflow, name) for name in taskflow.__all__}
+    assert all(function.__name__ == name and "as a task" in str(function.__doc__) for name, function in made.items())
+
+
 def test_a_lake_is_looked_after(airflow: Airflow, shop: Shop) -> None:
     shop.flow.run(drain=True, progress=False)
     shop.overrides["epoch.max_events"] = 500

@@ -38,19 +38,23 @@ def test_the_description_is_as_airflow_wants_it() -> None:
 
 def test_every_operator_stands_in_a_module_that_is_named() -> None:
     found = get_provider_info()
-    modules = {module for part in ("operators", "hooks") for one in found[part] for module in one["python-modules"]}
+    parts = ("operators", "hooks", "sensors", "triggers")
+    modules = {module for part in parts for one in found[part] for module in one["python-modules"]}
     homes = {
         getattr(penstock.airflow, name).__module__ for name in penstock.airflow.__all__ if re.match("[A-Z][a-z]", name)
     }
-    assert homes - {"penstock.airflow.base"} == modules
+    assert homes - {"penstock.airflow.base", "penstock.airflow.notifier"} == modules
 
 
 def test_every_connection_has_an_option() -> None:
     from penstock.airflow import PenstockHook
 
     options = get_provider_info()["config"]["penstock"]["options"]
-    assert set(options) == set(vars(PenstockHook())) & set(options)
-    assert {name for name in vars(PenstockHook()) if name.endswith("_conn_id")} == set(options) - {"project"}
+    assert set(options) - {"payments_schedule"} == set(vars(PenstockHook())) & set(options)
+    assert {name for name in vars(PenstockHook()) if name.endswith("_conn_id")} == set(options) - {
+        "project",
+        "payments_schedule",
+    }
 
 
 def test_airflow_finds_it(airflow: Airflow) -> None:
@@ -81,6 +85,31 @@ def test_without_airflow_it_is_said_what_to_install() -> None:
         "except penstock.MissingExtraError as error: print(error.extra, error)"
     )
     assert said.startswith("airflow penstock.airflow needs Airflow 3.1 or newer") and "penstock[airflow]" in said
+
+
+AIRFLOW_2 = """
+import importlib.metadata as metadata
+
+def version(name, known=metadata.version):
+    if name == "apache-airflow-core":
+        raise metadata.PackageNotFoundError(name)
+    return "2.11.0" if name == "apache-airflow" else known(name)
+
+metadata.version = version
+import penstock, penstock.airflow
+try: penstock.airflow.RunOperator
+except ImportError as error: print(error)
+"""
+
+
+def test_airflow_2_is_told_what_is_needed() -> None:
+    said = python(AIRFLOW_2)
+    assert said == (
+        "penstock.airflow needs Airflow 3.1 or newer, with its package of compatibility; Airflow 2.11.0 is installed. "
+        'pip install "penstock[airflow]"\n'
+    )
+    wanted = importlib.metadata.requires("penstock") or []
+    assert any(one.startswith("apache-airflow>=3.1") and "extra == 'airflow'" in one for one in wanted), wanted
 
 
 def test_everything_public_is_there() -> None:

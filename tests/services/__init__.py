@@ -11,6 +11,7 @@ import fcntl
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -94,16 +95,19 @@ def until(what: str, check: Callable[[], T | None], *, seconds: float = 60.0, ev
 
 
 class Process:
-    """A server's process, which ends with the test process however that ends."""
+    """A server's process, which ends with the test process however that ends; with `group` all that it has started."""
 
-    def __init__(self, command: list[str], log: Path, *, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, command: list[str], log: Path, *, env: dict[str, str] | None = None, group: bool = False
+    ) -> None:
+        self.group = group
         with log.open("ab") as out:
             self.child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=env, start_new_session=True
             )
         # Its standard input ends when this process does.
         self.watch = subprocess.Popen(
-            ["sh", "-c", f"read _; kill -9 {self.child.pid}"],
+            ["sh", "-c", f"read _; kill -9 {'-' if group else ''}{self.child.pid}"],
             stdin=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -130,7 +134,9 @@ class Process:
 
     def kill(self) -> None:
         """`kill -9`."""
-        if self.running():
+        if self.running() and self.group:
+            os.killpg(self.child.pid, signal.SIGKILL)
+        elif self.running():
             self.child.kill()
         self._ended()
 

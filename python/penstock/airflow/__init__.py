@@ -11,45 +11,69 @@ A file of DAGs that imports this loads nothing of the engine: that waits until a
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from penstock.airflow.assets import asset
     from penstock.airflow.base import PenstockOperator
-    from penstock.airflow.defaults import DAY, default_args
-    from penstock.airflow.hook import PenstockHook
+    from penstock.airflow.defaults import DAY, END, PIPELINE, default_args
+    from penstock.airflow.hook import PenstockHook, configured
     from penstock.airflow.load import LoadOperator
     from penstock.airflow.maintenance import AuditOperator, BackfillOperator, CompactOperator, RetentionOperator
+    from penstock.airflow.notifier import PenstockNotifier
+    from penstock.airflow.payments import IndexOperator, RefreshOperator
     from penstock.airflow.quality import QualityOperator
     from penstock.airflow.run import ReplayOperator, RunOperator
+    from penstock.airflow.sensor import PenstockSensor
+    from penstock.airflow.trigger import PenstockTrigger
 
 _HOME = {
     "DAY": "defaults",
+    "END": "defaults",
+    "PIPELINE": "defaults",
     "AuditOperator": "maintenance",
     "BackfillOperator": "maintenance",
     "CompactOperator": "maintenance",
+    "IndexOperator": "payments",
     "LoadOperator": "load",
     "PenstockHook": "hook",
+    "PenstockNotifier": "notifier",
     "PenstockOperator": "base",
+    "PenstockSensor": "sensor",
+    "PenstockTrigger": "trigger",
     "QualityOperator": "quality",
+    "RefreshOperator": "payments",
     "ReplayOperator": "run",
     "RetentionOperator": "maintenance",
     "RunOperator": "run",
+    "asset": "assets",
+    "configured": "hook",
     "default_args": "defaults",
 }
 
 __all__ = [
     "DAY",
+    "END",
+    "PIPELINE",
     "AuditOperator",
     "BackfillOperator",
     "CompactOperator",
+    "IndexOperator",
     "LoadOperator",
     "PenstockHook",
+    "PenstockNotifier",
     "PenstockOperator",
+    "PenstockSensor",
+    "PenstockTrigger",
     "QualityOperator",
+    "RefreshOperator",
     "ReplayOperator",
     "RetentionOperator",
     "RunOperator",
+    "asset",
+    "configured",
     "default_args",
 ]
 
@@ -58,6 +82,8 @@ def __getattr__(name: str) -> object:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'penstock.airflow' has no attribute {name!r}")
+    if _version() < (3, 1):
+        raise _missing()
     try:
         value = getattr(importlib.import_module(f"penstock.airflow.{home}"), name)
     except ImportError as error:
@@ -70,6 +96,17 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(set(globals()) | set(_HOME))
+
+
+@functools.cache
+def _version() -> tuple[int, ...]:
+    """That of Airflow; nothing where it is 2 or older, or is not there."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return tuple(int(part) for part in version("apache-airflow-core").split(".")[:2])
+    except PackageNotFoundError:
+        return ()
 
 
 def _missing() -> ImportError:

@@ -53,6 +53,8 @@ class PenstockOperator(BaseOperator):
     template_fields_renderers: ClassVar[dict[str, str]] = {"overrides": "json"}
     ui_color = "#0d9488"
     ui_fgcolor = "#ffffff"
+    does: ClassVar[str] = "check"
+    """For OpenLineage: `run` writes the lake, `load` the warehouse, `check` only looks."""
 
     def __init__(
         self,
@@ -71,6 +73,8 @@ class PenstockOperator(BaseOperator):
         self.aws_conn_id = aws_conn_id
         self.postgres_conn_id = postgres_conn_id
         self._working = False
+        self._flow: Pipeline | None = None
+        self._seen: Mapping[str, Any] | None = None
 
     @property
     def hook(self) -> PenstockHook:
@@ -82,8 +86,26 @@ class PenstockOperator(BaseOperator):
     def execute(self, context: Any) -> dict[str, Any]:
         """Do it; what comes of it is the task's XCom."""
         with self._told():
-            report = self.work(self.hook.pipeline(self.pipeline, self.overrides), context)
-        return plain(report)
+            self._flow = self.hook.pipeline(self.pipeline, self.overrides)
+            report = plain(self.work(self._flow, context))
+        self._seen = report
+        if self.outlets:
+            from penstock.airflow.assets import tell
+
+            tell(self.outlets, context, {"pipeline": self._flow.name, **self.asset_extra(report)})
+        return report
+
+    def asset_extra(self, report: Mapping[str, Any]) -> dict[str, Any]:
+        """What the assets among the outlets are told of a report."""
+        return dict(report)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:  # noqa: ARG002
+        """What OpenLineage is told."""
+        from penstock.airflow.lineage import lineage_of
+
+        return lineage_of(self.does, self._flow, self._seen)
+
+    get_openlineage_facets_on_failure = get_openlineage_facets_on_complete
 
     def work(self, flow: Pipeline, context: Any) -> dict[str, Any]:
         """What the operator does.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import TaskGroup
 from cosmos import DbtTaskGroup, ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
@@ -52,12 +52,14 @@ def dbt_run(
     Args:
         pipeline: Whose models: those in the folders of its name.
         warehouse: The DuckDB file; that of the task `load` unless given.
-        postgres_conn_id: A connection of type `postgres`, for models in PostgreSQL in the place of DuckDB.
+        postgres_conn_id: A connection of type `postgres` with a password, for models in PostgreSQL in the place of
+            DuckDB; that of `[penstock] postgres_conn_id` unless given.
         schema: Where the models go there.
         folder: Another dbt project than the package's.
         group_id: The group's name.
     """
     project = project_folder(folder)
+    postgres_conn_id = postgres_conn_id or configured("postgres_conn_id")
     group = DbtTaskGroup(
         group_id=group_id,
         project_config=ProjectConfig(
@@ -98,6 +100,7 @@ def dbt_test(
         group_id: The group's name.
     """
     project = project_folder(folder)
+    postgres_conn_id = postgres_conn_id or configured("postgres_conn_id")
     manifest = json.loads((project / MANIFEST).read_text(encoding="utf-8"))
     models = [node["name"] for node in manifest["nodes"].values() if pipeline in node["fqn"]]
     selected = {name: f"{name},test_type:generic" for name in models}
@@ -131,7 +134,15 @@ def _profile(project: Path, postgres_conn_id: str | None, schema: str) -> Profil
         )
     from cosmos.profiles import PostgresUserPasswordProfileMapping
 
-    mapping = PostgresUserPasswordProfileMapping(conn_id=postgres_conn_id, profile_args={"schema": schema})
+    class Mapping(PostgresUserPasswordProfileMapping):
+        """With the certificates, too, that a connection names."""
+
+        airflow_param_mapping: ClassVar[dict[str, Any]] = {
+            **PostgresUserPasswordProfileMapping.airflow_param_mapping,
+            **{name: f"extra.{name}" for name in ("sslrootcert", "sslcert", "sslkey", "connect_timeout")},
+        }
+
+    mapping = Mapping(conn_id=postgres_conn_id, profile_args={"schema": schema})
     return ProfileConfig(profile_name="penstock", target_name="postgres", profile_mapping=mapping)
 
 

@@ -12,6 +12,8 @@ from airflow.providers.common.compat.sdk import BaseHook, conf
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pydantic import SecretStr
+
     from penstock.connections import Connections
     from penstock.pipeline import Pipeline
 
@@ -26,7 +28,8 @@ def configured(option: str) -> str | None:
 class PenstockHook(BaseHook):
     """Pipelines, with what Airflow's connections say about where Kafka, lake and warehouse are.
 
-    What the pipeline file says counts before a connection. A connection that is not named here is that of the
+    What the pipeline file says counts before a connection; only a DuckDB file in it gives way to a connection of
+    PostgreSQL. A connection that is not named here is that of the
     configuration (`[penstock] kafka_conn_id`, …); where that names none either, there is none.
 
     Args:
@@ -69,12 +72,40 @@ class PenstockHook(BaseHook):
 
         return Connections.from_airflow(**{kind: self.get_connection(name) for kind, name in self._named().items()})
 
+    def slack(self) -> SecretStr | None:
+        """The webhook that alerts go to; none without a connection. No other connection is looked up."""
+        name = self._named().get("slack")
+        if name is None:
+            return None
+        from penstock.connections import slack_webhook
+
+        return slack_webhook(self.get_connection(name))
+
+    async def aconnections(self) -> Connections:
+        """The same in the triggerer, which must not be kept waiting."""
+        from penstock.connections import Connections
+
+        found = {}
+        for kind, name in self._named().items():
+            if hasattr(self, "aget_connection"):
+                found[kind] = await self.aget_connection(name)
+            else:
+                from asgiref.sync import sync_to_async
+
+                found[kind] = await sync_to_async(self.get_connection)(name)
+        return Connections.from_airflow(**found)
+
     def _named(self) -> dict[str, str]:
         ids = {kind: f"{kind}_conn_id" for kind in ("kafka", "aws", "postgres", "slack", "elasticsearch")}
         named = {kind: getattr(self, option) or configured(option) for kind, option in ids.items()}
         return {kind: name for kind, name in named.items() if name}
 
-    def pipeline(self, pipeline: str, overrides: Mapping[str, Any] | Sequence[str] | None = None) -> Pipeline:
+    def pipeline(
+        self,
+        pipeline: str,
+        overrides: Mapping[str, Any] | Sequence[str] | None = None,
+        connections: Connections | None = None,
+    ) -> Pipeline:
         """A pipeline, by the name of a ready-made one or by its file.
 
         Of a ready-made pipeline that `penstock init` has copied into the project, the copy counts.
@@ -82,6 +113,7 @@ class PenstockHook(BaseHook):
         Args:
             pipeline: The name (`ecommerce`), a file, or a folder with a `pipeline.yaml`.
             overrides: Settings in place of the file's: `{"sessions.gap": "45m"}`.
+            connections: What the connections say, where it is known already.
 
         Raises:
             SettingsError: There is no such pipeline, or a setting is wrong.
@@ -96,7 +128,7 @@ class PenstockHook(BaseHook):
         elif project:
             copy = _copied(pipeline, Path(project))
             pipeline, base = (os.fspath(copy), None) if copy else (pipeline, project)
-        return Pipeline.load(pipeline, overrides or (), base=base, connections=self.connections())
+        return Pipeline.load(pipeline, overrides or (), base=base, connections=connections or self.connections())
 
 
 def _copied(name: str, project: Path) -> Path | None:

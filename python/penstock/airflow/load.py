@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from penstock.airflow.base import PenstockOperator, given
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from penstock.pipeline import Pipeline
 
@@ -24,6 +24,7 @@ class LoadOperator(PenstockOperator):
     """
 
     template_fields: Sequence[str] = (*PenstockOperator.template_fields, "date", "to")
+    does = "load"
 
     def __init__(self, *, date: str | None = None, to: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -47,3 +48,7 @@ class LoadOperator(PenstockOperator):
             *(flow.name, f"{counts.inserted:,}", f"{counts.updated:,}", f"{counts.deleted:,}", report.warehouse),
         )
         return report.as_dict()
+
+    def asset_extra(self, report: Mapping[str, Any]) -> dict[str, Any]:
+        """Rows, and where the warehouse is."""
+        return {"rows": report["inserted"], "place": report["warehouse"], **report}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
 from penstock.airflow.base import PenstockOperator, given, plain
 
@@ -33,6 +34,7 @@ class AuditOperator(PenstockOperator):
         for check in audit.checks:
             say = self.log.info if check.passed else self.log.error
             say("%s: %s%s", check.name, "" if check.passed else "FAILED: ", check.detail)
+        self._seen = plain(audit.to_dict())
         if audit.balanced:
             return audit.to_dict()
         context["ti"].xcom_push(key="return_value", value=plain(audit.to_dict()))
@@ -79,7 +81,7 @@ class CompactOperator(PenstockOperator):
         kwargs: As for `PenstockOperator`.
     """
 
-    template_fields: Sequence[str] = (*PenstockOperator.template_fields, "layers")
+    template_fields: Sequence[str] = (*PenstockOperator.template_fields, "layers", "min_age", "target")
 
     def __init__(
         self, *, layers: Sequence[str] = (), min_age: str = "10m", target: str = "128MiB", **kwargs: Any
@@ -100,19 +102,24 @@ class RetentionOperator(PenstockOperator):
     """Throws away files of layers that are older than they are to be kept (`penstock retention`).
 
     Args:
-        keep: How long: `{"bronze": "30d"}`; what the pipeline file says unless given.
+        keep: How long: `{"bronze": "30d"}`, or that as JSON; what the pipeline file says unless given.
+        skip_unset: Skip the task where nothing says how long, instead of failing it.
         kwargs: As for `PenstockOperator`.
     """
 
     template_fields: Sequence[str] = (*PenstockOperator.template_fields, "keep")
 
-    def __init__(self, *, keep: Mapping[str, str] | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, keep: Mapping[str, str] | str | None = None, skip_unset: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.keep = keep
+        self.skip_unset = skip_unset
 
     def work(self, flow: Pipeline, context: Any) -> dict[str, Any]:  # noqa: ARG002
         """Throw them away."""
-        report = flow.retention(self.keep)
+        keep = json.loads(self.keep or "null") if isinstance(self.keep, str) else self.keep
+        if self.skip_unset and not keep and not flow.settings.retention.kept():
+            raise AirflowSkipException(f"{flow.name}: nothing says how long a layer is kept")
+        report = flow.retention(keep or None)
         gone = {layer: found["files"] for layer, found in report.expired.items()}
         self.log.info("%s: files that went: %s", flow.name, gone or "none")
         return report.to_dict()

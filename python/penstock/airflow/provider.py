@@ -16,7 +16,7 @@ _CONNECTIONS = {
 def get_provider_info() -> dict[str, Any]:
     """The provider's parts, as Airflow's `provider_info.schema.json` has them. It imports nothing."""
     name = "Penstock"
-    modules = ("run", "load", "quality", "maintenance")
+    modules = ("run", "load", "quality", "maintenance", "payments")
     return {
         "package-name": "penstock",
         "name": name,
@@ -25,6 +25,10 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {"integration-name": name, "python-modules": [f"penstock.airflow.{module}" for module in modules]}
         ],
+        "sensors": [{"integration-name": name, "python-modules": ["penstock.airflow.sensor"]}],
+        "triggers": [{"integration-name": name, "python-modules": ["penstock.airflow.trigger"]}],
+        "notifications": ["penstock.airflow.notifier.PenstockNotifier"],
+        "asset-uris": [{"schemes": ["penstock"], "handler": None}],
         "hooks": [{"integration-name": name, "python-modules": ["penstock.airflow.hook"]}],
         "config": {
             "penstock": {
@@ -32,6 +36,9 @@ def get_provider_info() -> dict[str, Any]:
                 "options": {
                     "project": _option(
                         "The folder where relative paths of pipeline files and of data begin.", "/opt/shop"
+                    ),
+                    "payments_schedule": _option(
+                        "How often the DAG `process_kafka_to_postgres` runs: `@hourly` unless given.", "*/15 * * * *"
                     ),
                     **{
                         option: _option(

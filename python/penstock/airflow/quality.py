@@ -55,6 +55,7 @@ class QualityOperator(PenstockOperator):
             say = self.log.info if check.passed else self.log.error
             say("%s: %s%s", check.name, "" if check.passed else "FAILED: ", check.message)
         found = report.as_dict()
+        self._seen = plain(found)
         if report.passed:
             return found
         alert = self._alert(flow, report)

@@ -8,7 +8,7 @@ from penstock.airflow.base import PenstockOperator, given
 from penstock.airflow.progress import TaskLog
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from penstock.pipeline import Pipeline
 
@@ -27,6 +27,7 @@ class RunOperator(PenstockOperator):
     """
 
     template_fields: Sequence[str] = (*PenstockOperator.template_fields, "shard")
+    does = "run"
 
     def __init__(
         self,
@@ -60,6 +61,11 @@ class RunOperator(PenstockOperator):
             *(f"{ledger.run.dead_letters:,}", f"{ledger.pending:,}"),
         )
         return ledger.to_dict()
+
+    def asset_extra(self, report: Mapping[str, Any]) -> dict[str, Any]:
+        """Rows of this run, the ledger, and where the lake is."""
+        assert self._flow is not None
+        return {"rows": report["run"]["silver"], "ledger": dict(report), "place": str(self._flow.spec()["lake"])}
 
 
 class ReplayOperator(PenstockOperator):

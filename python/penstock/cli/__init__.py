@@ -42,6 +42,7 @@ _COMMANDS = {
     "run": _RUN,
     "load": _RUN,
     "refresh": _RUN,
+    "index": _RUN,
     "quality": _RUN,
     "audit": _RUN,
     "replay": _KEEP,

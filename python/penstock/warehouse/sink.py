@@ -82,6 +82,7 @@ class TableSink:
             used.cancel()  # once may not be enough: it may be between two statements
             time.sleep(0.05)
         if self._idle is not None:
+            self._loader.let_go()
             self._idle.close()
             self._idle = None
 
@@ -108,6 +109,8 @@ class TableSink:
             if keep:
                 self._idle = backend
             elif backend is not None:
+                # Nothing of it stays: where the run is given up, its thread keeps this object to the end.
+                self._loader.let_go()
                 backend.close()
 
     def catch_up(self) -> None:

@@ -376,7 +376,7 @@ impl Kafka<'_> {
             KafkaStart::Earliest => low,
             KafkaStart::Latest => end,
             KafkaStart::Time(micros) => {
-                let mut found = self.offsets(&keys, micros.saturating_add(999).max(0) / 1_000, true)?;
+                let mut found = self.offsets(&keys, millis(*micros), true)?;
                 for (key, offset) in &mut found {
                     // None is so new: what comes from now on is.
                     *offset = if *offset < 0 { end.get(key).copied().unwrap_or(0) } else { *offset };
@@ -406,6 +406,12 @@ impl Broker for Kafka<'_> {
         Ok(low.into_iter().filter_map(|(k, low)| Some(((k.0.to_string(), k.1), (low, *end.get(&k)?)))).collect())
     }
 
+    fn since(&mut self, micros: i64) -> Result<BTreeMap<(String, i32), Option<i64>>> {
+        let keys: Vec<Key> = self.entries.iter().filter(|(_, e)| !e.dropped).map(|(k, _)| k.clone()).collect();
+        let found = self.offsets(&keys, millis(micros), self.settings.committed_only())?;
+        Ok(found.into_iter().map(|(k, offset)| ((k.0.to_string(), k.1), (offset >= 0).then_some(offset))).collect())
+    }
+
     fn count(&mut self, range: &Range) -> Result<u64> {
         let mut count = 0;
         self.read_range(range, 0, &mut |piece| {
@@ -414,6 +420,11 @@ impl Broker for Kafka<'_> {
         })?;
         Ok(count)
     }
+}
+
+/// A time as the broker knows it: the first whole millisecond that is not before it.
+fn millis(micros: i64) -> i64 {
+    micros.saturating_add(999).max(0) / 1_000
 }
 
 /// The offsets that the settings give, checked against those that are there.
