@@ -55,7 +55,7 @@ test-rust: $(DEPS) ## The engine's tests alone
 
 .PHONY: test-python
 test-python: $(CORE) ## The package's tests alone (ARGS="-k cli" picks some)
-	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadgroup $(ARGS)
 
 .PHONY: soak
 soak: $(CORE) oldest-airflow ## For hours: ten million keys in 64 MiB; runs killed at random (KILLS=5000); a storm (STORM=3600 s)

@@ -18,9 +18,18 @@ sys.path.insert(0, str(Path(__file__).parent))
 pytest_plugins = ["services.elasticsearch", "services.kafka", "services.postgres", "services.s3"]
 
 
+# What is dear to set up: whoever uses it runs in one process, where several run beside each other.
+DEAR = ("airflow", "elasticsearch")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long tests come first: where several run at a time, none of them is what all others have to wait for."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        used = [name for name in DEAR if name in getattr(item, "fixturenames", ())]
+        if used:
+            item.add_marker(pytest.mark.xdist_group(used[0]))
 
 
 @pytest.fixture
