@@ -68,7 +68,9 @@ pub(super) fn explain(place: &Where, secrets: &StorageSecrets, path: &str, doing
 fn reason(place: &Where, doing: Doing, failure: &Failure) -> String {
     let tried = format!("{} tries in {:.0} s", failure.attempts, failure.elapsed.as_secs_f64());
     let Where { bucket, endpoint, region, .. } = place;
-    let Some(error) = &failure.error else {
+    // An attempt has a time-out of its own, which says no more than that nothing came.
+    let answer = failure.error.as_ref().filter(|error| kind(error) != Some(HttpErrorKind::Timeout));
+    let Some(error) = answer else {
         return format!(
             "{endpoint} did not answer in time ({tried}). It is slow or out of reach; what was committed stays, run again"
         );

@@ -51,6 +51,7 @@ def wheel(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("installer", ["uv", pytest.param("pip", marks=pytest.mark.soak)])
 @pytest.mark.slow
+@pytest.mark.timeout(900, method="thread")  # it compiles a wheel, and installs an Airflow
 def test_the_walk(installer: str, wheel: Path, database: Database, tmp_path: Path) -> None:
     uv = shutil.which("uv") or str(ROOT / ".uv" / "bin" / "uv")
     exported = [uv, "export", "--quiet", "--frozen", "--no-hashes", "--no-emit-project", "--all-groups"]
@@ -76,7 +77,7 @@ def test_the_walk(installer: str, wheel: Path, database: Database, tmp_path: Pat
             "PIP_REQUIRE_VIRTUALENV": "1",
         }
         ran = subprocess.run(
-            ["bash", "walk.sh"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=280
+            ["bash", "walk.sh"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=600
         )
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
     said = ran.stdout + ran.stderr
