@@ -51,8 +51,8 @@ def record(warehouse: Backend, pipeline: str, load_number: int) -> None:
 def _has_facts(warehouse: Backend, table: str, first: dt.date, last: dt.date) -> str:
     """Whether the day in a row of `table` has a fact.
 
-    In PostgreSQL the index finds one for each day: NOT IN of more facts than fit into memory is days times facts. DuckDB
-    has none, and would compare all days with all facts: there it is one scan of what lies between the two days.
+    In PostgreSQL the index finds one for each day: NOT IN of more facts than fit into memory is days times facts.
+    DuckDB has none, and would compare all days with all facts: there it is one scan of what lies between the two days.
     """
     if warehouse.kind == "postgres":
         return f"""EXISTS (
