@@ -174,7 +174,7 @@ def change_both(twins: Twins, sql: str) -> None:
         twins.warehouses[kind].run(sql)
 
 
-def test_a_table_of_the_first_release_is_taken_over(twins: Twins) -> None:
+def test_a_table_of_the_earlier_form_is_taken_over(twins: Twins) -> None:
     """It was made whole each time, and had no numbers of loads."""
     before = daily(twins)
     change_both(twins, "ALTER TABLE daily_active_users DROP COLUMN load_number")

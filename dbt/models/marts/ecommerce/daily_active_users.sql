@@ -19,7 +19,7 @@
     )
 }}
 
--- A table of the first release has no numbers: all its days are made anew, and the column comes with them.
+-- A table of its earlier form has no numbers: all its days are made anew, and the column comes with them.
 {% set by_day = is_incremental()
     and 'load_number' in adapter.get_columns_in_relation(this) | map(attribute='name') | list %}
 
