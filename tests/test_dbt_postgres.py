@@ -39,7 +39,15 @@ TYPES = {
 
 
 class Twins:
-    """One lake in two warehouses, and dbt on each of them."""
+    """One lake in two warehouses, and dbt on each of them.
+
+    Attributes:
+        first: The marts of the first build, by database.
+        ran: What became of each node in it.
+    """
+
+    first: dict[str, dict[str, list[tuple[Any, ...]]]]
+    ran: dict[str, dict[str, str]]
 
     def __init__(self, folder: Path, server: PostgresServer) -> None:
         self.lake = Loaded(folder / "lake")
@@ -83,6 +91,11 @@ class Twins:
             for done in pool.map(lambda kind: self.dbt(kind, *command), KINDS):
                 assert done.returncode == 0, done.stdout
 
+    def results(self, kind: str) -> dict[str, str]:
+        """What became of each node in the run before, by its name."""
+        results = json.loads((self.folder / kind / "run_results.json").read_text())["results"]
+        return {result["unique_id"]: result["status"] for result in results}
+
     def marts(self, kind: str, *marts: str) -> dict[str, list[tuple[Any, ...]]]:
         """The rows of marts (of all unless named)."""
         return self.warehouses[kind].everything(tables=marts or MARTS)
@@ -108,20 +121,20 @@ def twins(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) ->
         install(made.lake, patch)
         made.load()
         made.build("build")
+        # Other tests go on from here, and some of them may be first.
+        made.first = {kind: made.marts(kind) for kind in KINDS}
+        made.ran = {kind: made.results(kind) for kind in KINDS}
         yield made
 
 
 def test_equal_marts_stand_in_both(twins: Twins) -> None:
-    duckdb, postgres = twins.marts("duckdb"), twins.marts("postgres")
+    duckdb, postgres = twins.first["duckdb"], twins.first["postgres"]
     assert duckdb == postgres
     assert [len(duckdb[mart]) for mart in MARTS] == [2, 4, 4]
 
 
 def test_every_test_was_run_on_both(twins: Twins) -> None:
-    ran = {}
-    for kind in KINDS:
-        results = json.loads((twins.folder / kind / "run_results.json").read_text())["results"]
-        ran[kind] = {result["unique_id"]: result["status"] for result in results}
+    ran = twins.ran
     assert ran["duckdb"] == ran["postgres"]
     assert {name.split(".")[0] for name in ran["postgres"]} >= {"model", "test", "unit_test", "exposure"}
     assert set(ran["postgres"].values()) <= {"success", "pass", "no-op"}
@@ -148,6 +161,50 @@ def test_freshness_is_asked_on_postgresql(twins: Twins) -> None:
     found = json.loads((twins.folder / "postgres/sources.json").read_text())["results"]
     status = {result["unique_id"].rsplit(".", maxsplit=1)[-1]: result["status"] for result in found}
     assert status == {"fact_events": "error", "penstock_loads": "pass"}
+
+
+def daily(twins: Twins) -> list[list[tuple[Any, ...]]]:
+    """The rows of `daily_active_users` in both."""
+    return [twins.marts(kind, "daily_active_users")["daily_active_users"] for kind in KINDS]
+
+
+def change_both(twins: Twins, sql: str) -> None:
+    """Somebody changes `daily_active_users` in both."""
+    for kind in KINDS:
+        twins.warehouses[kind].run(sql)
+
+
+def test_a_table_of_the_earlier_form_is_taken_over(twins: Twins) -> None:
+    """It was made whole each time, and had no numbers of loads."""
+    before = daily(twins)
+    change_both(twins, "ALTER TABLE daily_active_users DROP COLUMN load_number")
+    change_both(twins, "UPDATE daily_active_users SET sessions = 99")
+    change_both(twins, "INSERT INTO daily_active_users (activity_date, total_events) VALUES (DATE '2020-01-01', 1)")
+    twins.build("run", "--select", "daily_active_users")
+    assert daily(twins) == before
+
+
+def test_a_day_that_is_there_twice_is_made_anew_once(twins: Twins) -> None:
+    """Two runs of dbt at once may leave it so, with one number or with two."""
+    before = daily(twins)
+    twice = "INSERT INTO daily_active_users SELECT * FROM daily_active_users WHERE activity_date "
+    change_both(twins, twice + "< DATE '2024-12-09'")
+    change_both(twins, "UPDATE daily_active_users SET load_number = 0 WHERE activity_date = DATE '2024-12-01'")
+    change_both(twins, twice + "= DATE '2024-12-09'")
+    change_both(
+        twins,
+        "INSERT INTO daily_active_users (activity_date, load_number) "
+        "SELECT activity_date, load_number + 1 FROM daily_active_users WHERE activity_date = DATE '2024-12-16'",
+    )
+    twins.build("run", "--select", "daily_active_users")
+    assert daily(twins) == before
+
+
+def test_the_name_of_no_pipeline_takes_nothing_away(twins: Twins) -> None:
+    before = daily(twins)
+    done = twins.dbt("postgres", "run", "--select", "daily_active_users", "--vars", "pipeline: another")
+    assert done.returncode == 0, done.stdout
+    assert daily(twins) == before
 
 
 DAYS = [dt.date(2024, 12, 10) + dt.timedelta(days=n) for n in range(6)]

@@ -53,6 +53,38 @@ def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Database) ->
     return made
 
 
+MANY_LOADS = """
+INSERT INTO penstock_loads
+SELECT 'ecommerce', 1 + n, n - 10001, NULL, 0, 0, 0, 0, 0, 0, now(), 'a' || n FROM generate_series(1, 10000) AS n;
+ANALYZE penstock_loads
+"""
+LOOKED_AT = (
+    "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables "
+    "WHERE schemaname = 'warehouse' AND relname = 'penstock_loads'"
+)
+NOBODY_ELSE = (
+    "SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() "
+    "AND backend_type = 'client backend' AND pid <> pg_backend_pid())"
+)
+
+
+def test_the_loads_before_are_not_read_through(lake: Loaded, database: Database) -> None:
+    """There is one for each epoch where the run fills the tables."""
+    load(lake.spec(), lake.warehouses.target())
+    lake.warehouses.run(MANY_LOADS)
+    lake.commit([event("p3", "bob", "2024-12-18T11:00:00", "purchase")])
+
+    def looked_at() -> int:
+        # Who goes tells its numbers first.
+        until("the others have gone", lambda: database.rows(NOBODY_ELSE))
+        ((rows,),) = database.rows(LOOKED_AT)
+        return int(rows)
+
+    before = looked_at()
+    assert load(lake.spec(), lake.warehouses.target()).counts.inserted == 1
+    assert looked_at() - before < 100
+
+
 @settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_loads_give_the_same_tables_in_both(

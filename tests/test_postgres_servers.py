@@ -46,6 +46,24 @@ def test_no_password_in_what_the_driver_says_of_a_url(postgres: PostgresServer) 
         assert str(told) == "warehouse h:5432/db: the driver cannot read its URL"
 
 
+@pytest.mark.parametrize(
+    ("parameter", "said"),
+    [
+        ("sslmode={}", 'invalid sslmode value: "…"'),
+        ("options=-c%20{}", "-c … requires a value"),
+        ("options=-c%20{}%3D1", 'unrecognized configuration parameter "…"'),
+        ("options={}", "command-line argument"),
+        ("options=-c%20work_mem%3D{}", 'invalid value for parameter "…": "…"'),
+        ("port={}", 'invalid integer value "…" for connection option "port"'),
+        ("connect_timeout={}", 'invalid integer value "…" for connection option "connect_timeout"'),
+    ],
+)
+def test_a_password_in_the_wrong_place_is_not_repeated(postgres: PostgresServer, parameter: str, said: str) -> None:
+    url = f"postgresql://postgres@127.0.0.1:{postgres.port}/postgres?{parameter.format(HIDDEN)}"
+    told = refused(url)
+    assert said in told and HIDDEN not in told
+
+
 def test_where_the_socket_was_looked_for(tmp_path: Path) -> None:
     said = refused(f"postgresql:///shop?host={tmp_path}")
     assert f'on socket "{tmp_path}/.s.PGSQL.5432" failed: No such file or directory. Name the folder' in said

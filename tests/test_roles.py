@@ -159,6 +159,17 @@ def test_who_owns_upgrades_and_the_others_go_on(world: World) -> None:
     assert audit(lake.spec(), world.target("reader")).balanced
 
 
+def test_the_versions_of_a_second_pipeline_are_the_owners_too(world: World) -> None:
+    report = migrate({"name": "payments", "lake": "x"}, world.target("admin"), roles=True)
+    assert report.before is None
+    world.may("loader", "SELECT * FROM transactions")
+    for pipeline in ("ecommerce", "payments"):
+        table = f"penstock_alembic_{pipeline}"
+        world.may("owner", f"SELECT version_num FROM {table}")
+        world.may_not("loader", f"UPDATE {table} SET version_num = '0001'", f"DELETE FROM {table}")
+        world.may_not("reader", f"SELECT * FROM {table}")
+
+
 def test_a_superuser_makes_them_too(world: World) -> None:
     postgres = {"postgres": {"url": world.database.url, "schema": "warehouse"}}
     assert migrate(world.lake.spec(), postgres, roles=True).before is not None

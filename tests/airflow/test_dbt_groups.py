@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from penstock.airflow.dbt import WAREHOUSE, _profile
+from penstock.airflow.dbt import WAREHOUSE, _profile, dbt_run, dbt_test
 
 
 def test_certificates_and_limits_of_a_connection_reach_dbt(airflow: object, connection: Any) -> None:
@@ -38,3 +38,39 @@ def test_a_load_that_was_skipped_is_named(told: Any, found: str) -> None:
             return told
 
     assert found in jinja2.Template(WAREHOUSE).render(ti=Task())
+
+
+def tasks_of(conn_id: str, role: str | None) -> list[Any]:
+    """The tasks that run and test the models."""
+    from airflow.sdk import DAG
+
+    with DAG("marts") as dag:
+        dbt_run("ecommerce", postgres_conn_id=conn_id, role=role)
+        dbt_test("ecommerce", postgres_conn_id=conn_id, role=role)
+    return list(dag.task_dict.values())
+
+
+def test_each_task_tells_dbt_which_pipeline(airflow: object, connection: Any) -> None:
+    connection("tested_vars", conn_type="postgres", host="h", login="u", schema="d", password="p")
+    tasks = tasks_of("tested_vars", None)
+    assert len(tasks) > 7
+    assert [task.vars for task in tasks] == [{"pipeline": "ecommerce"}] * len(tasks)
+
+
+@pytest.mark.parametrize(
+    ("role", "named", "found"), [(None, None, ""), (None, "by_env", "by_env"), ("given", "by_env", "given")]
+)
+def test_the_models_belong_to_a_role(
+    airflow: object, connection: Any, monkeypatch: pytest.MonkeyPatch, role: str | None, named: str | None, found: str
+) -> None:
+    """What dbt takes for the role, where Cosmos has written the profile; it reads the environment itself."""
+    import jinja2
+    import yaml
+
+    connection("tested_role", conn_type="postgres", host="h", login="u", schema="d", password="p")
+    for task in tasks_of("tested_role", role):
+        mapping = task.profile_config.profile_mapping
+        text = mapping.get_profile_file_contents("penstock", target_name="postgres")
+        written = yaml.safe_load(text)["penstock"]["outputs"]["postgres"]["role"]
+        env_var = {"PENSTOCK_PG_ROLE": named} if named else {}
+        assert jinja2.Template(written).render(env_var=env_var.get) == found

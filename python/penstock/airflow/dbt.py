@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 
+ROLE = "{{ env_var('PENSTOCK_PG_ROLE', '') }}"
+"""As in the project's own profile: dbt asks for it where the task runs."""
+
 _UNKNOWN = "/the task `load` of this run has told no warehouse: clear it, so that it runs again/warehouse.duckdb"
 
 WAREHOUSE = f"{{{{ (ti.xcom_pull(task_ids='load') or {{}}).get('warehouse', '{_UNKNOWN}') }}}}"
@@ -44,6 +47,7 @@ def dbt_run(
     warehouse: str = WAREHOUSE,
     postgres_conn_id: str | None = None,
     schema: str = "public",
+    role: str | None = None,
     folder: str | Path | None = None,
     group_id: str = "dbt_run",
 ) -> DbtTaskGroup:
@@ -52,11 +56,13 @@ def dbt_run(
     A DuckDB file takes one writer at a time: there the models come one after the other.
 
     Args:
-        pipeline: Whose models: those in the folders of its name.
+        pipeline: Whose models: those in the folders of its name. The models are told it as the variable `pipeline`.
         warehouse: The DuckDB file; that of the task `load` unless given.
         postgres_conn_id: A connection of type `postgres`, for models in PostgreSQL in the place of
             DuckDB; that of `[penstock] postgres_conn_id` unless given.
         schema: Where the models go there.
+        role: Whom the models belong to there, e.g. `penstock_modeller`; whom `PENSTOCK_PG_ROLE` names unless
+            given, as in dbt by itself.
         folder: Another dbt project than the package's.
         group_id: The group's name.
     """
@@ -65,9 +71,12 @@ def dbt_run(
     group = DbtTaskGroup(
         group_id=group_id,
         project_config=ProjectConfig(
-            dbt_project_path=project, manifest_path=project / MANIFEST, install_dbt_deps=False
+            dbt_project_path=project,
+            manifest_path=project / MANIFEST,
+            install_dbt_deps=False,
+            dbt_vars={"pipeline": pipeline},
         ),
-        profile_config=_profile(project, postgres_conn_id, schema),
+        profile_config=_profile(project, postgres_conn_id, schema, role),
         render_config=RenderConfig(
             load_method=LoadMode.DBT_MANIFEST,
             test_behavior=TestBehavior.NONE,
@@ -88,6 +97,7 @@ def dbt_test(
     warehouse: str = WAREHOUSE,
     postgres_conn_id: str | None = None,
     schema: str = "public",
+    role: str | None = None,
     folder: str | Path | None = None,
     group_id: str = "dbt_test",
 ) -> TaskGroup:
@@ -98,6 +108,7 @@ def dbt_test(
         warehouse: As for `dbt_run`, like what follows.
         postgres_conn_id: A connection of type `postgres`.
         schema: Where the models are there.
+        role: As whom they are read there.
         folder: Another dbt project than the package's.
         group_id: The group's name.
     """
@@ -112,8 +123,9 @@ def dbt_test(
             DbtTestLocalOperator(
                 task_id=name,
                 project_dir=str(project),
-                profile_config=_profile(project, postgres_conn_id, schema),
+                profile_config=_profile(project, postgres_conn_id, schema, role),
                 select=select,
+                vars={"pipeline": pipeline},
                 invocation_mode=InvocationMode.DBT_RUNNER,
                 # Once, for a connection that was lost; a test that fails does so again.
                 retries=1,
@@ -131,7 +143,7 @@ def _one_by_one(tasks: Iterable[Any]) -> None:
         before >> after
 
 
-def _profile(project: Path, postgres_conn_id: str | None, schema: str) -> ProfileConfig:
+def _profile(project: Path, postgres_conn_id: str | None, schema: str, role: str | None = None) -> ProfileConfig:
     if postgres_conn_id is None:
         return ProfileConfig(
             profile_name="penstock", target_name="duckdb", profiles_yml_filepath=project / "profiles.yml"
@@ -153,7 +165,7 @@ def _profile(project: Path, postgres_conn_id: str | None, schema: str) -> Profil
                 return int(value)  # an extra that came in a URI is text
             return value or "" if name == "password" else value
 
-    mapping = Mapping(conn_id=postgres_conn_id, profile_args={"schema": schema})
+    mapping = Mapping(conn_id=postgres_conn_id, profile_args={"schema": schema, "role": role or ROLE})
     return ProfileConfig(profile_name="penstock", target_name="postgres", profile_mapping=mapping)
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from penstock.warehouse.duckdb_backend import quoted
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     from penstock.warehouse.backend import Backend
 
 TOUCHED = "touched_days"
@@ -33,17 +35,32 @@ def record(warehouse: Backend, pipeline: str, load_number: int) -> None:
     ((first, last),) = warehouse.rows(f"SELECT min(event_date), max(event_date) FROM {TOUCHED}")
     if first is None:
         return
-    have_facts = f"""event_date IN (
+    warehouse.change(f"""
+        DELETE FROM penstock_days
+        WHERE pipeline = {quoted(pipeline)} AND event_date IN (SELECT event_date FROM {TOUCHED})
+            AND NOT {_has_facts(warehouse, "penstock_days", first, last)}
+    """)
+    warehouse.change(f"""
+        INSERT INTO penstock_days (pipeline, event_date, load_number)
+        SELECT {quoted(pipeline)}, event_date, {load_number} FROM {TOUCHED}
+        WHERE {_has_facts(warehouse, TOUCHED, first, last)}
+        ON CONFLICT (pipeline, event_date) DO UPDATE SET load_number = excluded.load_number
+    """)
+
+
+def _has_facts(warehouse: Backend, table: str, first: dt.date, last: dt.date) -> str:
+    """Whether the day in a row of `table` has a fact.
+
+    In PostgreSQL the index finds one for each day: NOT IN of more facts than fit into memory is days times facts.
+    DuckDB has none, and would compare all days with all facts: there it is one scan of what lies between the two days.
+    """
+    if warehouse.kind == "postgres":
+        return f"""EXISTS (
+            SELECT FROM fact_events WHERE event_timestamp >= {table}.event_date
+                AND event_timestamp < {table}.event_date + INTERVAL '1 day'
+        )"""
+    return f"""{table}.event_date IN (
         SELECT CAST(event_timestamp AS DATE) FROM fact_events
         WHERE event_timestamp >= TIMESTAMP '{first} 00:00:00'
             AND event_timestamp < TIMESTAMP '{last} 00:00:00' + INTERVAL '1 day'
     )"""
-    warehouse.change(f"""
-        DELETE FROM penstock_days
-        WHERE pipeline = {quoted(pipeline)} AND event_date IN (SELECT event_date FROM {TOUCHED}) AND NOT {have_facts}
-    """)
-    warehouse.change(f"""
-        INSERT INTO penstock_days (pipeline, event_date, load_number)
-        SELECT {quoted(pipeline)}, event_date, {load_number} FROM {TOUCHED} WHERE {have_facts}
-        ON CONFLICT (pipeline, event_date) DO UPDATE SET load_number = excluded.load_number
-    """)

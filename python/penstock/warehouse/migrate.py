@@ -124,17 +124,19 @@ def steps(since: int, kind: str, pipeline: str, *, star: bool, bookkeeping_alone
     return found
 
 
-def new_tables(pipeline: str, ddl: Mapping[str, str], *, bookkeeping: bool) -> list[str]:
+def new_tables(pipeline: str, ddl: Mapping[str, str], kind: str, *, bookkeeping: bool) -> list[str]:
     """What makes a pipeline's tables where there are none.
 
     Args:
         pipeline: Whose tables.
         ddl: The statements that make them, in their order, by the name of the file.
+        kind: `duckdb` or `postgres`.
         bookkeeping: Whether the tables of the loads are to be made, too.
     """
-    own = files("penstock.warehouse").joinpath("bookkeeping.sql").read_text(encoding="utf-8")
+    named = [files("penstock.warehouse") / f"bookkeeping{of}.sql" for of in ("", f".{kind}")]
+    own = [file.read_text(encoding="utf-8") for file in named if file.is_file()]
     return [
-        *([own] if bookkeeping else []),
+        *(own if bookkeeping else []),
         *ddl.values(),
         f"INSERT INTO penstock_schema VALUES ({quoted(pipeline)}, {SCHEMA_VERSION});\n",
     ]
@@ -154,7 +156,7 @@ def plan(backend: Readable, pipeline: str, ddl: Mapping[str, str]) -> dict[int, 
         return steps(version, backend.kind, pipeline, star=star)
     # The record of the loads is that of all pipelines in this warehouse; another one's may be older.
     before = steps(shared, backend.kind, pipeline, star=False, bookkeeping_alone=True) if shared is not None else {}
-    made = new_tables(pipeline, ddl, bookkeeping=shared is None)
+    made = new_tables(pipeline, ddl, backend.kind, bookkeeping=shared is None)
     return {**before, SCHEMA_VERSION: [*before.get(SCHEMA_VERSION, []), *made]}
 
 

@@ -142,6 +142,7 @@ def explain_connection(place: str, error: Exception) -> PenstockError:
     if "://" in text or "invalid connection option" in text:
         # libpq repeats what it cannot read, and the password may be in it.
         return WarehouseError(f"warehouse {place}: the driver cannot read its URL")
+    said = _without_settings(said)
     for pattern, remedy in _REFUSALS:
         if re.search(pattern, text):
             return WarehouseError(f"warehouse {place}: {said}. {remedy}")
@@ -149,6 +150,15 @@ def explain_connection(place: str, error: Exception) -> PenstockError:
         if re.search(pattern, text):
             return BackendGoneError(f"warehouse {place}: cannot be reached: {said}. {remedy}")
     return BackendGoneError(f"warehouse {place}: cannot be reached: {said}")
+
+
+def _without_settings(said: str) -> str:
+    """A refusal of what stands in the URL, without it: somebody may have put the password in the wrong place."""
+    said = re.sub(r"(?<=-c ).*(?= requires a value)", "…", said)
+    said = re.sub(r"(command-line argument[^:]*: ).*", r"\1…", said)
+    if not re.search(r"\b(?:invalid|unrecognized|unsupported|permission denied to set)\b", said):
+        return said
+    return re.sub(r'(?<!option )"[^"]*"', '"…"', said)
 
 
 def fetched(place: str, error: Exception, *, alive: bool) -> PenstockError:

@@ -34,7 +34,11 @@ BEGIN
     FOREACH part IN ARRAY ARRAY[{tables}] LOOP
         CONTINUE WHEN to_regclass(format('%I.%I', place, part)) IS NULL;
         EXECUTE format('ALTER TABLE %I.%I OWNER TO penstock_owner', place, part);
-        CONTINUE WHEN part LIKE 'penstock\_alembic\_%';  -- of the migrations alone
+        IF part LIKE 'penstock\_alembic\_%' THEN
+            -- Of the migrations alone; one that came later has got the rights of tables to come.
+            EXECUTE format('REVOKE ALL ON %I.%I FROM penstock_loader, penstock_reader, penstock_modeller', place, part);
+            CONTINUE;
+        END IF;
         EXECUTE format('GRANT SELECT ON %I.%I TO penstock_reader, penstock_modeller', place, part);
         EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %I.%I TO penstock_loader', place, part);
     END LOOP;

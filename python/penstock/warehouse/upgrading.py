@@ -85,7 +85,7 @@ def migrate(
         raise SettingsError("--roles: a DuckDB file has no roles; who may read or write it the file system says")
     new = not Path(target.place).exists()
     if sql and new:
-        made = "\n".join(new_tables(pipeline, ddl, bookkeeping=True))
+        made = "\n".join(new_tables(pipeline, ddl, target.kind, bookkeeping=True))
         return MigrateReport(pipeline, target.place, target.kind, None, SCHEMA_VERSION, sql=made)
     backend = connect(target, read_only=sql, wait=WAIT)
     try:
