@@ -149,6 +149,15 @@ class PaymentsLake:
             self.rows.pop(path)
         self._append(kind, files, paths)
 
+    def throw_away_bronze(self) -> None:
+        """An entry of retention: all Bronze goes."""
+        found = [file for entry in self.entries for file in entry["files"] if file["layer"] == "bronze/events"]
+        gone = [file for file in found if (self.root / file["path"]).exists()]
+        for file in gone:
+            (self.root / file["path"]).unlink()
+        self._append("retention", [], [])
+        self.entries[-1]["removed"] = gone
+
     def _append(self, kind: str, files: list[dict[str, Any]], removed: list[str]) -> None:
         gone = [{"path": path, "layer": "silver/events"} for path in removed]
         self.entries.append({"number": len(self.entries), "kind": kind, "files": files, "removed": gone})

@@ -110,10 +110,19 @@ def _delete(warehouse: Backend, scope: str, number: int) -> int:
     )
 
 
+def _kept(new: str, old: str, column: str) -> str:
+    """The value of a column after an update."""
+    return f"coalesce({new}.{column}, {old}.{column})" if column == "processing_time" else f"{new}.{column}"
+
+
 def _update(warehouse: Backend, columns: tuple[str, ...], number: int) -> int:
-    """Bring what is there in line with `stage`; a row that only went to another file has not changed."""
+    """Bring what is there in line with `stage`; a row that only went to another file has not changed.
+
+    When it was processed may have stood in Bronze that is gone by now: what is known of it stays.
+    """
     own = [column for column in columns if column not in (*POSITION, "lake_file")]
-    before, after = (", ".join(f"{table}.{column}" for column in own) for table in ("t", "s"))
+    before = ", ".join(f"t.{column}" for column in own)
+    after = ", ".join(_kept("s", "t", column) for column in own)
     warehouse.temporary(
         "changed",
         f"SELECT s.*, t.transaction_id AS id_before, ({before}) IS DISTINCT FROM ({after}) AS otherwise "
@@ -123,7 +132,7 @@ def _update(warehouse: Backend, columns: tuple[str, ...], number: int) -> int:
     warehouse.change(
         f"INSERT INTO {TOUCHED} SELECT DISTINCT id_before, {number} FROM changed WHERE id_before <> transaction_id"
     )
-    values = ", ".join(f"{column} = c.{column}" for column in own)
+    values = ", ".join(f"{column} = {_kept('c', 'transactions', column)}" for column in own)
     updated = warehouse.change(
         f"UPDATE transactions SET {values}, lake_file = c.lake_file, load_number = {number} "
         f"FROM changed AS c WHERE {_same('c', 'transactions')} AND c.otherwise"
