@@ -13,7 +13,7 @@ import pytest
 from payments_lake import PaymentsLake, install, transaction
 from penstock.errors import LakeError, SettingsError, SupersededError, WarehouseError
 from penstock.settings import load_file
-from penstock.warehouse import audit, load, loader, sink
+from penstock.warehouse import audit, load, loader
 from penstock.warehouse.sink import TableSink
 from services import until
 from services.postgres_proxy import postgres_proxy
@@ -84,7 +84,7 @@ def test_rows_offsets_and_number_go_in_together(
     before = warehouses.everything()
     told = lake.plan([transaction(4)])
     with monkeypatch.context() as patch:
-        patch.setattr(sink, "_stand", lambda *_: 1 / 0)
+        patch.setattr(loader, "_stand", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             write(one, told)
     assert warehouses.everything() == before
@@ -118,6 +118,9 @@ def test_what_comes_before_is_caught_up_with(lake: PaymentsLake, warehouses: War
     assert audit(lake.spec(warehouses.target())).balanced
     lake.add([transaction(7)])
     one.catch_up()
+    newest = {p["partition"]: (p["position"], e["number"]) for e in lake.entries for p in e.get("partitions", ())}
+    told = [("payments", "transactions", p, *stand) for p, stand in sorted(newest.items())]
+    assert warehouses.rows(OFFSETS) == told
     assert ids(warehouses) == [2, 3, 4, 5, 6, 7]
 
 
@@ -196,6 +199,39 @@ def test_another_lake_is_not_taken_for_this_one(lake: PaymentsLake, warehouses: 
     with pytest.raises(LakeError, match=r"it comes to epoch 0 now.* This is another lake than before"):
         write(one, lake.plan([transaction(3), transaction(4)]))
     assert ids(warehouses) == [1, 2]
+
+
+def test_a_lake_that_began_anew_is_told_from_the_old_one(
+    lake: PaymentsLake, warehouses: Warehouses, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log may be the longer one, its files are called the same, and its terms are counted from 1 again."""
+    spec = lake.spec(warehouses.target())
+    one = make(warehouses.target())
+    for n in range(2):
+        assert write(one, lake.plan([transaction(n)]), term=5)
+        lake.commit()
+    before = warehouses.everything()
+    one.close()
+    anew = PaymentsLake(lake.root)
+    install(anew, monkeypatch)
+    for n in range(4):
+        anew.add([transaction(50 + n)])
+    other = "it began anew, or is another one"
+    for work in (lambda: load(spec), lambda: load(spec, date="2024-12-17"), lambda: audit(spec)):
+        with pytest.raises(LakeError, match=other):
+            work()
+    two = make(warehouses.target())
+    with pytest.raises(LakeError, match=other):
+        two.catch_up()
+    with pytest.raises(LakeError, match=other):
+        write(two, anew.plan([transaction(60)]), term=1)
+    with pytest.raises(LakeError, match=other):
+        two.forbid(4, 1)
+    assert warehouses.everything() == before
+    # What a version loaded that did not write down whose log it was, is taken as before.
+    warehouses.run("UPDATE penstock_loads SET lake = NULL")
+    assert load(spec).rows_read == 2
+    assert warehouses.rows("SELECT count(DISTINCT lake) FROM penstock_loads") == [(1,)]
 
 
 def test_the_audit_sees_through_an_epoch_that_is_on_its_way(

@@ -134,16 +134,15 @@ class TableSink:
         files = [file_of(file) for file in told["files"]]
         silver = [file for file in files if file.layer == SILVER]
         bronze = tuple(file for file in files if file.layer == BRONZE)
+        partitions = tuple((number, partition) for partition in told["partitions"])
         rows = sum(file.rows for file in silver)
         log, term, load_id = self._log_of(shard), int(told["term"]), _id_of(told)
-        step = Step(log, number - 1, number, silver, [], rows, "epoch", term, bronze)
+        step = Step(log, number - 1, number, silver, [], rows, "epoch", term, bronze, partitions)
 
         def work(loader: Loader) -> bool:
             if not self._is_next(loader, log, number):
                 return self._holds(loader, log, shard, number, load_id)
             loader.apply(step, None, load_id)
-            for partition in told["partitions"]:
-                _stand(loader.warehouse, log, number, partition)
             return True
 
         return self._once(work, log, shard, number, term, load_id)
@@ -166,6 +165,8 @@ class TableSink:
         with self._connected() as loader:
 
             def under_the_term() -> bool:
+                # Before the term: those of another lake are counted from 1 again.
+                loader.require_same_lake(log)
                 self._take_term(loader.warehouse, log, term)
                 return work(loader)
 
@@ -235,19 +236,3 @@ def _id_of(told: Mapping[str, Any]) -> str:
     files = sorted([file.get(name) for name in names] for file in told["files"])
     stand = sorted([p["topic"], p["partition"], p["position"]] for p in told["partitions"])
     return hashlib.sha256(json.dumps([told["number"], told["shard"], files, stand]).encode()).hexdigest()[:32]
-
-
-def _stand(warehouse: Backend, log: str, number: int, partition: Mapping[str, Any]) -> None:
-    """Where reading of a partition stands after an epoch."""
-    at = (
-        f"log = {quoted(log)} AND topic = {quoted(partition['topic'])} AND partition_id = {int(partition['partition'])}"
-    )
-    values = f"{int(partition['position'])}, {number}"
-    moved = warehouse.change(
-        f"UPDATE penstock_offsets SET next_offset = {int(partition['position'])}, log_number = {number} WHERE {at}"
-    )
-    if not moved:
-        warehouse.change(
-            "INSERT INTO penstock_offsets (log, topic, partition_id, next_offset, log_number) VALUES "
-            f"({quoted(log)}, {quoted(partition['topic'])}, {int(partition['partition'])}, {values})"
-        )
