@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,8 @@ import pytest
 from payments_lake import PaymentsLake, install, transaction
 from penstock.errors import LakeError, SettingsError, SupersededError, WarehouseError
 from penstock.settings import load_file
-from penstock.warehouse import audit, load, loader
+from penstock.warehouse import audit, flat, load, loader, sink
+from penstock.warehouse.lakelog import LakeFile, absolute
 from penstock.warehouse.sink import TableSink
 from services import until
 from services.postgres_proxy import postgres_proxy
@@ -122,6 +124,55 @@ def test_what_comes_before_is_caught_up_with(lake: PaymentsLake, warehouses: War
     told = [("payments", "transactions", p, *stand) for p, stand in sorted(newest.items())]
     assert warehouses.rows(OFFSETS) == told
     assert ids(warehouses) == [2, 3, 4, 5, 6, 7]
+
+
+def test_an_epoch_is_not_looked_for_in_the_whole_lake(
+    lake: PaymentsLake, warehouses: Warehouses, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the engine hands over is there, and brings the Bronze of its rows."""
+    looks: list[str] = []
+    look = flat.live_files
+
+    def looked(spec: Any, layer: str) -> list[LakeFile]:
+        looks.append(layer)
+        return look(spec, layer)
+
+    monkeypatch.setattr(flat, "live_files", looked)
+    one = make(warehouses.target())
+    known = "SELECT count(*), count(processing_time) FROM transactions"
+    assert write(one, lake.plan([transaction(n, processing_time=None) for n in range(3)]))
+    assert (looks, warehouses.rows(known)) == ([], [(3, 3)])
+    lake.commit()
+    # An event that was held back comes with a later epoch than its Bronze.
+    held = lake.plan([transaction(3, processing_time=None)])["files"]
+    (raw,) = [file for file in held if file["layer"] == "bronze/events"]
+    lake.entries[-1]["files"].append(raw)
+    told = lake.plan([transaction(4, processing_time=None)])
+    assert write(one, told, files=[*told["files"], *(file for file in held if file is not raw)])
+    assert (looks, warehouses.rows(known)) == (["bronze/events"], [(5, 5)])
+
+
+def test_what_is_handed_over_is_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing of a bucket grows with the lake."""
+    listed: list[str] = []
+
+    class Objects:
+        """Nothing is there."""
+
+        def list(self, prefix: str) -> list[tuple[str, int]]:
+            """Take notice."""
+            listed.append(prefix)
+            return []
+
+    bucket = SimpleNamespace(objects=Objects(), path=lambda path: f"there://{path}")
+    monkeypatch.setattr("penstock.filesystem.opened", lambda *_: bucket)
+    file = LakeFile("silver/events/a.parquet", "silver/events", 1, None, None)
+    spec = {"name": "payments", "lake": "s3://bucket/lake"}
+    assert absolute(spec, [file], handed=True) == [("there://silver/events/a.parquet", file.number)]
+    assert not listed
+    with pytest.raises(LakeError, match="it is not there"):
+        absolute(spec, [file])
+    assert listed
 
 
 def test_the_newest_term_wins(lake: PaymentsLake, warehouses: Warehouses, make: Any) -> None:

@@ -32,6 +32,7 @@ NO_BRONZE = (
     '(SELECT CAST(NULL AS TEXT) AS topic, CAST(NULL AS INTEGER) AS partition, CAST(NULL AS BIGINT) AS "offset", '
     "CAST(NULL AS TIMESTAMPTZ) AS timestamp, CAST(NULL AS TIMESTAMPTZ) AS ingested_at LIMIT 0)"
 )
+FROM_BRONZE = 'b.topic = s._topic AND b.partition = s._partition AND b."offset" = s._offset'
 
 
 class Flat:
@@ -67,7 +68,7 @@ class Flat:
         return "SELECT 0"
 
     def _stage(self, warehouse: Backend, sql: str, rows: Rows, columns: tuple[str, ...], within: str | None) -> None:
-        placed = absolute(rows.spec, rows.files)
+        placed = absolute(rows.spec, rows.files, handed=rows.handed)
         if not placed:
             warehouse.temporary("stage", f"SELECT {', '.join(columns)} FROM transactions LIMIT 0")
             return
@@ -79,8 +80,15 @@ class Flat:
 
 def _bronze(rows: Rows, placed: list[tuple[str, int]]) -> str:
     """Bronze as a table of DuckDB, where a Silver row does not say itself when it was processed."""
-    if not count_rows("SELECT 1 FROM silver WHERE processing_time IS NULL LIMIT 1", placed, "silver"):
+    open_ones = "SELECT 1 FROM silver AS s WHERE s.processing_time IS NULL"
+    if not count_rows(f"{open_ones} LIMIT 1", placed, "silver"):
         return NO_BRONZE
+    if rows.bronze:
+        # An epoch brings the Bronze of its own events; that of all others is looked for only where one was held back.
+        own = parquet([path for path, _ in absolute(rows.spec, rows.bronze, handed=rows.handed)])
+        known = f"SELECT 1 FROM {own} AS b WHERE {FROM_BRONZE}"
+        if not count_rows(f"{open_ones} AND NOT EXISTS ({known}) LIMIT 1", placed, "silver"):
+            return own
     times = [(file.min_event_time, file.max_event_time) for file in rows.files]
     first = min((low for low, _ in times if low is not None), default=None)
     last = max((high for _, high in times if high is not None), default=None)

@@ -155,8 +155,13 @@ def file_of(told: Mapping[str, Any]) -> LakeFile:
     )
 
 
-def absolute(spec: Mapping[str, Any], files: Iterable[LakeFile]) -> list[tuple[str, int]]:
+def absolute(spec: Mapping[str, Any], files: Iterable[LakeFile], *, handed: bool = False) -> list[tuple[str, int]]:
     """Where DuckDB has to read the files, each with its number; in the trash, where one was removed just now.
+
+    Args:
+        spec: The pipeline file, read.
+        files: Which ones.
+        handed: They are there for certain: a bucket is not asked, which is a listing that grows with the lake.
 
     Raises:
         LakeError: A file is missing.
@@ -167,10 +172,12 @@ def absolute(spec: Mapping[str, Any], files: Iterable[LakeFile]) -> list[tuple[s
         from penstock.filesystem import opened
 
         bucket = opened(lake, storage_of(spec))
+        placed = [(bucket.path(file.path), file.number) for file in files]
+        if handed:
+            return placed
         layers = sorted({file.layer for file in files})
         there = {path for layer in layers for path, _ in bucket.objects.list(layer)}
         there |= {path.removeprefix(f"{TRASH}/") for path, _ in bucket.objects.list(TRASH)}
-        placed = [(bucket.path(file.path), file.number) for file in files]
     else:
         root = Path(lake.removeprefix("file://")).absolute()
         placed = [(place(str(root), file.path), file.number) for file in files]

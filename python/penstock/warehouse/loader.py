@@ -383,7 +383,7 @@ class Loader:
     def apply(self, step: Step, day: dt.date | None, load_id: str) -> star.Counts:
         """Load and record a step, inside a transaction."""
         number = self.next_number()
-        rows = Rows(self.spec, step.files, step.removed, day, number, step.bronze)
+        rows = Rows(self.spec, step.files, step.removed, day, number, step.bronze, step.kind == "epoch")
         counts = self.model.load(self.warehouse, self.sql, rows)
         _core.pass_failpoint("load.applied")
         for entry, partition in step.partitions:
