@@ -7,7 +7,7 @@ import datetime as dt
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -336,7 +336,7 @@ class Loader:
         gone = {path: place for place, entry in enumerate(entries) for path in entry.removed}
         new: list[LakeFile] = []
         removed: list[str] = []
-        moved: dict[tuple[str, int], tuple[int, Mapping[str, Any]]] = {}
+        seen: list[Entry] = []
         rows = until = 0
         for place, entry in enumerate(entries):
             # A file that a later entry takes away again is not read: it may be gone from the disk already. Its rows
@@ -345,11 +345,11 @@ class Loader:
             until = max([until, *(gone[file.path] for file in entry.added if file.path in gone)])
             new += added
             removed += entry.removed
-            moved |= {(p["topic"], p["partition"]): (entry.number, p) for p in entry.partitions}
+            seen.append(entry)
             rows += sum(file.rows for file in added)
             if (rows >= self.rows_a_transaction and place >= until) or entry is entries[-1]:
-                yield Step(log, last, entry.number, new, removed, rows, partitions=tuple(moved.values()))
-                new, removed, moved, rows, last = [], [], {}, 0, entry.number
+                yield Step(log, last, entry.number, new, removed, rows, partitions=moved_by(seen))
+                new, removed, seen, rows, last = [], [], [], 0, entry.number
 
     def load_step(self, step: Step, day: dt.date | None = None) -> tuple[Step, star.Counts]:
         """Load a step, in a transaction; a day with the files that hold something of it then."""
@@ -386,8 +386,7 @@ class Loader:
         rows = Rows(self.spec, step.files, step.removed, day, number, step.bronze, step.kind == "epoch")
         counts = self.model.load(self.warehouse, self.sql, rows)
         _core.pass_failpoint("load.applied")
-        for entry, partition in step.partitions:
-            _stand(self.warehouse, step.log, entry, partition)
+        put_stand(self.warehouse, step.log, step.partitions)
         self.record(step, day, counts, load_id, number)
         # Here, and not after COMMIT: a connection that is lost then takes nothing back.
         self.warehouse.drop(*self.model.temporary)
@@ -447,21 +446,23 @@ class Loader:
             raise DataError(f"warehouse {self.warehouse.place}: the load could not be recorded; nothing was loaded")
 
 
-def _stand(warehouse: Backend, log: str, number: int, partition: Mapping[str, Any]) -> None:
-    """Where reading of a partition stands after an entry."""
-    topic, partition_id, position = (
-        _literal(partition["topic"]),
-        int(partition["partition"]),
-        int(partition["position"]),
-    )
-    moved = warehouse.change(
-        f"UPDATE penstock_offsets SET next_offset = {position}, log_number = {number} "
-        f"WHERE log = {_literal(log)} AND topic = {topic} AND partition_id = {partition_id}"
-    )
-    if not moved:
+def moved_by(entries: Iterable[Entry]) -> tuple[tuple[int, Mapping[str, Any]], ...]:
+    """The partitions that entries moved, as they stand afterwards, each with the last entry that moved it."""
+    moved = {(told["topic"], told["partition"]): (entry.number, told) for entry in entries for told in entry.partitions}
+    return tuple(moved.values())
+
+
+def put_stand(warehouse: Backend, log: str, partitions: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
+    """Where reading of partitions stands after the entries that moved them."""
+    for start in range(0, len(partitions), 1_000):
+        rows = ", ".join(
+            f"({_literal(log)}, {_literal(told['topic'])}, {int(told['partition'])}, {int(told['position'])}, {number})"
+            for number, told in partitions[start : start + 1_000]
+        )
         warehouse.change(
-            "INSERT INTO penstock_offsets (log, topic, partition_id, next_offset, log_number) VALUES "
-            f"({_literal(log)}, {topic}, {partition_id}, {position}, {number})"
+            f"INSERT INTO penstock_offsets (log, topic, partition_id, next_offset, log_number) VALUES {rows} "
+            "ON CONFLICT (log, topic, partition_id) "
+            "DO UPDATE SET next_offset = excluded.next_offset, log_number = excluded.log_number"
         )
 
 

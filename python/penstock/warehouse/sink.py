@@ -14,13 +14,14 @@ import hashlib
 import json
 import time
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import LakeError, SupersededError, WarehouseError
 from penstock.warehouse.duckdb_backend import quoted
 from penstock.warehouse.flat import BRONZE
-from penstock.warehouse.lakelog import file_of, live_files
-from penstock.warehouse.loader import SILVER, Loader, Step, last_entry
+from penstock.warehouse.lakelog import BEGINNING, file_of, live_files, logs, read_log
+from penstock.warehouse.loader import SILVER, Loader, Step, last_entry, moved_by, put_stand
 from penstock.warehouse.star import Counts
 from penstock.warehouse.target import connect, warehouse_of
 from penstock.warehouse.transaction import transact
@@ -126,6 +127,17 @@ class TableSink:
             return  # nothing was written yet; if it is something else, the run says so
         with self._connected() as loader:
             loader.load(held, None)
+            for log, shard in logs(self._spec).items():
+                transact(loader.warehouse, self._pipeline, partial(self._find_stand, loader.warehouse, log, shard))
+
+    def _find_stand(self, warehouse: Backend, log: str, shard: int) -> None:
+        """Where the source stands, in a warehouse that was filled before loads wrote it down."""
+        if warehouse.rows(f"SELECT 1 FROM penstock_offsets WHERE log = {quoted(log)} LIMIT 1"):
+            return
+        last = last_entry(warehouse, log)
+        if last > BEGINNING:
+            entries = [entry for entry in read_log(self._spec, BEGINNING, SILVER, shard) if entry.number <= last]
+            put_stand(warehouse, log, moved_by(entries))
 
     def write(self, epoch: str) -> bool:
         """Write an epoch and its number in one transaction, or do nothing where it is there."""
