@@ -129,11 +129,13 @@ class PaymentsLake:
         """Commit the planned epoch, or make it void."""
         assert self.planned is not None
         files = [] if void else self.planned["files"]
+        partitions = [] if void else self.planned["partitions"]
         if void:
             for file in self.planned["files"]:
                 (self.root / file["path"]).unlink()
                 self.rows.pop(file["path"], None)
         self._append("void" if void else "epoch", files, [])
+        self.entries[-1]["partitions"] = partitions
         self.planned = None
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -148,6 +150,15 @@ class PaymentsLake:
             (self.root / path).unlink()
             self.rows.pop(path)
         self._append(kind, files, paths)
+
+    def throw_away_bronze(self) -> None:
+        """An entry of retention: all Bronze goes."""
+        found = [file for entry in self.entries for file in entry["files"] if file["layer"] == "bronze/events"]
+        gone = [file for file in found if (self.root / file["path"]).exists()]
+        for file in gone:
+            (self.root / file["path"]).unlink()
+        self._append("retention", [], [])
+        self.entries[-1]["removed"] = gone
 
     def _append(self, kind: str, files: list[dict[str, Any]], removed: list[str]) -> None:
         gone = [{"path": path, "layer": "silver/events"} for path in removed]
@@ -183,7 +194,10 @@ class PaymentsLake:
 
 
 def install(lake: PaymentsLake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the loader read the log of the test's lake."""
+    """Let the loader read the log of the test's lake, and begin the pipeline in it."""
+    identity = lake.root / "_penstock/payments/pipeline.json"
+    identity.parent.mkdir(parents=True, exist_ok=True)
+    identity.write_text(json.dumps({"name": "payments", "key": uuid.uuid4().hex, "created_at": 0}))
 
     def read_lake(root: str, layer: str, **_: Any) -> str:
         removed = {file["path"] for entry in lake.entries for file in entry["removed"]}

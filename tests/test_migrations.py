@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 VERSION_1 = (Path(__file__).parent / "data/warehouse_v1.sql").read_text(encoding="utf-8")
 OLD_TABLES = ("dim_user", "dim_user_changes", "dim_time", "dim_device", "fact_events", "fact_duplicates")
-NEW_COLUMNS = ("load_id", "rows_read", "kind", "term")
+NEW_COLUMNS = ("load_id", "rows_read", "kind", "term", "lake")
 NEW_TABLES = ("penstock_offsets", "penstock_refreshes", "penstock_terms")
 
 

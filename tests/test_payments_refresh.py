@@ -213,6 +213,34 @@ def test_what_is_late_and_the_hours(lake: PaymentsLake, warehouses: Warehouses) 
     assert latencies == [(Decimal("120.000001"),), (Decimal("200.000000"),)]
 
 
+@pytest.mark.parametrize("date", [None, "2024-12-17"])
+def test_a_processing_time_that_is_known_stays(lake: PaymentsLake, warehouses: Warehouses, date: str | None) -> None:
+    """It stood in Bronze alone, which is gone when Silver is read again: compacted, or for a date."""
+    spec = lake.spec(warehouses.target())
+    lake.add([transaction(n, processing_time=None) for n in range(3)])
+    load(spec)
+    refresh(spec)
+    kept = "SELECT processing_time, is_late, amount FROM transactions_clean ORDER BY transaction_id"
+    before = warehouses.rows(kept)
+    assert [late for _, late, _ in before] == [False, True, False]
+    assert all(time for time, _, _ in before)
+    ((path, rows),) = lake.rows.items()
+    lake.throw_away_bronze()
+    load(spec)
+    lake.replace([path], [rows], "compact")
+    report = load(spec, date=date)
+    assert (report.rows_read, report.counts.updated) == (3, 0)
+    refresh(spec)
+    assert warehouses.rows(kept) == before
+    # What did change goes in all the same.
+    ((path, rows),) = lake.rows.items()
+    lake.replace([path], [[row | {"amount": row["amount"] + 1} for row in rows]])
+    assert load(spec).counts.updated == 3
+    refresh(spec)
+    assert warehouses.rows(kept) == [(time, late, amount + 1) for time, late, amount in before]
+    assert audit(spec).balanced
+
+
 def test_what_cannot_be_refreshed(lake: PaymentsLake, warehouses: Warehouses, tmp_path: Path) -> None:
     spec = lake.spec(warehouses.target())
     with pytest.raises(WarehouseError, match=r"nothing was loaded. Run `penstock run payments` first"):

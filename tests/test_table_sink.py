@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,8 @@ import pytest
 from payments_lake import PaymentsLake, install, transaction
 from penstock.errors import LakeError, SettingsError, SupersededError, WarehouseError
 from penstock.settings import load_file
-from penstock.warehouse import audit, load, loader, sink
+from penstock.warehouse import audit, flat, load, loader, sink
+from penstock.warehouse.lakelog import LakeFile, absolute
 from penstock.warehouse.sink import TableSink
 from services import until
 from services.postgres_proxy import postgres_proxy
@@ -84,7 +86,7 @@ def test_rows_offsets_and_number_go_in_together(
     before = warehouses.everything()
     told = lake.plan([transaction(4)])
     with monkeypatch.context() as patch:
-        patch.setattr(sink, "_stand", lambda *_: 1 / 0)
+        patch.setattr(loader, "put_stand", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             write(one, told)
     assert warehouses.everything() == before
@@ -118,7 +120,63 @@ def test_what_comes_before_is_caught_up_with(lake: PaymentsLake, warehouses: War
     assert audit(lake.spec(warehouses.target())).balanced
     lake.add([transaction(7)])
     one.catch_up()
+    newest = {p["partition"]: (p["position"], e["number"]) for e in lake.entries for p in e.get("partitions", ())}
+    told = [("payments", "transactions", p, *stand) for p, stand in sorted(newest.items())]
+    assert warehouses.rows(OFFSETS) == told
+    # A warehouse that was filled before loads wrote it down.
+    warehouses.run("DELETE FROM penstock_offsets")
+    one.catch_up()
+    assert warehouses.rows(OFFSETS) == told
     assert ids(warehouses) == [2, 3, 4, 5, 6, 7]
+
+
+def test_an_epoch_is_not_looked_for_in_the_whole_lake(
+    lake: PaymentsLake, warehouses: Warehouses, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the engine hands over is there, and brings the Bronze of its rows."""
+    looks: list[str] = []
+    look = flat.live_files
+
+    def looked(spec: Any, layer: str) -> list[LakeFile]:
+        looks.append(layer)
+        return look(spec, layer)
+
+    monkeypatch.setattr(flat, "live_files", looked)
+    one = make(warehouses.target())
+    known = "SELECT count(*), count(processing_time) FROM transactions"
+    assert write(one, lake.plan([transaction(n, processing_time=None) for n in range(3)]))
+    assert (looks, warehouses.rows(known)) == ([], [(3, 3)])
+    lake.commit()
+    # An event that was held back comes with a later epoch than its Bronze.
+    held = lake.plan([transaction(3, processing_time=None)])["files"]
+    (raw,) = [file for file in held if file["layer"] == "bronze/events"]
+    lake.entries[-1]["files"].append(raw)
+    told = lake.plan([transaction(4, processing_time=None)])
+    assert write(one, told, files=[*told["files"], *(file for file in held if file is not raw)])
+    assert (looks, warehouses.rows(known)) == (["bronze/events"], [(5, 5)])
+
+
+def test_what_is_handed_over_is_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing of a bucket grows with the lake."""
+    listed: list[str] = []
+
+    class Objects:
+        """Nothing is there."""
+
+        def list(self, prefix: str) -> list[tuple[str, int]]:
+            """Take notice."""
+            listed.append(prefix)
+            return []
+
+    bucket = SimpleNamespace(objects=Objects(), path=lambda path: f"there://{path}")
+    monkeypatch.setattr("penstock.filesystem.opened", lambda *_: bucket)
+    file = LakeFile("silver/events/a.parquet", "silver/events", 1, None, None)
+    spec = {"name": "payments", "lake": "s3://bucket/lake"}
+    assert absolute(spec, [file], handed=True) == [("there://silver/events/a.parquet", file.number)]
+    assert not listed
+    with pytest.raises(LakeError, match="it is not there"):
+        absolute(spec, [file])
+    assert listed
 
 
 def test_the_newest_term_wins(lake: PaymentsLake, warehouses: Warehouses, make: Any) -> None:
@@ -196,6 +254,39 @@ def test_another_lake_is_not_taken_for_this_one(lake: PaymentsLake, warehouses: 
     with pytest.raises(LakeError, match=r"it comes to epoch 0 now.* This is another lake than before"):
         write(one, lake.plan([transaction(3), transaction(4)]))
     assert ids(warehouses) == [1, 2]
+
+
+def test_a_lake_that_began_anew_is_told_from_the_old_one(
+    lake: PaymentsLake, warehouses: Warehouses, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log may be the longer one, its files are called the same, and its terms are counted from 1 again."""
+    spec = lake.spec(warehouses.target())
+    one = make(warehouses.target())
+    for n in range(2):
+        assert write(one, lake.plan([transaction(n)]), term=5)
+        lake.commit()
+    before = warehouses.everything()
+    one.close()
+    anew = PaymentsLake(lake.root)
+    install(anew, monkeypatch)
+    for n in range(4):
+        anew.add([transaction(50 + n)])
+    other = "it began anew, or is another one"
+    for work in (lambda: load(spec), lambda: load(spec, date="2024-12-17"), lambda: audit(spec)):
+        with pytest.raises(LakeError, match=other):
+            work()
+    two = make(warehouses.target())
+    with pytest.raises(LakeError, match=other):
+        two.catch_up()
+    with pytest.raises(LakeError, match=other):
+        write(two, anew.plan([transaction(60)]), term=1)
+    with pytest.raises(LakeError, match=other):
+        two.forbid(4, 1)
+    assert warehouses.everything() == before
+    # What a version loaded that did not write down whose log it was, is taken as before.
+    warehouses.run("UPDATE penstock_loads SET lake = NULL")
+    assert load(spec).rows_read == 2
+    assert warehouses.rows("SELECT count(DISTINCT lake) FROM penstock_loads") == [(1,)]
 
 
 def test_the_audit_sees_through_an_epoch_that_is_on_its_way(

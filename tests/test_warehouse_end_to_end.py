@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,25 @@ def test_the_star_holds_what_the_generator_made(folder: Path) -> None:
     )
     assert sum(revenue or 0 for _, revenue in theirs) == Decimal(truth["purchase_amount"])
     assert load(spec).rows_read == 0
+
+
+def test_a_load_says_where_the_source_stands_and_whose_log_it_is(folder: Path, tmp_path: Path) -> None:
+    spec, target = spec_of(folder), tmp_path / "stands.duckdb"
+    load(spec, f"duckdb:{target}", rows_a_transaction=900)
+    (stand,) = query(target, "SELECT topic, partition_id, next_offset, log_number FROM penstock_offsets")
+    found = json.loads(_core.inspect(json.dumps(spec), epochs=1))
+    (read,) = found["partitions"]
+    assert stand[:3] == (read["topic"], read["partition"], read["position"])
+    assert stand[3] == query(target, "SELECT max(log_number) FROM penstock_loads")[0][0]
+    # A copy of the lake is the same lake; one that began anew is not, though its log is the longer one.
+    shutil.copytree(folder / "lake", tmp_path / "copy")
+    assert load(spec | {"lake": str(tmp_path / "copy")}, f"duckdb:{target}").rows_read == 0
+    anew = spec | {"lake": str(tmp_path / "anew"), "epoch": spec["epoch"] | {"max_events": 500}}
+    _core.run_pipeline(json.dumps(anew), until_caught_up=True)
+    with pytest.raises(LakeError, match="it began anew, or is another one"):
+        load(anew, f"duckdb:{target}")
+    with pytest.raises(LakeError, match="it began anew, or is another one"):
+        audit(anew, f"duckdb:{target}")
 
 
 def test_dates_in_any_order_give_the_same_rows(folder: Path) -> None:

@@ -43,6 +43,11 @@ class Failure:
     status: int
     reason: str
 
+    @property
+    def may_pass(self) -> bool:
+        """Whether the server was only too busy for it, or away: sent again later, it may go in."""
+        return self.status in AGAIN
+
     def __str__(self) -> str:
         return f"{self.id}: {self.status}, {self.reason}"
 

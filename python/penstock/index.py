@@ -362,8 +362,8 @@ class _Indices:
             return False
         phases: dict[str, Any] = {"hot": {"min_age": "0ms", "actions": {"set_priority": {"priority": 100}}}}
         if self.keep_us > _WARM_US:
-            actions = {"forcemerge": {"max_num_segments": 1}, "set_priority": {"priority": 50}}
-            phases["warm"] = {"min_age": "60d", "actions": actions}
+            # Nothing that would make a month read-only, as a forced merge does before Elasticsearch 8: hours come late.
+            phases["warm"] = {"min_age": "60d", "actions": {"set_priority": {"priority": 50}}}
         phases["delete"] = {"min_age": f"{max(1, self.keep_us // 1_000_000)}s", "actions": {"delete": {}}}
         if not self.server.put_policy(self.what.view, {"policy": {"phases": phases}}):
             kept = format_duration(self.keep_us)

@@ -269,6 +269,8 @@ pub struct LogEntry {
     pub files: Vec<FileEntry>,
     /// Files that went.
     pub removed: Vec<FileEntry>,
+    /// The source's partitions that moved, as they stand after it.
+    pub partitions: Vec<PartitionState>,
 }
 
 /// The numbers of a pipeline's shards; none where it has none.
@@ -288,7 +290,13 @@ pub fn shard_numbers(spec: &PipelineSpec) -> Result<Vec<u32>> {
 pub fn entries(spec: &PipelineSpec, shard: u32, since: Option<u64>) -> Result<Vec<LogEntry>> {
     let lake = open_lake(spec, false)?;
     let commits = Journal::of_shard(&lake, &spec.name, shard).commits(since)?;
-    let entry = |c: Commit| LogEntry { number: c.number, kind: c.kind, files: c.files, removed: c.removed };
+    let entry = |c: Commit| LogEntry {
+        number: c.number,
+        kind: c.kind,
+        files: c.files,
+        removed: c.removed,
+        partitions: c.partitions,
+    };
     Ok(commits.into_iter().map(entry).collect())
 }
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -254,6 +255,29 @@ def test_no_password_in_an_argument(airflow: Airflow, shop: Shop) -> None:
         with pytest.raises(penstock.SettingsError, match="put it into a connection") as caught:
             operator.work(flow, {})
         assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "error"),
+    [((503, 429), "ElasticsearchError"), ((503, 400), "AirflowFailException"), ((400,), "AirflowFailException")],
+)
+def test_documents_that_may_go_in_later_are_tried_again(
+    airflow: Airflow, statuses: tuple[int, ...], error: str
+) -> None:
+    from penstock.airflow import IndexOperator
+    from penstock.elasticsearch import Failure
+    from penstock.index import IndexReport
+
+    failed = [Failure(f"hour {status}", status, "because") for status in statuses]
+    report = IndexReport("payments", "hourly_metrics", "http://h:9200", failed=failed)
+    pushed: dict[str, Any] = {}
+    flow = SimpleNamespace(name="payments", index=lambda *_, **__: report)
+    context = {"ti": SimpleNamespace(xcom_push=lambda key, value: pushed.update({key: value}))}
+    operator: Any = IndexOperator(task_id="a", pipeline="payments")
+    with pytest.raises(Exception, match=f"hour {statuses[-1]}: {statuses[-1]}, because") as caught, operator._told():
+        operator.work(flow, context)
+    assert type(caught.value).__name__ == error
+    assert pushed["return_value"]["ok"] is False
 
 
 def test_a_time_out_is_told_as_one(airflow: Airflow) -> None:

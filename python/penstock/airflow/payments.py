@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from penstock.airflow.base import PenstockOperator, given, place, plain
+from penstock.errors import ElasticsearchError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,7 +59,8 @@ class RefreshOperator(PenstockOperator):
 class IndexOperator(PenstockOperator):
     """Brings the documents in Elasticsearch up to date with the view (`penstock index`).
 
-    Documents that the server refuses fail the task, at once, by name; all others are in.
+    Documents that the server refuses fail the task, at once, by name; all others are in. Where it was only too busy for
+    some of them, the task is tried again.
 
     Args:
         to: Another place than the connection's or the pipeline file's: an address, or `file:FILE`.
@@ -112,5 +114,8 @@ class IndexOperator(PenstockOperator):
         if report.ok:
             return report.as_dict()
         context["ti"].xcom_push(key="return_value", value=plain(report.as_dict()))
-        refused = "; ".join(str(failure) for failure in report.failed[:10])
-        raise AirflowFailException(f"{flow.name}: {len(report.failed)} documents were refused: {refused}")
+        refused = [failure for failure in report.failed if not failure.may_pass]
+        listed = "; ".join(str(failure) for failure in (refused or report.failed)[:10])
+        if refused:
+            raise AirflowFailException(f"{flow.name}: {len(refused)} documents were refused: {listed}")
+        raise ElasticsearchError(f"{flow.name}: the server was too busy for {len(report.failed)} documents: {listed}")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.errors import WarehouseError
 from penstock.warehouse.duckdb_backend import quoted
-from penstock.warehouse.lakelog import BEGINNING, files_left, logs, read_log
-from penstock.warehouse.loader import SILVER, last_entry
+from penstock.warehouse.lakelog import BEGINNING, files_left, identity_of, logs, read_log
+from penstock.warehouse.loader import SILVER, last_entry, require_same_lake
 from penstock.warehouse.model import model_for
 from penstock.warehouse.target import WAIT, Target, connect, warehouse_of
 
@@ -92,7 +92,7 @@ def audit(
         tables: The folder with the SQL files of the tables; that of the ready-made pipeline of this name unless given.
 
     Raises:
-        LakeError: The lake is not there.
+        LakeError: The lake is not there, or is another one than was loaded.
         WarehouseError: The warehouse cannot be opened, or holds no loads.
     """
     backend = connect(warehouse_of(spec, warehouse), read_only=True, wait=WAIT)
@@ -104,8 +104,8 @@ def audit(
 
 def audit_over(backend: Backend, spec: Mapping[str, Any], tables: Path | Traversable | None = None) -> WarehouseAudit:
     """The same, over a connection that is there."""
-    shards = logs(spec)
-    seen = _look(backend, spec, model_for(spec, tables, backend), list(shards))
+    shards, lake = logs(spec), identity_of(spec)
+    seen = _look(backend, spec, model_for(spec, tables, backend), list(shards), lake)
     # Afterwards, so that the log is as new as the warehouse, or newer: but for one epoch that is on its way.
     entries = {log: read_log(spec, BEGINNING, SILVER, shard) for log, shard in shards.items()}
     left = [
@@ -151,7 +151,7 @@ class _Seen:
     since: int
 
 
-def _look(backend: Backend, spec: Mapping[str, Any], model: Model, logs: list[str]) -> _Seen:
+def _look(backend: Backend, spec: Mapping[str, Any], model: Model, logs: list[str], lake: str | None) -> _Seen:
     name = str(spec["name"])
     if not backend.columns("penstock_loads"):
         raise WarehouseError(f"warehouse {backend.place}: nothing was loaded. Run `penstock load {name}` first")
@@ -159,6 +159,8 @@ def _look(backend: Backend, spec: Mapping[str, Any], model: Model, logs: list[st
     backend.begin()
     if backend.kind == "postgres":
         backend.script("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    for log in logs:
+        require_same_lake(backend, spec, log, lake)
     reached = {log: last_entry(backend, log) for log in logs}
     rows = {
         log: backend.rows(

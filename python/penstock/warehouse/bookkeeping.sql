@@ -22,6 +22,7 @@ CREATE TABLE penstock_loads (
     rows_read        BIGINT,                -- of Silver; null (as load_id) in rows of version 1
     kind             TEXT,                  -- load, date; epoch: by the run itself; void: an epoch that must never come
     term             BIGINT,                -- of the run that wrote the epoch; null: it was no run
+    lake             TEXT,                  -- whose log it is: a lake that began anew has another one
     PRIMARY KEY (pipeline, load_number)
 );
 
@@ -40,13 +41,13 @@ CREATE TABLE penstock_terms (
     term  BIGINT NOT NULL
 );
 
--- For `fill: epoch`, of each partition: where reading stands after the epochs that are here, written with their rows.
+-- Of each partition: where reading stands after the entries of the log that are here, written with their rows.
 CREATE TABLE penstock_offsets (
     log          TEXT    NOT NULL,
     topic        TEXT    NOT NULL,
     partition_id INTEGER NOT NULL,
     next_offset  BIGINT  NOT NULL,
-    log_number   BIGINT  NOT NULL,          -- the last epoch that moved it
+    log_number   BIGINT  NOT NULL,          -- the last entry that moved it
     PRIMARY KEY (log, topic, partition_id)
 );
 

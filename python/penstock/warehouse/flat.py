@@ -32,6 +32,7 @@ NO_BRONZE = (
     '(SELECT CAST(NULL AS TEXT) AS topic, CAST(NULL AS INTEGER) AS partition, CAST(NULL AS BIGINT) AS "offset", '
     "CAST(NULL AS TIMESTAMPTZ) AS timestamp, CAST(NULL AS TIMESTAMPTZ) AS ingested_at LIMIT 0)"
 )
+FROM_BRONZE = 'b.topic = s._topic AND b.partition = s._partition AND b."offset" = s._offset'
 
 
 class Flat:
@@ -67,7 +68,7 @@ class Flat:
         return "SELECT 0"
 
     def _stage(self, warehouse: Backend, sql: str, rows: Rows, columns: tuple[str, ...], within: str | None) -> None:
-        placed = absolute(rows.spec, rows.files)
+        placed = absolute(rows.spec, rows.files, handed=rows.handed)
         if not placed:
             warehouse.temporary("stage", f"SELECT {', '.join(columns)} FROM transactions LIMIT 0")
             return
@@ -79,8 +80,15 @@ class Flat:
 
 def _bronze(rows: Rows, placed: list[tuple[str, int]]) -> str:
     """Bronze as a table of DuckDB, where a Silver row does not say itself when it was processed."""
-    if not count_rows("SELECT 1 FROM silver WHERE processing_time IS NULL LIMIT 1", placed, "silver"):
+    open_ones = "SELECT 1 FROM silver AS s WHERE s.processing_time IS NULL"
+    if not count_rows(f"{open_ones} LIMIT 1", placed, "silver"):
         return NO_BRONZE
+    if rows.bronze:
+        # An epoch brings the Bronze of its own events; that of all others is looked for only where one was held back.
+        own = parquet([path for path, _ in absolute(rows.spec, rows.bronze, handed=rows.handed)])
+        known = f"SELECT 1 FROM {own} AS b WHERE {FROM_BRONZE}"
+        if not count_rows(f"{open_ones} AND NOT EXISTS ({known}) LIMIT 1", placed, "silver"):
+            return own
     times = [(file.min_event_time, file.max_event_time) for file in rows.files]
     first = min((low for low, _ in times if low is not None), default=None)
     last = max((high for _, high in times if high is not None), default=None)
@@ -110,10 +118,19 @@ def _delete(warehouse: Backend, scope: str, number: int) -> int:
     )
 
 
+def _kept(new: str, old: str, column: str) -> str:
+    """The value of a column after an update."""
+    return f"coalesce({new}.{column}, {old}.{column})" if column == "processing_time" else f"{new}.{column}"
+
+
 def _update(warehouse: Backend, columns: tuple[str, ...], number: int) -> int:
-    """Bring what is there in line with `stage`; a row that only went to another file has not changed."""
+    """Bring what is there in line with `stage`; a row that only went to another file has not changed.
+
+    When it was processed may have stood in Bronze that is gone by now: what is known of it stays.
+    """
     own = [column for column in columns if column not in (*POSITION, "lake_file")]
-    before, after = (", ".join(f"{table}.{column}" for column in own) for table in ("t", "s"))
+    before = ", ".join(f"t.{column}" for column in own)
+    after = ", ".join(_kept("s", "t", column) for column in own)
     warehouse.temporary(
         "changed",
         f"SELECT s.*, t.transaction_id AS id_before, ({before}) IS DISTINCT FROM ({after}) AS otherwise "
@@ -123,7 +140,7 @@ def _update(warehouse: Backend, columns: tuple[str, ...], number: int) -> int:
     warehouse.change(
         f"INSERT INTO {TOUCHED} SELECT DISTINCT id_before, {number} FROM changed WHERE id_before <> transaction_id"
     )
-    values = ", ".join(f"{column} = c.{column}" for column in own)
+    values = ", ".join(f"{column} = {_kept('c', 'transactions', column)}" for column in own)
     updated = warehouse.change(
         f"UPDATE transactions SET {values}, lake_file = c.lake_file, load_number = {number} "
         f"FROM changed AS c WHERE {_same('c', 'transactions')} AND c.otherwise"

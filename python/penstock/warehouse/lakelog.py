@@ -16,6 +16,9 @@ from penstock.storage import secrets_of, storage_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+CONTROL = "_penstock"
+"""The folder of the lake where the logs stand."""
+
 BEGINNING = -1
 """The number before the first entry."""
 
@@ -44,12 +47,13 @@ class LakeFile:
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of the lake's log, with the files of one layer."""
+    """One entry of the lake's log, with the files of one layer, and the partitions of the source that moved."""
 
     number: int
     kind: str
     added: tuple[LakeFile, ...]
     removed: tuple[str, ...]
+    partitions: tuple[Mapping[str, Any], ...] = ()
 
 
 def file_number(path: str) -> int:
@@ -92,11 +96,30 @@ def read_log(spec: Mapping[str, Any], since: int, layer: str, shard: int = 0) ->
             kind=entry.get("kind", "epoch"),
             added=tuple(file_of(file) for file in entry.get("files", ()) if file["layer"] == layer),
             removed=tuple(file["path"] for file in entry.get("removed", ()) if file["layer"] == layer),
+            partitions=tuple(entry.get("partitions", ())),
         )
         for entry in json.loads(_core.lake_log(json.dumps(spec), since, shard=shard, storage_secrets=secrets_of(spec)))
         if entry["number"] > since
     ]
     return sorted(entries, key=lambda entry: entry.number)
+
+
+def identity_of(spec: Mapping[str, Any]) -> str | None:
+    """What tells the pipeline in this lake from one of the same name that began anew; none where it has not begun.
+
+    It follows from what the pipeline keeps for ever: a copy of the lake has the same.
+
+    Raises:
+        LakeError: There is no lake, or it cannot be read.
+    """
+    path = f"{CONTROL}/{spec['name']}/pipeline.json"
+    objects = _core.LakeObjects(str(spec["lake"]), **storage_of(spec).for_engine())
+    found = objects.head(path)
+    if found is None:
+        return None
+    kept = json.loads(objects.read(path, 0, found[0]))
+    told = json.dumps([kept["name"], kept["key"], kept["created_at"]])
+    return hashlib.sha256(told.encode()).hexdigest()[:32]
 
 
 def files_left(entries: Iterable[Entry]) -> dict[str, LakeFile]:
@@ -132,8 +155,13 @@ def file_of(told: Mapping[str, Any]) -> LakeFile:
     )
 
 
-def absolute(spec: Mapping[str, Any], files: Iterable[LakeFile]) -> list[tuple[str, int]]:
+def absolute(spec: Mapping[str, Any], files: Iterable[LakeFile], *, handed: bool = False) -> list[tuple[str, int]]:
     """Where DuckDB has to read the files, each with its number; in the trash, where one was removed just now.
+
+    Args:
+        spec: The pipeline file, read.
+        files: Which ones.
+        handed: They are there for certain: a bucket is not asked, which is a listing that grows with the lake.
 
     Raises:
         LakeError: A file is missing.
@@ -144,10 +172,12 @@ def absolute(spec: Mapping[str, Any], files: Iterable[LakeFile]) -> list[tuple[s
         from penstock.filesystem import opened
 
         bucket = opened(lake, storage_of(spec))
+        placed = [(bucket.path(file.path), file.number) for file in files]
+        if handed:
+            return placed
         layers = sorted({file.layer for file in files})
         there = {path for layer in layers for path, _ in bucket.objects.list(layer)}
         there |= {path.removeprefix(f"{TRASH}/") for path, _ in bucket.objects.list(TRASH)}
-        placed = [(bucket.path(file.path), file.number) for file in files]
     else:
         root = Path(lake.removeprefix("file://")).absolute()
         placed = [(place(str(root), file.path), file.number) for file in files]

@@ -7,7 +7,7 @@ import datetime as dt
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from penstock import _core
 from penstock.errors import DataError, LakeError, SettingsError, WarehouseError
 from penstock.storage import secrets_of
 from penstock.warehouse import star
-from penstock.warehouse.lakelog import BEGINNING, Entry, LakeFile, files_left, live_files, logs, read_log
+from penstock.warehouse.lakelog import BEGINNING, Entry, LakeFile, files_left, identity_of, live_files, logs, read_log
 from penstock.warehouse.migrate import SCHEMA_VERSION, ddl_of, make_or_upgrade, require_current, version_of
 from penstock.warehouse.model import Model, Rows, model_of, read_sql, tables_of
 from penstock.warehouse.target import WAIT, Target, connect, warehouse_of
@@ -79,6 +79,7 @@ class Step:
         kind: `load`, `date`, `epoch` or `void`.
         term: Of the run that writes it.
         bronze: Bronze files of an epoch that no commit names yet.
+        partitions: Those of the source that moved, as they stand afterwards, each with the entry that moved it.
     """
 
     log: str
@@ -90,6 +91,7 @@ class Step:
     kind: str = "load"
     term: int | None = None
     bronze: tuple[LakeFile, ...] = ()
+    partitions: tuple[tuple[int, Mapping[str, Any]], ...] = ()
 
 
 def load(
@@ -163,6 +165,29 @@ def last_entry(warehouse: Backend, log: str) -> int:
     return BEGINNING if last is None else int(last)
 
 
+def require_same_lake(warehouse: Backend, spec: Mapping[str, Any], log: str, lake: str | None) -> None:
+    """See to it that what was loaded of a log came from this lake, and not from one that was there before it.
+
+    Args:
+        warehouse: Where to look.
+        spec: The pipeline file, read.
+        log: The pipeline's, or a shard's.
+        lake: What the lake of the pipeline is told by; none: nothing can be said.
+
+    Raises:
+        LakeError: It is another one.
+    """
+    found = warehouse.rows(
+        f"SELECT lake FROM penstock_loads WHERE pipeline = {_literal(log)} AND lake IS NOT NULL "
+        "ORDER BY load_number DESC LIMIT 1"
+    )
+    if lake is not None and found and found[0][0] != lake:
+        raise LakeError(
+            f"lake {spec['lake']}: it began anew, or is another one: what the warehouse {warehouse.place} has loaded "
+            "came from another lake than this. Name the right one, or another warehouse"
+        )
+
+
 class _OvertakenError(Exception):
     """Another load has taken up what this one was about to."""
 
@@ -204,6 +229,22 @@ class Loader:
         self.sql = {name: read_sql(self.folder, name) for name in (*self.model.ddl, *self.model.queries)}
         self.rows_a_transaction = rows_a_transaction
         self.progress = progress
+        self._lake: str | None = None
+
+    @property
+    def lake(self) -> str | None:
+        """What the lake is told by; none as long as the pipeline has not begun in it."""
+        if self._lake is None:
+            self._lake = identity_of(self.spec)
+        return self._lake
+
+    def require_same_lake(self, log: str) -> None:
+        """See to it that the warehouse has this log from this lake.
+
+        Raises:
+            LakeError: It has it from another one.
+        """
+        require_same_lake(self.warehouse, self.spec, log, self.lake)
 
     def into(self, warehouse: Backend) -> Self:
         """Use this connection, and make the tables of a new warehouse.
@@ -251,6 +292,7 @@ class Loader:
         reached: dict[str, int] = {}
         steps: list[Step] = []
         for log, shard in logs(self.spec).items():
+            self.require_same_lake(log)
             last = last_entry(self.warehouse, log)
             new = self._new(last, shard)
             reached[log] = last if day or not new else new[-1].number
@@ -294,6 +336,7 @@ class Loader:
         gone = {path: place for place, entry in enumerate(entries) for path in entry.removed}
         new: list[LakeFile] = []
         removed: list[str] = []
+        seen: list[Entry] = []
         rows = until = 0
         for place, entry in enumerate(entries):
             # A file that a later entry takes away again is not read: it may be gone from the disk already. Its rows
@@ -302,10 +345,11 @@ class Loader:
             until = max([until, *(gone[file.path] for file in entry.added if file.path in gone)])
             new += added
             removed += entry.removed
+            seen.append(entry)
             rows += sum(file.rows for file in added)
             if (rows >= self.rows_a_transaction and place >= until) or entry is entries[-1]:
-                yield Step(log, last, entry.number, new, removed, rows)
-                new, removed, rows, last = [], [], 0, entry.number
+                yield Step(log, last, entry.number, new, removed, rows, partitions=moved_by(seen))
+                new, removed, seen, rows, last = [], [], [], 0, entry.number
 
     def load_step(self, step: Step, day: dt.date | None = None) -> tuple[Step, star.Counts]:
         """Load a step, in a transaction; a day with the files that hold something of it then."""
@@ -315,6 +359,7 @@ class Loader:
             _core.pass_failpoint("load.begin")
             # Under the lock: another load may have gone on since this one looked, and another penstock upgraded.
             require_current(self.warehouse, self.pipeline)
+            self.require_same_lake(step.log)
             last = last_entry(self.warehouse, step.log)
             if day:
                 self._see_that_nothing_is_on_its_way()
@@ -338,9 +383,10 @@ class Loader:
     def apply(self, step: Step, day: dt.date | None, load_id: str) -> star.Counts:
         """Load and record a step, inside a transaction."""
         number = self.next_number()
-        rows = Rows(self.spec, step.files, step.removed, day, number, step.bronze)
+        rows = Rows(self.spec, step.files, step.removed, day, number, step.bronze, step.kind == "epoch")
         counts = self.model.load(self.warehouse, self.sql, rows)
         _core.pass_failpoint("load.applied")
+        put_stand(self.warehouse, step.log, step.partitions)
         self.record(step, day, counts, load_id, number)
         # Here, and not after COMMIT: a connection that is lost then takes nothing back.
         self.warehouse.drop(*self.model.temporary)
@@ -392,11 +438,32 @@ class Loader:
             "rows_read": step.rows,
             "kind": _literal("date" if day else step.kind),
             "term": "NULL" if step.term is None else step.term,
+            "lake": "NULL" if self.lake is None else _literal(self.lake),
         }
         listed = ", ".join(str(value) for value in values.values())
         written = self.warehouse.change(f"INSERT INTO penstock_loads ({', '.join(values)}) SELECT {listed}")
         if written != 1:
             raise DataError(f"warehouse {self.warehouse.place}: the load could not be recorded; nothing was loaded")
+
+
+def moved_by(entries: Iterable[Entry]) -> tuple[tuple[int, Mapping[str, Any]], ...]:
+    """The partitions that entries moved, as they stand afterwards, each with the last entry that moved it."""
+    moved = {(told["topic"], told["partition"]): (entry.number, told) for entry in entries for told in entry.partitions}
+    return tuple(moved.values())
+
+
+def put_stand(warehouse: Backend, log: str, partitions: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
+    """Where reading of partitions stands after the entries that moved them."""
+    for start in range(0, len(partitions), 1_000):
+        rows = ", ".join(
+            f"({_literal(log)}, {_literal(told['topic'])}, {int(told['partition'])}, {int(told['position'])}, {number})"
+            for number, told in partitions[start : start + 1_000]
+        )
+        warehouse.change(
+            f"INSERT INTO penstock_offsets (log, topic, partition_id, next_offset, log_number) VALUES {rows} "
+            "ON CONFLICT (log, topic, partition_id) "
+            "DO UPDATE SET next_offset = excluded.next_offset, log_number = excluded.log_number"
+        )
 
 
 def _one_day(held: list[LakeFile], day: dt.date, log: str, last: int) -> Step:

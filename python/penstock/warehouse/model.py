@@ -30,6 +30,7 @@ class Rows:
         day: The day that is loaded again: only its rows count, and they replace what is there of it.
         number: The load's, higher than that of any before.
         bronze: Bronze files that no commit names yet.
+        handed: The engine has handed `files` and `bronze` over, and keeps them until this is done: they are there.
     """
 
     spec: Mapping[str, Any]
@@ -38,6 +39,7 @@ class Rows:
     day: dt.date | None
     number: int
     bronze: tuple[LakeFile, ...] = ()
+    handed: bool = False
 
     def within(self, column: str) -> str | None:
         """The condition that a time is of the day, where it is one day."""

@@ -14,13 +14,14 @@ import hashlib
 import json
 import time
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import LakeError, SupersededError, WarehouseError
 from penstock.warehouse.duckdb_backend import quoted
 from penstock.warehouse.flat import BRONZE
-from penstock.warehouse.lakelog import file_of, live_files
-from penstock.warehouse.loader import SILVER, Loader, Step, last_entry
+from penstock.warehouse.lakelog import BEGINNING, file_of, live_files, logs, read_log
+from penstock.warehouse.loader import SILVER, Loader, Step, last_entry, moved_by, put_stand
 from penstock.warehouse.star import Counts
 from penstock.warehouse.target import connect, warehouse_of
 from penstock.warehouse.transaction import transact
@@ -126,6 +127,17 @@ class TableSink:
             return  # nothing was written yet; if it is something else, the run says so
         with self._connected() as loader:
             loader.load(held, None)
+            for log, shard in logs(self._spec).items():
+                transact(loader.warehouse, self._pipeline, partial(self._find_stand, loader.warehouse, log, shard))
+
+    def _find_stand(self, warehouse: Backend, log: str, shard: int) -> None:
+        """Where the source stands, in a warehouse that was filled before loads wrote it down."""
+        if warehouse.rows(f"SELECT 1 FROM penstock_offsets WHERE log = {quoted(log)} LIMIT 1"):
+            return
+        last = last_entry(warehouse, log)
+        if last > BEGINNING:
+            entries = [entry for entry in read_log(self._spec, BEGINNING, SILVER, shard) if entry.number <= last]
+            put_stand(warehouse, log, moved_by(entries))
 
     def write(self, epoch: str) -> bool:
         """Write an epoch and its number in one transaction, or do nothing where it is there."""
@@ -134,16 +146,15 @@ class TableSink:
         files = [file_of(file) for file in told["files"]]
         silver = [file for file in files if file.layer == SILVER]
         bronze = tuple(file for file in files if file.layer == BRONZE)
+        partitions = tuple((number, partition) for partition in told["partitions"])
         rows = sum(file.rows for file in silver)
         log, term, load_id = self._log_of(shard), int(told["term"]), _id_of(told)
-        step = Step(log, number - 1, number, silver, [], rows, "epoch", term, bronze)
+        step = Step(log, number - 1, number, silver, [], rows, "epoch", term, bronze, partitions)
 
         def work(loader: Loader) -> bool:
             if not self._is_next(loader, log, number):
                 return self._holds(loader, log, shard, number, load_id)
             loader.apply(step, None, load_id)
-            for partition in told["partitions"]:
-                _stand(loader.warehouse, log, number, partition)
             return True
 
         return self._once(work, log, shard, number, term, load_id)
@@ -166,6 +177,8 @@ class TableSink:
         with self._connected() as loader:
 
             def under_the_term() -> bool:
+                # Before the term: those of another lake are counted from 1 again.
+                loader.require_same_lake(log)
                 self._take_term(loader.warehouse, log, term)
                 return work(loader)
 
@@ -235,19 +248,3 @@ def _id_of(told: Mapping[str, Any]) -> str:
     files = sorted([file.get(name) for name in names] for file in told["files"])
     stand = sorted([p["topic"], p["partition"], p["position"]] for p in told["partitions"])
     return hashlib.sha256(json.dumps([told["number"], told["shard"], files, stand]).encode()).hexdigest()[:32]
-
-
-def _stand(warehouse: Backend, log: str, number: int, partition: Mapping[str, Any]) -> None:
-    """Where reading of a partition stands after an epoch."""
-    at = (
-        f"log = {quoted(log)} AND topic = {quoted(partition['topic'])} AND partition_id = {int(partition['partition'])}"
-    )
-    values = f"{int(partition['position'])}, {number}"
-    moved = warehouse.change(
-        f"UPDATE penstock_offsets SET next_offset = {int(partition['position'])}, log_number = {number} WHERE {at}"
-    )
-    if not moved:
-        warehouse.change(
-            "INSERT INTO penstock_offsets (log, topic, partition_id, next_offset, log_number) VALUES "
-            f"({quoted(log)}, {quoted(partition['topic'])}, {int(partition['partition'])}, {values})"
-        )

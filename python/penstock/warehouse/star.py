@@ -101,7 +101,7 @@ class StarSchema:
     def load(self, warehouse: Backend, sql: Mapping[str, str], rows: Rows) -> Counts:
         """Bring the star up to date with these rows, inside a transaction."""
         within = rows.within("event_timestamp")
-        placed = absolute(rows.spec, rows.files)
+        placed = absolute(rows.spec, rows.files, handed=rows.handed)
         if placed:
             chosen = f"SELECT * FROM ({sql['silver.sql']}) AS silver_rows" + (f" WHERE {within}" if within else "")
             warehouse.stage("staged", chosen, placed, "silver")

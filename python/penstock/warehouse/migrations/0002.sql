@@ -13,6 +13,7 @@ CREATE TABLE IF NOT EXISTS penstock_days (
 
 ALTER TABLE penstock_loads ADD COLUMN IF NOT EXISTS kind TEXT;
 ALTER TABLE penstock_loads ADD COLUMN IF NOT EXISTS term BIGINT;
+ALTER TABLE penstock_loads ADD COLUMN IF NOT EXISTS lake TEXT;
 
 -- For `fill: epoch`, of each log: the newest term that has written here. An older run that wakes up is refused.
 CREATE TABLE IF NOT EXISTS penstock_terms (
@@ -20,13 +21,13 @@ CREATE TABLE IF NOT EXISTS penstock_terms (
     term  BIGINT NOT NULL
 );
 
--- For `fill: epoch`, of each partition: where reading stands after the epochs that are here, written with their rows.
+-- Of each partition: where reading stands after the entries of the log that are here, written with their rows.
 CREATE TABLE IF NOT EXISTS penstock_offsets (
     log          TEXT    NOT NULL,
     topic        TEXT    NOT NULL,
     partition_id INTEGER NOT NULL,
     next_offset  BIGINT  NOT NULL,
-    log_number   BIGINT  NOT NULL,          -- the last epoch that moved it
+    log_number   BIGINT  NOT NULL,          -- the last entry that moved it
     PRIMARY KEY (log, topic, partition_id)
 );
 
