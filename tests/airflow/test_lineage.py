@@ -16,7 +16,16 @@ from openlineage.client.serde import Serde
 from test_operators import LAST_DAY, Shop, Webhook, shop, webhook
 
 import penstock
-from penstock.airflow import AuditOperator, LoadOperator, PenstockNotifier, QualityOperator, RunOperator
+from penstock.airflow import (
+    AuditOperator,
+    IndexOperator,
+    LoadOperator,
+    PenstockNotifier,
+    QualityOperator,
+    RefreshOperator,
+    RunOperator,
+)
+from penstock.generate import generate
 
 SCHEMA = json.loads((Path(__file__).parent / "openlineage.schema.json").read_text())
 __all__ = ["shop", "webhook"]
@@ -91,6 +100,46 @@ def test_a_day_as_openlineage_sees_it(airflow: object, shop: Shop) -> None:
     assert event_of(audit)["inputs"][0]["inputFacets"]["dataQualityAssertions"]["assertions"]
     # Of a task that never came so far there is nothing to tell.
     assert event_of(RunOperator(task_id="run", **given), failed=True)["outputs"] == []
+
+
+def test_payments_as_openlineage_sees_them(airflow: object, tmp_path: Path) -> None:
+    events = tmp_path / "events.jsonl"
+    truth = generate("payments", events, total=2000, seed=3, progress=False)
+    overrides = {
+        "source.files.paths": [str(events)],
+        "lake": str(tmp_path / "lake"),
+        "warehouse.duckdb": str(tmp_path / "payments.duckdb"),
+        "index.file": str(tmp_path / "hours.ndjson"),
+    }
+    given: dict[str, Any] = {"pipeline": "payments", "overrides": overrides}
+
+    def told(operator: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        operator.execute({"ti": Task()})
+        event = event_of(operator)
+        return {one["name"]: one for one in event["inputs"]}, {one["name"]: one for one in event["outputs"]}
+
+    table = f"{tmp_path}/payments.duckdb/main."
+    _, outputs = told(RunOperator(task_id="run", drain=True, **given))
+    raw = outputs[f"{table}transactions"]
+    assert raw["outputFacets"]["outputStatistics"]["rowCount"] == truth["expected"]["silver"]
+    lineage = raw["facets"]["columnLineage"]["fields"]
+    assert [one["field"] for one in lineage["processing_time"]["inputFields"]] == ["processing_time"]
+    assert [one["field"] for one in lineage["amount"]["inputFields"]] == ["amount"]
+
+    inputs, outputs = told(LoadOperator(task_id="load", **given))
+    assert list(inputs) == [f"{tmp_path}/lake/silver/events"] and list(outputs) == [f"{table}transactions"]
+
+    inputs, outputs = told(RefreshOperator(task_id="refresh", **given))
+    assert list(inputs) == [f"{table}transactions"]
+    assert list(outputs) == [f"{table}transactions_clean", f"{table}hourly_metrics"]
+    assert outputs[f"{table}transactions_clean"]["outputFacets"]["outputStatistics"]["rowCount"] > 1000
+    assert "late_ratio" in [one["name"] for one in outputs[f"{table}hourly_metrics"]["facets"]["schema"]["fields"]]
+
+    inputs, outputs = told(IndexOperator(task_id="index", **given))
+    assert list(inputs) == [f"{table}hourly_metrics"]
+    (documents,) = outputs.values()
+    assert documents["name"] == str(tmp_path / "hours.ndjson")
+    assert documents["outputFacets"]["outputStatistics"]["rowCount"] == len(truth["hours"])
 
 
 def test_the_schema_is_that_of_the_official_client() -> None:

@@ -192,8 +192,33 @@ def test_a_trigger_that_cannot_look_says_why(topic: Topic, connection: Any) -> N
 
     connection("tested_kafka", conn_type="kafka", extra={"bootstrap.servers": "127.0.0.1:1"})
     quick = {**topic.overrides, "source.kafka.give_up": "100ms"}
-    trigger = PenstockTrigger(pipeline="ecommerce", overrides=quick, until=MICROS, kafka_conn_id="tested_kafka")
+    trigger = PenstockTrigger(
+        pipeline="ecommerce", overrides=quick, until=MICROS, kafka_conn_id="tested_kafka", patience=0
+    )
     event = asyncio.run(anext(trigger.run())).payload  # type: ignore[arg-type]
     assert "127.0.0.1:1" in event["error"]
     with pytest.raises(SourceError, match=r"127\.0\.0\.1:1"):
         PenstockSensor(task_id="wait", pipeline="ecommerce").resume({}, event)
+
+
+def test_a_broker_that_is_away_for_a_while_is_asked_again(
+    topic: Topic, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from penstock.airflow import PenstockTrigger
+    from penstock.errors import SourceError
+    from penstock.waiting import Look, Waiting
+
+    connection("tested_kafka", conn_type="kafka", extra={"bootstrap.servers": "127.0.0.1:1"})
+    looks: list[Look | SourceError] = [SourceError("away"), SourceError("away"), Look(ready=True, said="there")]
+
+    def look(_: Waiting) -> Look:
+        found = looks.pop(0)
+        if isinstance(found, SourceError):
+            raise found
+        return found
+
+    monkeypatch.setattr(Waiting, "look", look)
+    given: dict[str, Any] = {"pipeline": "ecommerce", "overrides": topic.overrides, "kafka_conn_id": "tested_kafka"}
+    trigger = PenstockTrigger(until=MICROS, poke_interval=0.0, **given)
+    event = asyncio.run(anext(trigger.run())).payload  # type: ignore[arg-type]
+    assert event == {"ready": True, "said": "there"} and not looks

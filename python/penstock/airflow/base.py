@@ -57,7 +57,7 @@ class PenstockOperator(BaseOperator):
     ui_color = "#0d9488"
     ui_fgcolor = "#ffffff"
     does: ClassVar[str] = "check"
-    """For OpenLineage: `run` writes the lake, `load` the warehouse, `check` only looks."""
+    """For OpenLineage: `run` writes the lake, `load` and `refresh` tables, `index` documents, `check` only looks."""
 
     needs: ClassVar[tuple[str, ...]] = ("kafka", "aws", "postgres")
     """The kinds of connections that are looked up. One that it does not need may be missing, and stays unread."""

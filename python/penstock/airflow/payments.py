@@ -29,6 +29,7 @@ class RefreshOperator(PenstockOperator):
     """
 
     template_fields: Sequence[str] = (*PenstockOperator.template_fields, "only", "full", "warehouse")
+    does = "refresh"
 
     def __init__(
         self, *, only: str | None = None, full: bool | str = False, warehouse: str | None = None, **kwargs: Any
@@ -72,6 +73,7 @@ class IndexOperator(PenstockOperator):
         kwargs: As for `PenstockOperator`.
     """
 
+    does = "index"
     needs = (*PenstockOperator.needs, "elasticsearch")
     template_fields: Sequence[str] = (
         *PenstockOperator.template_fields,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -24,6 +25,7 @@ class PenstockTrigger(BaseTrigger):
         by: Who is asked.
         idle_timeout: Seconds.
         poke_interval: Seconds.
+        patience: Seconds in which a broker or lake that cannot be asked is asked again, before the wait ends.
         kafka_conn_id: A connection of type `kafka`.
         aws_conn_id: One of type `aws`.
     """
@@ -38,6 +40,7 @@ class PenstockTrigger(BaseTrigger):
         by: str = "broker",
         idle_timeout: float = 300.0,
         poke_interval: float = 30.0,
+        patience: float = 600.0,
         kafka_conn_id: str | None = None,
         aws_conn_id: str | None = None,
     ) -> None:
@@ -49,24 +52,33 @@ class PenstockTrigger(BaseTrigger):
         self.by = by
         self.idle_timeout = idle_timeout
         self.poke_interval = poke_interval
+        self.patience = patience
         self.kafka_conn_id = kafka_conn_id
         self.aws_conn_id = aws_conn_id
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """What Airflow keeps of it."""
-        names = ("pipeline", "overrides", "until", "lag_at_most", "by", "idle_timeout", "poke_interval")
+        names = ("pipeline", "overrides", "until", "lag_at_most", "by", "idle_timeout", "poke_interval", "patience")
         kept = {name: getattr(self, name) for name in (*names, "kafka_conn_id", "aws_conn_id")}
         return "penstock.airflow.trigger.PenstockTrigger", kept
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait. One event comes of it: what was seen, or why nothing can be seen."""
-        from penstock.errors import PenstockError
+        from penstock.errors import LakeError, PenstockError, SourceError
+        from penstock.waiting import Look
 
         try:
             waiting = await self._waiting()
-            said = None
+            said, seen = None, time.monotonic()
             while True:
-                look = await asyncio.to_thread(waiting.look)
+                try:
+                    look = await asyncio.to_thread(waiting.look)
+                    seen = time.monotonic()
+                except (LakeError, SourceError) as error:
+                    # A broker that is started again is no reason to begin the wait again.
+                    if time.monotonic() - seen >= self.patience:
+                        raise
+                    look = Look(ready=False, said=str(error))
                 if look.said != said:
                     self.log.info("%s", look.said)
                     said = look.said
