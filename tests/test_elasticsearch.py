@@ -208,6 +208,44 @@ def test_the_lifecycle_counts_from_the_end_of_a_month(tmp_path: Path) -> None:
         assert (kept.indexed, kept.expired, kept.lifecycle, kept.notes) == (3, 0, None, [])
 
 
+def test_what_was_added_to_the_policy_stays(tmp_path: Path) -> None:
+    """Whatever is said of `keep` later: only what is ours changes, and nothing is put that is there."""
+    flow = payments(tmp_path)
+    cold = {"min_age": "90d", "actions": {"allocate": {"include": {"tier": "slow"}}}}
+    with fake_elasticsearch(lifecycle=True) as fake:
+        flow.index(fake.url)
+        policy = fake.policies["hourly_metrics"]["policy"]
+        policy["_meta"] = {"by": "ada"}
+        policy["phases"]["cold"] = cold
+        policy["phases"]["warm"]["actions"]["shrink"] = {"number_of_shards": 1}
+        policy["phases"]["delete"]["actions"]["wait_for_snapshot"] = {"policy": "nightly"}
+        for keep, age, priority in (("100d", "8640000s", True), ("30d", "2592000s", False), ("100d", "8640000s", True)):
+            for _ in range(2):
+                flow.index(fake.url, keep=keep)
+            found = fake.policies["hourly_metrics"]["policy"]
+            phases = found["phases"]
+            assert (found["_meta"], phases["cold"], list(phases)) == ({"by": "ada"}, cold, list(policy["phases"]))
+            assert phases["warm"]["actions"]["shrink"] == {"number_of_shards": 1}
+            assert ("set_priority" in phases["warm"]["actions"]) is priority
+            assert phases["delete"]["min_age"] == age
+            assert set(phases["delete"]["actions"]) == {"delete", "wait_for_snapshot"}
+        assert fake.asked.count(("PUT", "/_ilm/policy/hourly_metrics")) == 4
+
+
+@pytest.mark.parametrize(("version", "expired"), [("7.4.2", 1), ("7.5.0", 0)])
+def test_a_server_that_counts_from_the_making_is_not_made_to_begin_again(
+    tmp_path: Path, version: str, expired: int
+) -> None:
+    """It has removed the month; made again, it would be kept as long again."""
+    now = dt.datetime.now(dt.timezone.utc)
+    first = (now.replace(day=1) - dt.timedelta(days=1)).replace(day=1)
+    keep = f"{(now - first).days}d"
+    flow = payments(tmp_path, {first.strftime("%Y-%m-%dT00:00:00"): (1, "1.00", 0)})
+    with fake_elasticsearch(lifecycle=True, version=version) as fake:
+        report = flow.index(fake.url, keep=keep)
+        assert (report.expired, report.indexed) == (expired, 1 - expired)
+
+
 def test_two_at_once_remove_nothing_of_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one looks, another brings an hour that has just come into the view."""
     flow = payments(tmp_path)
@@ -377,13 +415,18 @@ def test_months_are_removed_when_their_time_is_over(tmp_path: Path) -> None:
         assert server.ask("GET", "/_ilm/policy/hourly_metrics")[1]["hourly_metrics"]["version"] == 1
         # Kept for a second only: the server itself removes the month.
         shorter = {"phases": {"delete": {"min_age": "1s", "actions": {"delete": {}}}}}
+        shorter["phases"]["cold"] = {"min_age": "0ms", "actions": {"allocate": {"number_of_replicas": 0}}}
         assert server.ask("PUT", "/_ilm/policy/hourly_metrics", {"policy": shorter})[0] == 200
         until("the month is removed", lambda: server.ask("GET", f"/{this}")[0] == 404)
-        # The next run makes it anew, and puts the policy right.
+        # The next run makes it anew, and puts the policy right; a phase that somebody added stays, whatever `keep` is.
         assert flow.index(server.url).indexed == 1
-        assert set(server.ask("GET", "/_ilm/policy/hourly_metrics")[1]["hourly_metrics"]["policy"]["phases"]) >= {
-            "warm"
-        }
+        for keep, wanted in (("400d", ["hot", "warm", "cold", "delete"]), ("40d", ["hot", "cold", "delete"])):
+            for _ in range(2):
+                flow.index(server.url, keep=keep)
+            found = server.ask("GET", "/_ilm/policy/hourly_metrics")[1]["hourly_metrics"]
+            assert set(found["policy"]["phases"]) == set(wanted)
+            assert found["policy"]["phases"]["cold"]["actions"]["allocate"]["number_of_replicas"] == 0
+        assert found["version"] == 4
         server.clear()
         in_the_way(server, tmp_path, reindexes=True)
 

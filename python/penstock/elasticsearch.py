@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import http.client
 import json
 import ssl
@@ -205,8 +206,13 @@ class Elasticsearch:
                 raise ElasticsearchError(f"{self.place}: what answers there is not Elasticsearch") from None
         return self._version
 
-    def put_policy(self, name: str, policy: Mapping[str, Any]) -> bool:
-        """Puts a lifecycle policy.
+    def put_policy(self, name: str, phases: Mapping[str, Any], gone: Mapping[str, Sequence[str]] | None = None) -> bool:
+        """Puts the phases of a lifecycle policy. What somebody has added to it stays: phases, actions, descriptions.
+
+        Args:
+            name: The policy.
+            phases: What has to be in it.
+            gone: Actions that must not be in a phase; a phase without any other goes, too.
 
         Returns:
             False where the server has no lifecycle management.
@@ -221,9 +227,17 @@ class Elasticsearch:
         if status in (405, 410) or (status in (400, 404) and "no handler found" in _reason(said)):
             return False
         self._check("GET", path, status, said, allowed=(404,))
-        # Put again, it would be a new version of the same; and what somebody added to it would be gone.
-        if status == 404 or not _holds(said.get(name), policy):
-            self.send("PUT", path, policy)
+        there = said.get(name, {}).get("policy", {}) if status != 404 else {}
+        wanted = _merged(there, {"phases": phases})
+        for phase, actions in (gone or {}).items():
+            left = wanted["phases"].get(phase, {}).get("actions", {})
+            for action in actions:
+                left.pop(action, None)
+            if not left and phase not in phases:
+                wanted["phases"].pop(phase, None)
+        # Put again, it would be a new version of the same.
+        if wanted != there:
+            self.send("PUT", path, {"policy": wanted})
         return True
 
     def put_template(
@@ -461,11 +475,12 @@ def _context(ca_file: str | None) -> ssl.SSLContext:
         raise SettingsError(f"elasticsearch: {ca_file}: cannot be read ({error.strerror})") from None
 
 
-def _holds(there: Any, wanted: Any) -> bool:
-    """Whether all that is wanted is there, whatever is there besides."""
-    if isinstance(wanted, dict):
-        return isinstance(there, dict) and all(name in there and _holds(there[name], wanted[name]) for name in wanted)
-    return bool(there == wanted)
+def _merged(there: Any, wanted: Any) -> Any:
+    """What is wanted, and what is there besides; a copy."""
+    if not isinstance(wanted, dict):
+        return wanted
+    kept = dict(there) if isinstance(there, dict) else {}
+    return copy.deepcopy(kept) | {name: _merged(kept.get(name), value) for name, value in wanted.items()}
 
 
 def _quoted(name: str) -> str:

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,9 +176,14 @@ class IndexReport:
         """Whether all documents are there."""
         return not self.failed
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self) | {"ok": self.ok}
+    def as_dict(self, most: int | None = None) -> dict[str, Any]:
+        """For JSON; `failed_count` says how many failed.
+
+        Args:
+            most: No more than so many of those that failed are listed.
+        """
+        listed = {"failed": [asdict(one) for one in self.failed[:most]], "failed_count": len(self.failed)}
+        return asdict(replace(self, failed=[])) | listed | {"ok": self.ok}
 
 
 def index(
@@ -329,7 +334,9 @@ class _Indices:
     def _expired(self, index: str) -> bool:
         assert self.keep_us is not None
         now = dt.datetime.now(dt.timezone.utc)
-        return _end(index) + dt.timedelta(microseconds=self.keep_us) <= now
+        # A server that counts from the making of an index removes a month that was made on its first day by then.
+        since = _end(index) if self.server.version().knows_origin else _begin(index)
+        return since + dt.timedelta(microseconds=self.keep_us) <= now
 
     def _look(self) -> dict[str, Any]:
         """The indices that there are; an error where one is in the way."""
@@ -361,11 +368,13 @@ class _Indices:
         if self.keep_us is None:
             return False
         phases: dict[str, Any] = {"hot": {"min_age": "0ms", "actions": {"set_priority": {"priority": 100}}}}
+        gone = {"warm": ["set_priority"]}
         if self.keep_us > _WARM_US:
+            gone = {}
             # Nothing that would make a month read-only, as a forced merge does before Elasticsearch 8: hours come late.
             phases["warm"] = {"min_age": "60d", "actions": {"set_priority": {"priority": 50}}}
         phases["delete"] = {"min_age": f"{max(1, self.keep_us // 1_000_000)}s", "actions": {"delete": {}}}
-        if not self.server.put_policy(self.what.view, {"policy": {"phases": phases}}):
+        if not self.server.put_policy(self.what.view, phases, gone):
             kept = format_duration(self.keep_us)
             note = f"{self.server.place} has no lifecycle management: nothing is removed there after {kept}"
             self.report.notes.append(note)
@@ -405,7 +414,13 @@ class _Indices:
         return [a for name in sorted(found) for a in self.server.documents(name, self.what.id, since).values()]
 
 
-def _end(index: str) -> dt.datetime:
-    """When the month of an index ends."""
+def _begin(index: str) -> dt.datetime:
+    """When the month of an index begins."""
     year, month = (int(part) for part in index.rpartition("-")[2].split("."))
-    return dt.datetime(year + month // 12, month % 12 + 1, 1, tzinfo=dt.timezone.utc)
+    return dt.datetime(year, month, 1, tzinfo=dt.timezone.utc)
+
+
+def _end(index: str) -> dt.datetime:
+    """When it ends."""
+    begin = _begin(index)
+    return begin.replace(year=begin.year + begin.month // 12, month=begin.month % 12 + 1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import json
 import os
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -103,8 +105,9 @@ class LakeTable:
         if not self._files:
             raise LakeError(f"lake {self.lake}: {self.layer} has no committed rows yet, so its columns are not known")
         if connection is None:
-            connection = duckdb.connect()
-            connection.execute("SET TimeZone = 'UTC'")
+            connection = _own()
+            if not _relations_keep_their_connection():
+                _KEPT.append(connection)
         query = _READ_BY_TYPE if any("/event_type=" in file["path"] for file in self._files) else _READ
         files = self._readable(connection)
         try:
@@ -123,7 +126,8 @@ class LakeTable:
         return relation.select(*(duckdb.ColumnExpression(name) for name in self._columns))
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        return self.to_duckdb().__arrow_c_stream__(requested_schema)
+        own = _own()
+        return self.to_duckdb(own).__arrow_c_stream__(requested_schema)
 
     def to_pyarrow(self) -> pa.Table:
         """The rows as a `pyarrow.Table`."""
@@ -136,7 +140,8 @@ class LakeTable:
     def to_pandas(self) -> pd.DataFrame:
         """The rows as a `pandas.DataFrame`."""
         needs("pandas", "to_pandas")
-        return self._whole(lambda: self.to_duckdb().df())
+        own = _own()
+        return self._whole(lambda: self.to_duckdb(own).df())
 
     def _whole(self, read: Callable[[], _Rows]) -> _Rows:
         """Read everything; once more where a file was moved to the trash meanwhile."""
@@ -161,11 +166,12 @@ class LakeTable:
         import duckdb
 
         def shown() -> tuple[list[str], list[tuple[str | None, ...]]]:
-            rows = self.to_duckdb().limit(10)
+            rows = self.to_duckdb(own).limit(10)
             # As text: DuckDB's own way to Python objects needs pytz for times with a zone.
             text = rows.select(*(duckdb.ColumnExpression(name).cast("VARCHAR").alias(name) for name in rows.columns))
             return text.columns, text.fetchall()
 
+        own = _own()
         names, rows = self._whole(shown)
         head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
         body = "".join(
@@ -173,6 +179,32 @@ class LakeTable:
             for row in rows
         )
         return f"{title}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _own() -> duckdb.DuckDBPyConnection:
+    """A connection for one relation."""
+    import duckdb
+
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection
+
+
+_KEPT: deque[duckdb.DuckDBPyConnection] = deque(maxlen=32)
+"""The newest connections of relations that do not keep theirs."""
+
+
+@functools.cache
+def _relations_keep_their_connection() -> bool:
+    """Whether a relation holds the connection that it lives in, as it does from some DuckDB 1.x on."""
+    import duckdb
+
+    relation = duckdb.connect().sql("SELECT 1")
+    try:
+        relation.fetchall()
+    except duckdb.ConnectionException:
+        return False
+    return True
 
 
 def is_bucket(lake: str | os.PathLike[str]) -> bool:

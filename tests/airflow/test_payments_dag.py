@@ -61,8 +61,12 @@ def test_process_kafka_to_postgres(
     silver = truth["expected"]["silver"]
     for conf in (None, None, {"full": True, "date": yesterday.isoformat()}):
         ran = airflow.run(DAG.read_text(), conf, name="process_kafka_to_postgres", retries=0)
-        assert ran.states == dict.fromkeys(TASKS, "success"), ran.log[-6000:]
-        assert ran.xcom("data_quality")["date"] == yesterday.isoformat()
+        # The day before is checked once, by the first run; and when it is asked for.
+        once = {"data_quality": "skipped"} if len(seen) == 1 else {}
+        assert ran.states == dict.fromkeys(TASKS, "success") | once, ran.log[-6000:]
+        assert str(ran.run.state) == "success"
+        if not once:
+            assert ran.xcom("data_quality")["date"] == yesterday.isoformat()
         assert ran.xcom("drain_transactions")["silver"] == silver
         if conf:
             assert ran.xcom("run_transformations")["transactions_clean"]["full"]

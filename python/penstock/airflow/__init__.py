@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from penstock.airflow.assets import asset
     from penstock.airflow.base import PenstockOperator
-    from penstock.airflow.defaults import DAY, END, PIPELINE, default_args
+    from penstock.airflow.defaults import DAY, END, PIPELINE, YESTERDAY, default_args
     from penstock.airflow.hook import PenstockHook, configured
     from penstock.airflow.load import LoadOperator
     from penstock.airflow.maintenance import AuditOperator, BackfillOperator, CompactOperator, RetentionOperator
@@ -48,6 +48,7 @@ _HOME = {
     "ReplayOperator": "run",
     "RetentionOperator": "maintenance",
     "RunOperator": "run",
+    "YESTERDAY": "defaults",
     "asset": "assets",
     "configured": "hook",
     "default_args": "defaults",
@@ -57,6 +58,7 @@ __all__ = [
     "DAY",
     "END",
     "PIPELINE",
+    "YESTERDAY",
     "AuditOperator",
     "BackfillOperator",
     "CompactOperator",

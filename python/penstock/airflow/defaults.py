@@ -8,6 +8,10 @@ from typing import Any
 DAY = "{{ params.date or macros.ds_add((dag_run.data_interval_end or dag_run.run_after) | ds, -1) }}"
 """The day that a DAG run is about: the parameter `date`, else the day before the end of its interval."""
 
+YESTERDAY = "{{ params.date or macros.ds_add((dag_run.data_interval_start or dag_run.run_after) | ds, -1) }}"
+"""For DAGs that run more often than once a day: the parameter `date`, else the day before the one in which the run's
+interval begins."""
+
 END = "{{ dag_run.data_interval_end or dag_run.run_after }}"
 """The end of a DAG run's interval: events up to then are what it is about."""
 

@@ -10,7 +10,8 @@ from airflow.providers.common.compat.sdk import BaseNotifier
 class PenstockNotifier(BaseNotifier):
     """Tells Slack which run failed, and why; for `on_failure_callback` of a DAG or of a task.
 
-    It tries a few times, and never fails what it tells about. Without a connection it does nothing.
+    It tries a few times, and never fails what it tells about. Without a connection it does nothing; nor where a
+    `QualityOperator` of the run has sent its alert, which says more.
 
     Args:
         slack_conn_id: A connection of type `slackwebhook`; that of `[penstock] slack_conn_id` unless given.
@@ -28,6 +29,9 @@ class PenstockNotifier(BaseNotifier):
         from penstock.airflow.hook import PenstockHook
         from penstock.quality import Slack
 
+        if told := self._who_told(context):
+            self.log.info("%s has told Slack what failed", told)
+            return
         try:
             webhook = PenstockHook(slack_conn_id=self.slack_conn_id).slack()
             if webhook is None:
@@ -38,6 +42,21 @@ class PenstockNotifier(BaseNotifier):
             return
         if not sent.sent:
             self.log.warning("the alert could not be sent after %s attempts: %s", sent.attempts, sent.reason)
+
+    def _who_told(self, context: Any) -> str | None:
+        """The task of the run that has sent an alert of its own."""
+        from penstock.airflow.quality import QualityOperator
+
+        dag, ti = context.get("dag"), context.get("ti")
+        names = [task.task_id for task in getattr(dag, "tasks", ()) if isinstance(task, QualityOperator)]
+        try:
+            for name in names if ti is not None else ():
+                found = ti.xcom_pull(task_ids=name)
+                if isinstance(found, dict) and (found.get("alert") or {}).get("sent"):
+                    return str(name)
+        except Exception as error:  # noqa: BLE001  rather told twice than never
+            self.log.warning("whether an alert was sent cannot be seen: %s", type(error).__name__)
+        return None
 
 
 def text_of(context: Any) -> str:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from penstock.airflow.hook import PenstockHook
     from penstock.pipeline import Pipeline
 
+_LISTED = 100
+"""So many documents that failed are listed in XCom."""
+
 
 class RefreshOperator(PenstockOperator):
     """Makes `transactions_clean` and the views of the hourly metrics out of raw transactions (`penstock refresh`).
@@ -115,7 +118,7 @@ class IndexOperator(PenstockOperator):
         self.log.info("%s: %s documents, %s, in %s", flow.name, f"{report.documents:,}", counts, report.to)
         if report.ok:
             return report.as_dict()
-        context["ti"].xcom_push(key="return_value", value=plain(report.as_dict()))
+        context["ti"].xcom_push(key="return_value", value=plain(report.as_dict(_LISTED)))
         refused = [failure for failure in report.failed if not failure.may_pass]
         listed = "; ".join(str(failure) for failure in (refused or report.failed)[:10])
         if refused:

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from penstock.errors import WarehouseError
+from penstock._arguments import duration
+from penstock.errors import SettingsError, WarehouseError
+from penstock.nearest import did_you_mean
 from penstock.warehouse.files import count_rows
 from penstock.warehouse.flat import Flat
 from penstock.warehouse.lakelog import absolute, live_files
@@ -24,11 +27,21 @@ if TYPE_CHECKING:
 
 UTC = dt.timezone.utc
 DEAD_LETTERS = "dead_letters"
+_SHARE = "a share (0.05 is 5 %)"
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """From where on a check fails."""
+    """From where on a check fails.
+
+    Attributes:
+        max_age: The newest event is as old or older.
+        volume_deviation: The day's events are further away from the average before: 0.2 is 20 %.
+        volume_days: Of how many days the average is.
+        null_share: More rows than this share lack a critical column.
+        dead_letter_share: More of all events are dead letters.
+        late_share: More of the transactions are late.
+    """
 
     max_age: dt.timedelta = dt.timedelta(hours=24)
     volume_deviation: float = 0.20
@@ -36,6 +49,31 @@ class Thresholds:
     null_share: float = 0.0
     dead_letter_share: float = 0.01
     late_share: float = 0.05
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Thresholds:
+        """The usual ones, but for those that are told: `{"late_share": 0.1, "max_age": "6h"}`. Numbers may be text.
+
+        Raises:
+            SettingsError: A name is none of them, or a value is none for it.
+        """
+        names = [field.name for field in fields(cls)]
+        found: dict[str, Any] = {}
+        for name, value in told.items():
+            setting = f"thresholds.{name}"
+            if name not in names:
+                raise SettingsError(f"{setting}: there is no such threshold; {did_you_mean(name, names)}", name=setting)
+            if name == "max_age":
+                found[name] = dt.timedelta(microseconds=duration(value, setting))
+                continue
+            kind, least, words = (int, 1, "a whole number, 1 or more") if name == "volume_days" else (float, 0, _SHARE)
+            try:
+                found[name] = kind(str(value))
+            except ValueError:
+                found[name] = math.nan
+            if not least <= found[name] < math.inf:
+                raise SettingsError(f"{setting}: {value!r} is not {words}", name=setting)
+        return cls(**found)
 
 
 @dataclass(frozen=True)
