@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,39 @@ def test_each_task_tells_dbt_which_pipeline(airflow: object, connection: Any) ->
     tasks = tasks_of("tested_vars", None)
     assert len(tasks) > 7
     assert [task.vars for task in tasks] == [{"pipeline": "ecommerce"}] * len(tasks)
+
+
+def test_a_pipeline_of_another_name_says_where_its_models_are(airflow: object, connection: Any) -> None:
+    """Its name alone selects none; that is said when the DAG is read, and not by a group without tasks."""
+    from airflow.sdk import DAG
+
+    from penstock.errors import SettingsError
+
+    with DAG("named") as dag:
+        for group in (dbt_run, dbt_test):
+            with pytest.raises(SettingsError, match=r"models/\*/shop; models= names the folder: ecommerce"):
+                group("shop")
+        dbt_run("shop", models="ecommerce", warehouse="/w.duckdb")
+        dbt_test("shop", models="ecommerce", warehouse="/w.duckdb")
+    own = {task.task_id: task for task in tasks_of_ecommerce()}
+    tasks = {name: task for name, task in dag.task_dict.items() if name in own}
+    assert set(tasks) == set(own) and "dbt_run.daily_active_users_run" in tasks
+    for task in tasks.values():
+        assert (task.vars, task.env) == ({"pipeline": "shop"}, {"PENSTOCK_WAREHOUSE": "/w.duckdb"})
+        assert task.install_deps is False
+    assert tasks["dbt_test.by_themselves"].select == "path:tests/ecommerce,test_type:singular"
+
+
+def tasks_of_ecommerce() -> list[Any]:
+    """The tasks in DuckDB, made without a word of deprecation from Cosmos."""
+    from airflow.sdk import DAG
+
+    with warnings.catch_warnings(record=True) as said, DAG("marts") as dag:
+        warnings.simplefilter("always")
+        dbt_run("ecommerce")
+        dbt_test("ecommerce")
+    assert not [str(one.message) for one in said if "Cosmos" in str(one.message)]
+    return list(dag.task_dict.values())
 
 
 @pytest.mark.parametrize(

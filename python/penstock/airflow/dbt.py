@@ -16,6 +16,7 @@ from cosmos.constants import ExecutionMode, InvocationMode, LoadMode, TestBehavi
 from cosmos.operators.local import DbtTestLocalOperator
 
 from penstock.airflow.hook import configured
+from penstock.errors import SettingsError
 from penstock.resources import dbt_project
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def dbt_run(
     schema: str = "public",
     role: str | None = None,
     folder: str | Path | None = None,
+    models: str | None = None,
     group_id: str = "dbt_run",
 ) -> DbtTaskGroup:
     """A group with a task for each model of a pipeline, in the order that the models need.
@@ -56,7 +58,7 @@ def dbt_run(
     A DuckDB file takes one writer at a time: there the models come one after the other.
 
     Args:
-        pipeline: Whose models: those in the folders of its name. The models are told it as the variable `pipeline`.
+        pipeline: Whose models. They are told it as the variable `pipeline`.
         warehouse: The DuckDB file; that of the task `load` unless given.
         postgres_conn_id: A connection of type `postgres`, for models in PostgreSQL in the place of
             DuckDB; that of `[penstock] postgres_conn_id` unless given.
@@ -64,10 +66,16 @@ def dbt_run(
         role: Whom the models belong to there, e.g. `penstock_modeller`; whom `PENSTOCK_PG_ROLE` names unless
             given, as in dbt by itself.
         folder: Another dbt project than the package's.
+        models: The folder of the models below `models/staging` and `models/marts`; the pipeline's name unless given.
         group_id: The group's name.
+
+    Raises:
+        SettingsError: There are no models in that folder.
     """
     project = project_folder(folder)
     postgres_conn_id = postgres_conn_id or configured("postgres_conn_id")
+    models = models or pipeline
+    _models(project, models)
     group = DbtTaskGroup(
         group_id=group_id,
         project_config=ProjectConfig(
@@ -75,16 +83,17 @@ def dbt_run(
             manifest_path=project / MANIFEST,
             install_dbt_deps=False,
             dbt_vars={"pipeline": pipeline},
+            env_vars=_environment(warehouse, postgres_conn_id),
         ),
         profile_config=_profile(project, postgres_conn_id, schema, role),
         render_config=RenderConfig(
             load_method=LoadMode.DBT_MANIFEST,
             test_behavior=TestBehavior.NONE,
             emit_datasets=False,
-            select=[f"path:models/{layer}/{pipeline}" for layer in ("staging", "marts")],
+            select=[f"path:models/{layer}/{models}" for layer in ("staging", "marts")],
         ),
         execution_config=ExecutionConfig(execution_mode=ExecutionMode.LOCAL, invocation_mode=InvocationMode.DBT_RUNNER),
-        operator_args=_arguments(warehouse, postgres_conn_id),
+        operator_args=_arguments(postgres_conn_id),
     )
     if postgres_conn_id is None:
         _one_by_one(group.topological_sort())
@@ -99,6 +108,7 @@ def dbt_test(
     schema: str = "public",
     role: str | None = None,
     folder: str | Path | None = None,
+    models: str | None = None,
     group_id: str = "dbt_test",
 ) -> TaskGroup:
     """A group with the tests of each model of a pipeline, and with those that stand by themselves.
@@ -110,14 +120,17 @@ def dbt_test(
         schema: Where the models are there.
         role: As whom they are read there.
         folder: Another dbt project than the package's.
+        models: The folder of the models below `models/staging` and `models/marts`; the pipeline's name unless given.
         group_id: The group's name.
+
+    Raises:
+        SettingsError: There are no models in that folder.
     """
     project = project_folder(folder)
     postgres_conn_id = postgres_conn_id or configured("postgres_conn_id")
-    manifest = json.loads((project / MANIFEST).read_text(encoding="utf-8"))
-    models = [node["name"] for node in manifest["nodes"].values() if pipeline in node["fqn"]]
-    selected = {name: f"{name},test_type:generic" for name in models}
-    selected["by_themselves"] = f"path:tests/{pipeline},test_type:singular"
+    models = models or pipeline
+    selected = {name: f"{name},test_type:generic" for name in _models(project, models)}
+    selected["by_themselves"] = f"path:tests/{models},test_type:singular"
     with TaskGroup(group_id) as group:
         tasks = [
             DbtTestLocalOperator(
@@ -126,10 +139,12 @@ def dbt_test(
                 profile_config=_profile(project, postgres_conn_id, schema, role),
                 select=select,
                 vars={"pipeline": pipeline},
+                env=_environment(warehouse, postgres_conn_id),
+                install_deps=False,
                 invocation_mode=InvocationMode.DBT_RUNNER,
                 # Once, for a connection that was lost; a test that fails does so again.
                 retries=1,
-                **_arguments(warehouse, postgres_conn_id),
+                **_arguments(postgres_conn_id),
             )
             for name, select in selected.items()
         ]
@@ -169,11 +184,27 @@ def _profile(project: Path, postgres_conn_id: str | None, schema: str, role: str
     return ProfileConfig(profile_name="penstock", target_name="postgres", profile_mapping=mapping)
 
 
-def _arguments(warehouse: str, postgres_conn_id: str | None) -> dict[str, Any]:
-    common = {"install_deps": False, "append_env": True}
-    if postgres_conn_id is not None:
-        return common
-    return {**common, "env": {"PENSTOCK_WAREHOUSE": warehouse}, "callback": let_go}
+def _arguments(postgres_conn_id: str | None) -> dict[str, Any]:
+    common: dict[str, Any] = {"append_env": True}
+    return common if postgres_conn_id is not None else {**common, "callback": let_go}
+
+
+def _environment(warehouse: str, postgres_conn_id: str | None) -> dict[str, str] | None:
+    """What dbt's own profile reads."""
+    return {"PENSTOCK_WAREHOUSE": warehouse} if postgres_conn_id is None else None
+
+
+def _models(project: Path, folder: str) -> list[str]:
+    """The names of the models in the folders of this name, below those of the layers."""
+    manifest = json.loads((project / MANIFEST).read_text(encoding="utf-8"))
+    by_folder: dict[str, list[str]] = {}
+    for node in manifest["nodes"].values():
+        # The project, the layer, the folder, the model.
+        by_folder.setdefault(node["fqn"][2], []).append(node["name"])
+    if folder not in by_folder:
+        there = ", ".join(sorted(by_folder))
+        raise SettingsError(f"dbt: {project} has no models in models/*/{folder}; models= names the folder: {there}")
+    return by_folder[folder]
 
 
 def let_go(_: str, **__: Any) -> None:
