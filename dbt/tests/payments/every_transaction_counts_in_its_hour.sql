@@ -1,4 +1,3 @@
-{{ config(enabled=var('payments', false)) }}
 -- Also of late ones, and of hours that have none in the view.
 select *
 from (

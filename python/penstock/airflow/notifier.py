@@ -51,7 +51,7 @@ class PenstockNotifier(BaseNotifier):
         names = [task.task_id for task in tasks]
         try:
             for name in names if ti is not None else ():
-                found = ti.xcom_pull(task_ids=name)
+                found = ti.xcom_pull(task_ids=name, map_indexes=-1)
                 if isinstance(found, dict) and (found.get("alert") or {}).get("sent"):
                     return str(name)
         except Exception as error:  # noqa: BLE001  rather told twice than never
