@@ -78,10 +78,86 @@ def test_the_fields_are_those_of_the_documents(objects: dict[tuple[str, str], di
     assert shown == set(MAPPING)
 
 
+ATTRIBUTES = {
+    "index-pattern": {
+        "title",
+        "timeFieldName",
+        "fields",
+        "fieldAttrs",
+        "fieldFormatMap",
+        "runtimeFieldMap",
+        "typeMeta",
+    },
+    "visualization": {"title", "description", "version", "uiStateJSON", "visState", "kibanaSavedObjectMeta"},
+    "dashboard": {
+        *("title", "description", "version", "hits", "timeRestore"),
+        *("optionsJSON", "panelsJSON", "kibanaSavedObjectMeta"),
+    },
+}
+"""All that a saved object of a type may have, and has to."""
+
+JSON = {
+    **dict.fromkeys(("fieldAttrs", "fieldFormatMap", "runtimeFieldMap", "typeMeta", "uiStateJSON"), dict),
+    **dict.fromkeys(("visState", "optionsJSON", "searchSourceJSON"), dict),
+    **dict.fromkeys(("fields", "panelsJSON"), list),
+}
+"""Attributes that are JSON as text, and what it is."""
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, none of whose keys stands there twice."""
+    assert len(dict(pairs)) == len(pairs), pairs
+    return dict(pairs)
+
+
+def test_each_object_is_whole(objects: dict[tuple[str, str], dict[str, Any]]) -> None:
+    """An import takes what is wrong without a word; it is seen when the dashboard is opened."""
+    for line in FILE.read_text().splitlines():
+        json.loads(line, object_pairs_hook=once)
+    for (kind, name), told in objects.items():
+        assert set(told) == {"id", "type", "coreMigrationVersion", "migrationVersion", "attributes", "references"}
+        assert re.fullmatch(r"penstock-payments-[a-z-]+", name) and list(told["migrationVersion"]) == [kind]
+        assert set(told["attributes"]) == ATTRIBUTES[kind]
+        texts = {**told["attributes"], **told["attributes"].get("kibanaSavedObjectMeta", {})}
+        for attribute, value in texts.items():
+            if attribute in JSON:
+                assert type(json.loads(value, object_pairs_hook=once)) is JSON[attribute], (name, attribute)
+            else:
+                assert not str(value).startswith(("{", "[")) or attribute == "kibanaSavedObjectMeta", (name, attribute)
+
+
+def test_each_picture_draws_what_it_adds_up(objects: dict[tuple[str, str], dict[str, Any]]) -> None:
+    """Series, axes and buckets name each other, and every number is drawn once."""
+    seen = set()
+    for (kind, name), told in objects.items():
+        if kind != "visualization":
+            continue
+        state = json.loads(told["attributes"]["visState"])
+        seen.add(state["type"])
+        assert state["params"]["type"] == state["type"]
+        metrics = [part for part in state["aggs"] if part["schema"] == "metric"]
+        buckets = [part for part in state["aggs"] if part["schema"] == "segment"]
+        assert len(metrics) + len(buckets) == len(state["aggs"]) and all(part["enabled"] for part in state["aggs"])
+        assert {part["type"] for part in metrics} <= {"sum", "avg", "max"}
+        assert all(part["params"]["customLabel"] for part in metrics)
+        if state["type"] == "metric":
+            assert not buckets, name
+            continue
+        assert [(part["type"], part["params"]["field"]) for part in buckets] == [("date_histogram", "event_hour")]
+        params = state["params"]
+        axes = {axis["id"] for axis in params["valueAxes"]}
+        drawn = [series["data"] for series in params["seriesParams"]]
+        assert drawn == [{"label": part["params"]["customLabel"], "id": part["id"]} for part in metrics], name
+        assert {series["valueAxis"] for series in params["seriesParams"]} <= axes
+        assert {series["type"] for series in params["seriesParams"]} == {state["type"]}
+    assert seen == {"metric", "histogram", "line"}
+
+
 def test_panels_do_not_overlap(objects: dict[tuple[str, str], dict[str, Any]]) -> None:
     cells: set[tuple[int, int]] = set()
     for panel in json.loads(next(o for k, o in objects.items() if k[0] == "dashboard")["attributes"]["panelsJSON"]):
         at = panel["gridData"]
+        assert at["i"] == panel["panelIndex"] and panel["type"] == "visualization"
         mine = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
         assert not mine & cells and max(x for x, _ in mine) < 48
         cells |= mine
