@@ -69,7 +69,8 @@ oldest-airflow: $(CORE) ## The tests of operators, DAGs and sensor with the olde
 	$(UV) venv --quiet --allow-existing --python $(BIN)/python target/oldest-airflow
 	$(UV) pip install --quiet --python target/oldest-airflow/bin/python -r tests/airflow/oldest.txt
 	PYTHONPATH=python target/oldest-airflow/bin/python -m pytest tests/airflow/test_operators.py tests/airflow/test_dags.py \
-	  tests/airflow/test_sensor.py tests/airflow/test_daily_checks.py -k "not manifest and not postgresql and not started_again and not cannot_look and not asked_again" --timeout 600
+	  tests/airflow/test_sensor.py tests/airflow/test_daily_checks.py \
+	  -k "not manifest and not postgresql and not started_again and not cannot_look and not asked_again" --timeout 600
 
 .PHONY: bench
 bench: $(CORE) ## Measure: each kernel, and whole runs side by side with Polars and DuckDB
