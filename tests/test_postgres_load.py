@@ -117,7 +117,7 @@ def test_any_loads_give_the_same_tables_in_both(
         found = here.everything(name)
         assert there.everything(name) == found
         assert audit(lake.spec(), there.target(name)).as_dict() == audit(lake.spec(), here.target(name)).as_dict()
-    assert len(found["dim_time"]) == 96_432
+    assert found["dim_time"][0][0] == 96_432
     there.run(f"DROP SCHEMA {name} CASCADE", name)
 
 

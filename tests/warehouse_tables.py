@@ -18,6 +18,9 @@ KINDS = ("duckdb", "postgres")
 DIFFERS = {"finished_at", "load_id"}
 """Columns that no two loads have in common."""
 
+LARGE = {"dim_time": "time_key"}
+"""Tables of so many rows that the database adds them up itself, by their key: how many there are, and a hash of all."""
+
 
 @dataclass
 class Warehouses:
@@ -78,8 +81,17 @@ class Warehouses:
                 )
                 if column not in left_out
             ]
+            if table in LARGE:
+                found[table] = self.rows(_all_of(table, columns), name)
+                continue
             found[table] = sorted(self.rows(f"SELECT {', '.join(columns)} FROM {table}", name), key=_in_order)
         return found
+
+
+def _all_of(table: str, columns: list[str]) -> str:
+    """A query for the number of rows and a hash of all that stands in them; both databases give the same."""
+    row = " || '|' || ".join(f"COALESCE(CAST({column} AS TEXT), '∅')" for column in columns)
+    return f"SELECT count(*), md5(string_agg({row}, ';' ORDER BY {LARGE[table]})) FROM {table}"
 
 
 def _in_order(row: tuple[Any, ...]) -> list[tuple[bool, Any]]:
