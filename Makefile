@@ -36,6 +36,9 @@ export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_COMPILE_BYTECODE := 1
 # One interpreter for every build of the bindings, so that cargo does not build them again.
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
+# What cargo calls our library follows from its features then: else the tests and the package, which have not the same ones,
+# would write one file, and each would be compiled anew after the other.
+export __CARGO_DEFAULT_LIB_METADATA := penstock
 
 ##@ See it work
 .PHONY: demo
