@@ -139,6 +139,64 @@ def test_what_cannot_be_is_said_before_anything_is_done(
     assert not (tmp_path / "demo").exists()
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_demo_that_is_refused_removes_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    told = found("demo", "payments", "--events", 1_000, "--dir", folder, "--from-files")
+    assert told["ok"], told["disagreements"]
+    before = contents(folder)
+    nowhere = (
+        ("--postgres", "postgres://x:y@127.0.0.1:1/shop"),
+        ("--elasticsearch", "http://127.0.0.1:1"),
+        ("--brokers", "127.0.0.1:1"),
+    )
+    for places in nowhere:
+        done = cli("demo", "payments", "--events", 1_000, "--dir", folder, *places)
+        assert done.returncode == 3 and "127.0.0.1" in done.stderr and "Traceback" not in done.stderr, done.stderr
+        assert contents(folder) == before
+    (folder / "postgres").mkdir()
+    (folder / "postgres/postmaster.pid").write_text(f"{os.getpid()}\n")
+    done = cli("demo", "payments", "--events", 1_000, "--dir", folder, "--from-files")
+    assert done.returncode == 2 and f"of an earlier demo runs there (process {os.getpid()})" in done.stderr
+    assert before.items() < contents(folder).items()
+
+
+def test_only_what_a_demo_made_is_removed(tmp_path: Path) -> None:
+    """In the folder that one is in, too; and what is somebody's own is not written over."""
+    options = ("demo", "payments", "--events", 1_000, "--from-files", "--dir", ".")
+    assert cli(*options, "--json", cwd=tmp_path).returncode == 0
+    own = {"notes.md": b"mine", "in/mine.txt": b"mine", "dbt/models/mine.sql": b"SELECT 1"}
+    for name, text in own.items():
+        (tmp_path / name).write_bytes(text)
+    (tmp_path / "lake/left-over").write_text("not there any more")
+    (tmp_path / "dags/gone.py").write_text("")
+    with (tmp_path / ".penstock-demo").open("a") as mark:
+        mark.write("dags/gone.py\n../outside\n")
+    outside = tmp_path.parent / "outside"
+    outside.write_text("mine")
+    told = found(*options, "--seed", 7, cwd=tmp_path)
+    outside.unlink()
+    assert told["ok"], told["disagreements"]
+    after = contents(tmp_path)
+    assert own.items() < after.items() and not {"lake/left-over", "dags/gone.py"} & after.keys()
+    (tmp_path / "devices.csv").write_text("mine")
+    done = cli("demo", "ecommerce", "--events", 1_000, "--from-files", "--dir", ".", cwd=tmp_path)
+    assert done.returncode == 2 and "devices.csv: is there already, and no demo made it" in done.stderr
+    assert after | {"devices.csv": b"mine"} == contents(tmp_path)
+
+
+def test_a_folder_that_is_none_and_one_of_other_things(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("mine")
+    done = cli("demo", "payments", "--dir", tmp_path / "f")
+    assert done.returncode == 2 and "f: is no folder; name another folder with --dir" in done.stderr
+    done = cli("demo", "payments", "--dir", tmp_path)
+    assert done.returncode == 2 and "is not empty, and no demo made it" in done.stderr
+    assert contents(tmp_path) == {"f": b"mine"}
+
+
 def test_it_notices_what_disagrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = demo.generate
 

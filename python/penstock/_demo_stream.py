@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from penstock import _core
+from penstock.errors import SourceError
 from penstock.producer import ProducerStopped, produce
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 PARTITIONS = 8
 # What an event takes on the wire at most, without compression: with it, some five times less.
 _EVENT_BYTES = 500
+# So many seconds a broker has to answer.
+_PATIENCE = 10.0
 
 
 class DemoStream:
@@ -69,6 +73,21 @@ class DemoStream:
             self._thread.join()
         if self._embedded:
             self._embedded.stop()
+
+    def knock(self) -> None:
+        """See whether somebody listens where the real one should be.
+
+        Raises:
+            SourceError: Nobody does.
+        """
+        for address in self.brokers.split(","):
+            host, _, port = address.strip().rpartition("://")[2].rpartition(":")
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+            except (OSError, ValueError, OverflowError):
+                continue
+            return
+        raise SourceError(f"--brokers: no broker answered at {self.brokers}; nothing was removed")
 
     @property
     def is_ours(self) -> bool:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from penstock.elasticsearch import Elasticsearch
+    from penstock.warehouse.backend import Backend
+
 SCHEMA = "penstock_demo"
 VIEW = "hourly_metrics"
 DOCUMENTS = f"{VIEW}.ndjson"
@@ -32,7 +35,7 @@ class Payments(Demo):
     """Transactions: each in the raw table with its epoch, cleaned, counted by the hour, and as documents.
 
     Args:
-        folder: Made anew.
+        folder: What an earlier demo made there is made anew.
         postgres: A database, `embedded` for one that pip brings; DuckDB unless given.
         elasticsearch: The address of a server; the documents go to a file unless given.
         options: As for every demo.
@@ -65,6 +68,21 @@ class Payments(Demo):
         with contextlib.ExitStack() as stack:
             self._stack = stack
             return super().run(show)
+
+    def _check(self) -> None:
+        if self.elasticsearch:
+            from penstock.elasticsearch import Elasticsearch
+
+            with Elasticsearch(self.elasticsearch) as server:
+                _ours(server)
+        if self.postgres not in (None, "embedded"):
+            from penstock.warehouse import connect
+
+            backend = connect({"postgres": {"url": self.postgres}})
+            try:
+                _has_schema(backend)
+            finally:
+                backend.close()
 
     def _settle(self, pipeline: str) -> str:
         index: dict[str, Any] = {"file": DOCUMENTS}
@@ -178,14 +196,23 @@ def _make_room(url: str, definition: Path) -> None:
     told["mappings"]["_meta"] |= {"made_by": _MADE_BY}
     definition.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     with Elasticsearch(url) as server:
-        found = server.indices(f"{VIEW}*")
-        for name, index in found.items():
-            if index["mappings"].get("_meta", {}).get("made_by") != _MADE_BY:
-                raise SettingsError(
-                    f"--elasticsearch: {server.place} has an index {name} that no demo made; name another server"
-                )
-        for name in found:
+        for name in _ours(server):
             server.send("DELETE", f"/{name}")
+
+
+def _ours(server: Elasticsearch) -> list[str]:
+    """The indices that an earlier demo made.
+
+    Raises:
+        SettingsError: There are some that no demo made.
+    """
+    found = server.indices(f"{VIEW}*")
+    for name, index in found.items():
+        if index["mappings"].get("_meta", {}).get("made_by") != _MADE_BY:
+            raise SettingsError(
+                f"--elasticsearch: {server.place} has an index {name} that no demo made; name another server"
+            )
+    return list(found)
 
 
 # --- PostgreSQL -------------------------------------------------------------------------------------------------------
@@ -240,17 +267,26 @@ def _make_schema(url: str) -> None:
     backend = connect({"postgres": {"url": url}})
     try:
         backend.begin("demo")
-        there = backend.rows(
-            "SELECT coalesce(obj_description(oid, 'pg_namespace'), '') FROM pg_namespace "  # noqa: S608 - our own name
-            f"WHERE nspname = '{SCHEMA}'"
-        )
-        if there and there[0][0] != _MADE_BY:
-            raise SettingsError(
-                f"--postgres: {backend.place} has a schema {SCHEMA} that no demo made; name another database"
-            )
-        if there:
+        if _has_schema(backend):
             backend.script(f"DROP SCHEMA {SCHEMA} CASCADE")
         backend.script(f"CREATE SCHEMA {SCHEMA}; COMMENT ON SCHEMA {SCHEMA} IS '{_MADE_BY}'")
         backend.commit()
     finally:
         backend.close()
+
+
+def _has_schema(backend: Backend) -> bool:
+    """Whether the demo's schema is there.
+
+    Raises:
+        SettingsError: It is, and no demo made it.
+    """
+    there = backend.rows(
+        "SELECT coalesce(obj_description(oid, 'pg_namespace'), '') FROM pg_namespace "  # noqa: S608 - our own name
+        f"WHERE nspname = '{SCHEMA}'"
+    )
+    if there and there[0][0] != _MADE_BY:
+        raise SettingsError(
+            f"--postgres: {backend.place} has a schema {SCHEMA} that no demo made; name another database"
+        )
+    return bool(there)
