@@ -96,6 +96,19 @@ def test_with_postgresql_and_elasticsearch(
     # The address stays out of the files: it may hold a password.
     assert not [p for p in folder.rglob("*") if p.is_file() and database.url.encode() in p.read_bytes()]
     assert "${PENSTOCK_DEMO_POSTGRES}" in (folder / "pipeline.yaml").read_text()
+    # What it advises works, as it stands.
+    done = cli("demo", "payments", "--events", 1_000, "--dir", folder, *places)
+    advice = [line.strip() for line in done.stdout.partition("Look around:")[2].splitlines() if line.strip()]
+    programs = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    looked = subprocess.run(
+        ["bash", "-euc", "\n".join(advice)],
+        env=programs | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert looked.returncode == 0 and "1,000" in looked.stdout, looked.stderr
 
 
 def test_a_schema_that_no_demo_made_is_left_alone(database: Database, tmp_path: Path) -> None:
@@ -112,6 +125,21 @@ def test_a_password_is_shown_nowhere(postgres: PostgresServer, tmp_path: Path) -
     assert done.returncode == 3 and "s3cret" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert not [p for p in (tmp_path / "demo").rglob("*") if p.is_file() and b"s3cret" in p.read_bytes()]
+
+
+def test_the_advice_says_what_to_set_and_no_password(tmp_path: Path) -> None:
+    def advice(**places: str) -> list[str]:
+        return demo.of("payments", tmp_path / "a b", events=1_000, seed=1, progress=False, **places).advice()
+
+    assert advice()[0] == f"cd '{tmp_path}/a b'" and len(advice()) == 3
+    plain = advice(postgres="postgresql://me@h/d", elasticsearch="http://h:9200")
+    assert plain[1:3] == [
+        "export PENSTOCK_DEMO_POSTGRES=postgresql://me@h/d",
+        "export PENSTOCK_DEMO_ELASTICSEARCH=http://h:9200",
+    ]
+    told = advice(postgres="postgresql://me:s3cret@h/d", elasticsearch="http://me:s3cret@h:9200")
+    assert "s3cret" not in str(told) and "# what --postgres was given" in told[1]
+    assert "# what --elasticsearch was given" in told[2]
 
 
 def test_documents_that_no_demo_made_are_left_alone(elasticsearch: ElasticsearchServer, tmp_path: Path) -> None:

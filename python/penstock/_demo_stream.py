@@ -9,7 +9,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from penstock import _core
-from penstock.errors import SourceError
+from penstock.errors import SettingsError, SourceError
+from penstock.kafka import check_brokers
 from penstock.producer import ProducerStopped, produce
 
 if TYPE_CHECKING:
@@ -39,7 +40,10 @@ class DemoStream:
     def __init__(
         self, brokers: str | None, *, settings: Mapping[str, str] | None = None, topic: str | None = None
     ) -> None:
-        self._real = brokers
+        try:
+            self._real = None if brokers is None else check_brokers(brokers)
+        except ValueError as error:
+            raise SettingsError(f"--brokers: {error}", name="--brokers") from None
         self.settings = dict(settings or {})
         now = dt.datetime.now(dt.timezone.utc)
         self.topic = topic or ("events_raw" if brokers is None else f"penstock_demo_{now:%Y%m%d_%H%M%S}")

