@@ -243,6 +243,10 @@ def test_secrets_are_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     kafka = "source: {kafka: {topics: [a], group: g, brokers: b, sasl.password: hunter2}}\n"
     file = load_file(write(tmp_path, "name: s\ncontract: c\nlake: l\n" + kafka))
     assert "hunter2" not in repr(file)
+    for brokers in ("u:hunter2@h:9092", "[h:9092, 'u:hunter2@i:9092']"):
+        login = kafka.replace("brokers: b", f"brokers: {brokers}")
+        error = refused(write(tmp_path, "name: s\ncontract: c\nlake: l\n" + login))
+        assert "an '@' stands in it: a broker is host:port" in str(error) and "hunter2" not in str(error)
 
 
 def test_overrides_take_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

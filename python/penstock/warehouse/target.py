@@ -53,8 +53,8 @@ def parse_target(warehouse: str | Mapping[str, Any] | Target | None) -> Target:
     """Read a warehouse setting.
 
     Args:
-        warehouse: `duckdb:FILE`, a file that ends in `.duckdb`, `.ddb` or `.db`, the URL of a database in PostgreSQL, or
-            the `warehouse` mapping of a pipeline file.
+        warehouse: `duckdb:FILE`, a file that ends in `.duckdb`, `.ddb` or `.db`, the URL of a database in PostgreSQL,
+            or the `warehouse` mapping of a pipeline file.
 
     Raises:
         SettingsError: It names no warehouse, or one of a kind that is not known.
