@@ -293,4 +293,25 @@ def test_with_a_postgresql_that_pip_brings() -> None:
         assert told["ok"] and [step["name"] for step in told["steps"]] == STEPS
         assert "penstock_demo" in next(step["said"] for step in told["steps"] if step["name"] == "run")
         # It has ended with the demo.
-        assert not Path(folder, "demo/postgres/postmaster.pid").exists()
+        running = Path(folder, "demo/postgres/postmaster.pid")
+        assert not running.exists()
+        # It starts again, and ends, as the demo advises.
+        run = demo.of(
+            "payments", Path(folder, "demo"), events=1_000, seed=1, progress=False, postgres="postgresql://h/d"
+        )
+        run.postgres = "embedded"
+        enter, _, start, *_, end = run.advice()
+        python = " ".join(command)
+        start, end = (line.replace(sys.executable, python) for line in (start, end))
+        refresh = f"{python} -m penstock refresh pipeline.yaml"
+        script = [enter, start, f"test -e {running}", refresh, end]
+        done = subprocess.run(
+            ["bash", "-euc", "\n".join(script)],
+            env={"PATH": os.environ["PATH"], "HOME": folder, "PYTHONDONTWRITEBYTECODE": "1"} | ENVIRONMENT | env,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert not running.exists()

