@@ -148,7 +148,7 @@ def test_produce_tells_the_truth(shop: Path, tmp_path: Path) -> None:
     assert truth["total"] == 8_000
     file = tmp_path / "e.jsonl"
     told = found("produce", "ecommerce", "--total-events", 500, "--to", file, "--truth", tmp_path / "told/t.json")
-    assert told["expected"] == json.loads((tmp_path / "t.json").read_text())["expected"]
+    assert told["expected"] == json.loads((tmp_path / "told/t.json").read_text())["expected"]
     assert sum(1 for _ in file.open("rb")) == told["total"] == 500
     command = [sys.executable, "-m", "penstock", "produce", "ecommerce", "--total-events", "500", "--to", "-"]
     assert subprocess.run(command, capture_output=True, check=True).stdout == file.read_bytes()
