@@ -1,5 +1,7 @@
 //! What both clients of Kafka, the source and the producer, know of librdkafka.
 
+use crate::error::{Error, Result};
+
 /// Settings that have two names: another, and the one that librdkafka puts into its place. A client's settings have no
 /// order: of two names for one thing either could win, so only one may be given.
 const ALIASES: &[(&str, &str)] = &[
@@ -30,6 +32,19 @@ pub fn is_set<'a>(name: &str, mut among: impl Iterator<Item = &'a String>) -> bo
 pub fn plain(said: &str) -> String {
     let end = [" (after ", ": 1 identical", ", 1 identical"].iter().filter_map(|mark| said.find(mark)).min();
     said[..end.unwrap_or(said.len())].trim_end_matches([' ', ':']).to_owned()
+}
+
+/// Sees that no name and password stand in the addresses of brokers, which are shown in messages.
+///
+/// # Errors
+/// [`Error::Settings`] where they do; it repeats nothing of them.
+pub(crate) fn check_brokers(name: &str, brokers: &str) -> Result<()> {
+    if brokers.contains('@') {
+        let reason =
+            "an '@' stands in it: a broker is host:port, and its name and password are sasl.username and sasl.password";
+        return Err(Error::settings(name, reason));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

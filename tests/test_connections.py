@@ -248,6 +248,8 @@ def test_an_address_with_a_password_in_it() -> None:
         ("kafka", {"extra": {"oauth_cb": "hidden.function"}}, "oauth_cb is a function"),
         ("kafka", {"extra": {"on_commit": "hidden.function"}}, "on_commit is a function"),
         ("kafka", {"extra": {"sasl.mechanisms": "OAUTHBEARER", "sasl.password": "hidden"}}, "method=oidc"),
+        ("kafka", {"extra": {"bootstrap.servers": "u:hidden@h:9092"}}, "an '@' stands in it: a broker is host:port"),
+        ("kafka", {"host": "u:hidden@h"}, "an '@' stands in it"),
         ("kafka", {"extra": {"topics": ["hidden"]}}, "topics is no setting of librdkafka"),
         ("kafka", {"extra": {"sasl.password": [{"hidden": 1}], "debug": ["hidden"], "x": object()}}, "x: librdkafka"),
         ("kafka", {"extra": "{hidden"}, "its extra is not JSON"),

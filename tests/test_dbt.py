@@ -83,6 +83,12 @@ def test_everything_is_built_and_every_test_passes(warehouse: Path) -> None:
     assert set(status.values()) <= {"success", "pass", "no-op"}
 
 
+def test_the_unit_tests_pass_under_any_name_of_a_pipeline(warehouse: Path) -> None:
+    done = dbt(warehouse, "test", "--select", "test_type:unit", "--vars", "pipeline: shop")
+    assert done.returncode == 0, done.stdout
+    assert "a_day_ends_at_midnight_and_a_user_counts_once" in done.stdout
+
+
 def test_daily_active_users(warehouse: Path) -> None:
     assert query(
         warehouse,

@@ -96,6 +96,19 @@ def test_with_postgresql_and_elasticsearch(
     # The address stays out of the files: it may hold a password.
     assert not [p for p in folder.rglob("*") if p.is_file() and database.url.encode() in p.read_bytes()]
     assert "${PENSTOCK_DEMO_POSTGRES}" in (folder / "pipeline.yaml").read_text()
+    # What it advises works, as it stands.
+    done = cli("demo", "payments", "--events", 1_000, "--dir", folder, *places)
+    advice = [line.strip() for line in done.stdout.partition("Look around:")[2].splitlines() if line.strip()]
+    programs = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    looked = subprocess.run(
+        ["bash", "-euc", "\n".join(advice)],
+        env=programs | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert looked.returncode == 0 and "1,000" in looked.stdout, looked.stderr
 
 
 def test_a_schema_that_no_demo_made_is_left_alone(database: Database, tmp_path: Path) -> None:
@@ -112,6 +125,21 @@ def test_a_password_is_shown_nowhere(postgres: PostgresServer, tmp_path: Path) -
     assert done.returncode == 3 and "s3cret" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert not [p for p in (tmp_path / "demo").rglob("*") if p.is_file() and b"s3cret" in p.read_bytes()]
+
+
+def test_the_advice_says_what_to_set_and_no_password(tmp_path: Path) -> None:
+    def advice(**places: str) -> list[str]:
+        return demo.of("payments", tmp_path / "a b", events=1_000, seed=1, progress=False, **places).advice()
+
+    assert advice()[0] == f"cd '{tmp_path}/a b'" and len(advice()) == 3
+    plain = advice(postgres="postgresql://me@h/d", elasticsearch="http://h:9200")
+    assert plain[1:3] == [
+        "export PENSTOCK_DEMO_POSTGRES=postgresql://me@h/d",
+        "export PENSTOCK_DEMO_ELASTICSEARCH=http://h:9200",
+    ]
+    told = advice(postgres="postgresql://me:s3cret@h/d", elasticsearch="http://me:s3cret@h:9200")
+    assert "s3cret" not in str(told) and "# what --postgres was given" in told[1]
+    assert "# what --elasticsearch was given" in told[2]
 
 
 def test_documents_that_no_demo_made_are_left_alone(elasticsearch: ElasticsearchServer, tmp_path: Path) -> None:
@@ -137,6 +165,64 @@ def test_what_cannot_be_is_said_before_anything_is_done(
     done = cli("demo", *arguments, "--dir", tmp_path / "demo", "--events", 1_000)
     assert done.returncode == 2 and reason in done.stderr, done.stderr
     assert not (tmp_path / "demo").exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_demo_that_is_refused_removes_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    told = found("demo", "payments", "--events", 1_000, "--dir", folder, "--from-files")
+    assert told["ok"], told["disagreements"]
+    before = contents(folder)
+    nowhere = (
+        ("--postgres", "postgres://x:y@127.0.0.1:1/shop"),
+        ("--elasticsearch", "http://127.0.0.1:1"),
+        ("--brokers", "127.0.0.1:1"),
+    )
+    for places in nowhere:
+        done = cli("demo", "payments", "--events", 1_000, "--dir", folder, *places)
+        assert done.returncode == 3 and "127.0.0.1" in done.stderr and "Traceback" not in done.stderr, done.stderr
+        assert contents(folder) == before
+    (folder / "postgres").mkdir()
+    (folder / "postgres/postmaster.pid").write_text(f"{os.getpid()}\n")
+    done = cli("demo", "payments", "--events", 1_000, "--dir", folder, "--from-files")
+    assert done.returncode == 2 and f"of an earlier demo runs there (process {os.getpid()})" in done.stderr
+    assert before.items() < contents(folder).items()
+
+
+def test_only_what_a_demo_made_is_removed(tmp_path: Path) -> None:
+    """In the folder that one is in, too; and what is somebody's own is not written over."""
+    options = ("demo", "payments", "--events", 1_000, "--from-files", "--dir", ".")
+    assert cli(*options, "--json", cwd=tmp_path).returncode == 0
+    own = {"notes.md": b"mine", "in/mine.txt": b"mine", "dbt/models/mine.sql": b"SELECT 1"}
+    for name, text in own.items():
+        (tmp_path / name).write_bytes(text)
+    (tmp_path / "lake/left-over").write_text("not there any more")
+    (tmp_path / "dags/gone.py").write_text("")
+    with (tmp_path / ".penstock-demo").open("a") as mark:
+        mark.write("dags/gone.py\n../outside\n")
+    outside = tmp_path.parent / "outside"
+    outside.write_text("mine")
+    told = found(*options, "--seed", 7, cwd=tmp_path)
+    outside.unlink()
+    assert told["ok"], told["disagreements"]
+    after = contents(tmp_path)
+    assert own.items() < after.items() and not {"lake/left-over", "dags/gone.py"} & after.keys()
+    (tmp_path / "devices.csv").write_text("mine")
+    done = cli("demo", "ecommerce", "--events", 1_000, "--from-files", "--dir", ".", cwd=tmp_path)
+    assert done.returncode == 2 and "devices.csv: is there already, and no demo made it" in done.stderr
+    assert after | {"devices.csv": b"mine"} == contents(tmp_path)
+
+
+def test_a_folder_that_is_none_and_one_of_other_things(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("mine")
+    done = cli("demo", "payments", "--dir", tmp_path / "f")
+    assert done.returncode == 2 and "f: is no folder; name another folder with --dir" in done.stderr
+    done = cli("demo", "payments", "--dir", tmp_path)
+    assert done.returncode == 2 and "is not empty, and no demo made it" in done.stderr
+    assert contents(tmp_path) == {"f": b"mine"}
 
 
 def test_it_notices_what_disagrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,4 +293,25 @@ def test_with_a_postgresql_that_pip_brings() -> None:
         assert told["ok"] and [step["name"] for step in told["steps"]] == STEPS
         assert "penstock_demo" in next(step["said"] for step in told["steps"] if step["name"] == "run")
         # It has ended with the demo.
-        assert not Path(folder, "demo/postgres/postmaster.pid").exists()
+        running = Path(folder, "demo/postgres/postmaster.pid")
+        assert not running.exists()
+        # It starts again, and ends, as the demo advises.
+        run = demo.of(
+            "payments", Path(folder, "demo"), events=1_000, seed=1, progress=False, postgres="postgresql://h/d"
+        )
+        run.postgres = "embedded"
+        enter, _, start, *_, end = run.advice()
+        python = " ".join(command)
+        start, end = (line.replace(sys.executable, python) for line in (start, end))
+        refresh = f"{python} -m penstock refresh pipeline.yaml"
+        script = [enter, start, f"test -e {running}", refresh, end]
+        done = subprocess.run(
+            ["bash", "-euc", "\n".join(script)],
+            env={"PATH": os.environ["PATH"], "HOME": folder, "PYTHONDONTWRITEBYTECODE": "1"} | ENVIRONMENT | env,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert not running.exists()

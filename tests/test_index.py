@@ -33,10 +33,42 @@ def test_into_a_file(tmp_path: Path) -> None:
     assert (report.to, report.documents, report.indexed, report.ok) == (f"file:{file}", 3, 3, True)
     assert lines(file) == list(documents(HOURS).values())
     before = file.read_bytes()
-    assert flow.index().indexed == 3 and file.read_bytes() == before
+    again = flow.index()
+    assert (again.indexed, again.unchanged, again.deleted) == (0, 3, 0) and file.read_bytes() == before
     assert [path.name for path in file.parent.iterdir()] == ["hours.ndjson"]
     assert flow.index(f"file:{tmp_path / 'late.ndjson'}", since="2024-12-17T13").indexed == 1
     assert [row["event_hour"] for row in lines(tmp_path / "late.ndjson")] == ["2024-12-17T13:00:00Z"]
+
+
+def test_since_leaves_the_hours_before_in_a_file(tmp_path: Path) -> None:
+    flow, file = payments(tmp_path, file="hours.ndjson"), tmp_path / "hours.ndjson"
+    flow.index()
+    november, noon, _ = HOURS
+    warehouse(tmp_path / "payments.duckdb", {november: (1, "1.00", 0), "2024-12-17T14:00:00": (2, "2.00", 1)})
+    report = flow.index(since="2024-12-17T13")
+    assert (report.documents, report.indexed, report.unchanged, report.deleted) == (1, 1, 0, 1)
+    kept = documents({hour: HOURS[hour] for hour in (november, noon)})
+    assert lines(file) == [*kept.values(), *documents({"2024-12-17T14:00:00": (2, "2.00", 1)}).values()]
+
+
+def test_an_empty_view_removes_nothing_of_a_file(tmp_path: Path) -> None:
+    flow, file = payments(tmp_path, file="hours.ndjson"), tmp_path / "hours.ndjson"
+    flow.index()
+    before = file.read_bytes()
+    warehouse(tmp_path / "payments.duckdb", {})
+    with pytest.raises(WarehouseError, match=r"hourly_metrics is empty .* 3 documents .* Is it the right warehouse"):
+        flow.index()
+    assert file.read_bytes() == before
+    file.unlink()
+    assert flow.index().documents == 0 and lines(file) == []
+
+
+@pytest.mark.parametrize("text", ["# Notes\n", '{"hour": 1}\n', "7\n"])
+def test_a_file_of_other_things_is_not_written_over(text: str, tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text(text)
+    with pytest.raises(SettingsError, match=r"notes\.md: has something in it that is no document .* another file"):
+        payments(tmp_path).index(f"file:{tmp_path / 'notes.md'}")
+    assert (tmp_path / "notes.md").read_text() == text
 
 
 def test_the_same_documents_from_postgresql(database: Database, tmp_path: Path) -> None:
@@ -87,6 +119,7 @@ def test_the_command(tmp_path: Path) -> None:
         (("--to", "file:h.ndjson", "--keep", "long"), 2, "keep: 'long' is no duration"),
         (("--to", "file:h.ndjson", "--warehouse", "duckdb:none.duckdb"), 3, "there is no such file"),
         (("--to", "file:/proc/none/h.ndjson"), 2, "cannot be written"),
+        (("--to", "file:."), 2, "cannot be read (Is a directory)"),
     ],
 )
 def test_mistakes_are_named(arguments: tuple[str, ...], code: int, said: str, tmp_path: Path) -> None:

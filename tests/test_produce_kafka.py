@@ -183,6 +183,7 @@ def test_a_mistake_is_said_before_anything_is_sent(kafka_broker: KafkaBroker, tm
         ((*broker, "--events-per-second", "0"), "is no rate"),
         (("--brokers", kafka_broker.bootstrap, "--topic", "a b"), "is no name of a topic"),
         (("--brokers", kafka_broker.bootstrap, "--topic", "x", "--replication-factor", 3), "not as many brokers"),
+        (("--brokers", "ada:s3cret@h:9092"), "brokers: an '@' stands in it: a broker is host:port"),
         (("--to", tmp_path / "e.jsonl", "--partitions", 3), "--partitions: is for Kafka"),
     ):
         done = cli("produce", "ecommerce", *arguments, cwd=tmp_path, KAFKA_BROKERS="")

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 import penstock
 from penstock import mistakes
+from penstock.postgres import has_password
 from penstock.settings import load_file
 from penstock.settings_models import Settings
 from penstock.units import format_duration, parse_duration, parse_size
@@ -243,6 +244,10 @@ def test_secrets_are_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     kafka = "source: {kafka: {topics: [a], group: g, brokers: b, sasl.password: hunter2}}\n"
     file = load_file(write(tmp_path, "name: s\ncontract: c\nlake: l\n" + kafka))
     assert "hunter2" not in repr(file)
+    for brokers in ("u:hunter2@h:9092", "[h:9092, 'u:hunter2@i:9092']"):
+        login = kafka.replace("brokers: b", f"brokers: {brokers}")
+        error = refused(write(tmp_path, "name: s\ncontract: c\nlake: l\n" + login))
+        assert "an '@' stands in it: a broker is host:port" in str(error) and "hunter2" not in str(error)
 
 
 def test_overrides_take_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,6 +299,7 @@ def test_a_warehouse_in_postgresql(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("'postgresql://u:hunter2@db.example/shop?sslmode=require'", "public", None),
         ("'${WAREHOUSE}'", "public", None),
         ("{url: '${WAREHOUSE}', schema: marts, statement_timeout: 5m}", "marts", 5),
+        ("'${WAREHOUSE}&schema=marts'", "marts", None),
     ):
         file = load_file(write(tmp_path, f"{LEAST}warehouse: {{postgres: {written}}}\n"))
         spec = file.spec()
@@ -310,6 +316,9 @@ def test_a_warehouse_in_postgresql(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         target = warehouse_of(spec)
         assert (target.kind, target.place) == ("postgres", place)
         assert target.postgres == file.settings.warehouse.postgres if file.settings.warehouse else None
+        other = warehouse_of(spec, "postgresql://u:hunter2@h/d?schema=m&sslmode=require").postgres
+        assert has_password("postgresql://u:hunter2@h/d?schema=m") and not has_password("postgresql://u@h/d?schema=m")
+        assert other is not None and (other.schema_, other.parameters) == ("m", {"sslmode": "require"})
         assert warehouse_of(spec, "duckdb:other.duckdb").place == "other.duckdb"
 
 
@@ -325,6 +334,8 @@ def test_mistakes_in_a_url_of_postgresql_are_told_without_it(tmp_path: Path, mon
         ("{url: 'postgresql://h/d', schem: marts}", "did you mean 'warehouse.postgres.schema'?"),
         ("{url: 'postgresql://h/d', statement_timeout: 0s}", "a millisecond at least"),
         ("{url: 'postgresql://h/d', schema: 'a\"; DROP'}", "letters, digits"),
+        ("'postgresql://h/d?schema=a-b'", "letters, digits"),
+        ("'postgresql://h/d?schema=a&schema=b'", "is no parameter of PostgreSQL"),
         ("{schema: marts}", "warehouse.postgres.url: is missing"),
         ("5", "warehouse.postgres"),
     ):

@@ -13,6 +13,7 @@ from penstock import Pipeline
 from penstock.cli.load import load
 from penstock.cli.quality import quality
 from penstock.errors import SettingsError, WarehouseError
+from penstock.warehouse import parse_target
 
 app = typer.Typer()
 app.command()(load)
@@ -67,6 +68,29 @@ def test_load_refuses_what_is_wrong(pipeline: str, tmp_path: Path) -> None:
         penstock("load", pipeline, "--date", "yesterday")
     with pytest.raises(WarehouseError, match="this is a folder"):
         penstock("load", pipeline, "--to", f"duckdb:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        "host=127.0.0.1 port=55991 user=admin password=s3cret dbname=shop",
+        "host=127.0.0.1 password=s3cret dbname=shop.db",
+        "admin:s3cret@127.0.0.1:5432/shop",
+        "postgres",
+    ],
+)
+def test_what_is_no_file_becomes_none(to: str, pipeline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SettingsError, match="neither the URL of a database nor a file that ends in") as error:
+        penstock("load", pipeline, "--to", to)
+    assert "s3cret" not in str(error.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_is_named_by_its_ending_or_its_kind() -> None:
+    for named, file in (("a/b.DuckDB", "a/b.DuckDB"), ("x.db", "x.db"), ("duckdb:host=x", "host=x")):
+        assert parse_target(named).place == file
 
 
 def test_quality_ends_with_0_on_a_good_day(pipeline: str, tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from penstock import _core
+from penstock.errors import SettingsError, SourceError
+from penstock.kafka import check_brokers
 from penstock.producer import ProducerStopped, produce
 
 if TYPE_CHECKING:
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 PARTITIONS = 8
 # What an event takes on the wire at most, without compression: with it, some five times less.
 _EVENT_BYTES = 500
+# So many seconds a broker has to answer.
+_PATIENCE = 10.0
 
 
 class DemoStream:
@@ -35,7 +40,10 @@ class DemoStream:
     def __init__(
         self, brokers: str | None, *, settings: Mapping[str, str] | None = None, topic: str | None = None
     ) -> None:
-        self._real = brokers
+        try:
+            self._real = None if brokers is None else check_brokers(brokers)
+        except ValueError as error:
+            raise SettingsError(f"--brokers: {error}", name="--brokers") from None
         self.settings = dict(settings or {})
         now = dt.datetime.now(dt.timezone.utc)
         self.topic = topic or ("events_raw" if brokers is None else f"penstock_demo_{now:%Y%m%d_%H%M%S}")
@@ -69,6 +77,21 @@ class DemoStream:
             self._thread.join()
         if self._embedded:
             self._embedded.stop()
+
+    def knock(self) -> None:
+        """See whether somebody listens where the real one should be.
+
+        Raises:
+            SourceError: Nobody does.
+        """
+        for address in self.brokers.split(","):
+            host, _, port = address.strip().rpartition("://")[2].rpartition(":")
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+            except (OSError, ValueError, OverflowError):
+                continue
+            return
+        raise SourceError(f"--brokers: no broker answered at {self.brokers}; nothing was removed")
 
     @property
     def is_ours(self) -> bool:

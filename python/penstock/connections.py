@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from penstock.errors import SettingsError
-from penstock.kafka import KafkaSource, flat, setting
+from penstock.kafka import KafkaSource, check_brokers, flat, setting
 from penstock.nearest import did_you_mean
 from penstock.storage import Storage
 
@@ -165,7 +165,10 @@ class KafkaConnection:
                 "OAUTHBEARER without sasl.oauthbearer.method=oidc needs a function for its tokens (as for MSK with "
                 "IAM), which is not called here; use oidc, SCRAM or certificates"
             )
-        return cls(",".join(map(str, hosts)) if isinstance(hosts, list) else str(hosts), own)
+        try:
+            return cls(check_brokers(",".join(map(str, hosts)) if isinstance(hosts, list) else str(hosts)), own)
+        except ValueError as error:
+            raise found.error(f"host: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock import _core
@@ -38,7 +40,7 @@ def generate(
 
     Args:
         profile: Whose events: a ready-made pipeline's name.
-        path: The file (`.gz` and `.zst` compress), or None for standard output.
+        path: The file (`.gz` and `.zst` compress; its folder is made), or None for standard output.
         total: How many, counting flawed ones and duplicates.
         seed: Another seed, other events.
         bad_rate: The share of events with a flaw.
@@ -69,6 +71,9 @@ def generate(
         span=span,
         events_per_second=events_per_second,
     )
+    if path is not None:
+        with contextlib.suppress(OSError):  # the engine says why it cannot write there
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
     with Progress(f"produce {profile}", progress) as shown:
         found = _core.generate(profile, json.dumps(options), path, on_progress=shown.callback)
     return dict(json.loads(found))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
-import os
 import re
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from penstock._arguments import duration
 from penstock.elasticsearch import Action, Elasticsearch, Failure
 from penstock.errors import ElasticsearchError, SettingsError, WarehouseError
+from penstock.index_file import DocumentsFile
 from penstock.index_settings import KEEP, place_of
 from penstock.units import format_duration, parse_duration, time_of
 
@@ -210,7 +210,7 @@ def index(
     Raises:
         SettingsError: Nothing says where to, or something is wrong with it.
         ElasticsearchError: The server cannot be reached or refuses all, or its index is not one of ours.
-        WarehouseError: The warehouse cannot be opened, or has no such view.
+        WarehouseError: The warehouse cannot be opened, or has no such view, or it is empty and documents are there.
     """
     from penstock.entries import moment
     from penstock.warehouse import connect, warehouse_of
@@ -233,9 +233,9 @@ def index(
         return rows, there
 
     if target.file is not None:
-        rows, _ = read()
-        _write(target.file, rows)
-        report.indexed = len(rows)
+        file = DocumentsFile(target.file, what.id, report)
+        file.look(None if start is None else _value(start, "date"))
+        file.bring(*read())
         return report
     with target.connect() as server:
         indices = _Indices(server, what, report, kept_us)
@@ -272,18 +272,6 @@ def _value(value: Any, kind: str) -> Any:
     if kind in ("double", "float") and isinstance(value, (Decimal, int)):
         return float(value)
     return int(value) if isinstance(value, Decimal) else value
-
-
-def _write(file: Path, rows: list[dict[str, Any]]) -> None:
-    """Whole or not at all, the same bytes for the same rows."""
-    new = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        new.replace(file)
-    except OSError as error:
-        new.unlink(missing_ok=True)
-        raise SettingsError(f"index: {file}: cannot be written ({error.strerror})", name="index.file") from None
 
 
 @dataclass

@@ -29,8 +29,22 @@ def _positive(value: Any) -> int:
     return micros
 
 
+def check_brokers(brokers: str) -> str:
+    """See that no name and password stand in the addresses of brokers, which are shown in messages.
+
+    Raises:
+        ValueError: They do; nothing of it is repeated.
+    """
+    if "@" in brokers:
+        raise ValueError(
+            "an '@' stands in it: a broker is host:port, and its name and password are sasl.username and sasl.password"
+        )
+    return brokers
+
+
 def _brokers(value: Any) -> Any:
-    return ",".join(str(part) for part in value) if isinstance(value, list) else value
+    value = ",".join(str(part) for part in value) if isinstance(value, list) else value
+    return check_brokers(value) if isinstance(value, str) else value
 
 
 def _start(value: Any) -> Any:

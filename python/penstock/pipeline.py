@@ -286,8 +286,8 @@ class Pipeline:
         Args:
             epochs: How many of the newest entries of the log to show.
             samples: How many dead letters of each code.
-            broker: Ask the source's broker, too, what it has: the lag. One that does not answer within 5 s is no error:
-                `raw["broker_said"]` says why it is not known.
+            broker: Ask the source's broker, too, what it has: the lag. One that does not answer within 5 s is no error,
+                nor is a lake that was filled from files: `raw["broker_said"]` says why it is not known.
 
         Raises:
             LakeError: The lake is not there, or has no such pipeline.
@@ -300,7 +300,7 @@ class Pipeline:
             kafka["give_up_us"] = min(kafka["give_up_us"], _PATIENCE)
             try:
                 found["broker"] = self._broker(spec)
-            except SourceError as error:
+            except (SourceError, SettingsError) as error:
                 found["broker_said"] = str(error)
         return Inspection(
             Counts.of(found), bool(found["balanced"]), time_of(found["watermark"]), found["planned"], found

@@ -45,7 +45,7 @@ def is_postgres(text: str) -> bool:
 def has_password(url: str) -> bool:
     """Whether a password stands in a URL; one that cannot be read is told of elsewhere."""
     try:
-        return _Url(url.strip()).has_password
+        return _Url(_split(url.strip())[0]).has_password
     except ValueError:
         return False
 
@@ -201,5 +201,20 @@ class Postgres(BaseModel):
 
 
 def from_text(value: Any) -> Any:
-    """A URL alone stands for a mapping with nothing else in it."""
-    return {"url": value} if isinstance(value, (str, SecretStr)) else value
+    """A URL alone stands for a mapping with nothing else in it but the schema that a parameter `schema` names."""
+    if not isinstance(value, (str, SecretStr)):
+        return value
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    url, schema = _split(text)
+    return {"url": value} if schema is None else {"url": url, "schema": schema}
+
+
+def _split(url: str) -> tuple[str, str | None]:
+    """A URL as libpq takes it, and the schema that it names."""
+    start, _, query = url.partition("?")
+    parts = query.split("&")
+    own = next((part for part in parts if part.startswith("schema=")), None)
+    if own is None:
+        return url, None
+    parts.remove(own)
+    return "?".join(filter(None, (start, "&".join(parts)))), urllib.parse.unquote(own.partition("=")[2])

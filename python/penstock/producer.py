@@ -107,6 +107,12 @@ def produce(
     address = brokers or os.environ.get("KAFKA_BROKERS")
     if not address:
         raise SettingsError("brokers: where is Kafka? Give brokers='host:9092', or set KAFKA_BROKERS")
+    from penstock.kafka import check_brokers
+
+    try:
+        check_brokers(address)
+    except ValueError as error:
+        raise SettingsError(f"brokers: {error}", name="brokers") from None
     live = events_per_second is not None and start is None and span is None
     events = event_options(
         profile,

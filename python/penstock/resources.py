@@ -42,6 +42,17 @@ def dags() -> Path:
     return _PACKAGE / "_project" / "dags"
 
 
+def copies(name: str, to: Path) -> list[tuple[Path, Path]]:
+    """What `copy_out` copies: each file, and where it goes."""
+    plan = [(ready_made_folder(name), to)]
+    if dbt_project().is_dir():
+        plan.append((dbt_project(), to / "dbt"))
+    plan.append((_PACKAGE / "prometheus", to / "prometheus"))
+    files = [(path, target / path.relative_to(source)) for source, target in plan for path in _files(source)]
+    own = [path for path in sorted(dags().glob("*.py")) if _of(path.stem) in (None, name)]
+    return files + [(path, to / "dags" / path.name) for path in own]
+
+
 def copy_out(name: str, to: Path, *, force: bool = False) -> list[Path]:
     """Copy a ready-made pipeline, the dbt project, its DAGs and the alert rules out of the package.
 
@@ -56,12 +67,7 @@ def copy_out(name: str, to: Path, *, force: bool = False) -> list[Path]:
     Raises:
         SettingsError: A file is there already, or the folder cannot be written.
     """
-    plan = [(ready_made_folder(name), to)]
-    if dbt_project().is_dir():
-        plan.append((dbt_project(), to / "dbt"))
-    plan.append((_PACKAGE / "prometheus", to / "prometheus"))
-    files = [(path, target / path.relative_to(source)) for source, target in plan for path in _files(source)]
-    files += [(path, to / "dags" / path.name) for path in sorted(dags().glob("*.py")) if _of(path.stem) in (None, name)]
+    files = copies(name, to)
     if not force:
         there = [str(target) for _, target in files if target.exists()]
         if there:

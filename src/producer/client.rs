@@ -14,7 +14,7 @@ use super::Target;
 use super::settled::Settled;
 use super::trouble;
 use crate::error::{Error, Result};
-use crate::librdkafka::{is_set, plain};
+use crate::librdkafka::{check_brokers, is_set, plain};
 
 /// The number of an event that the generator did not make.
 pub(super) const UNNUMBERED: usize = usize::MAX;
@@ -140,6 +140,7 @@ impl Client {
         if given("bootstrap.servers") {
             return Err(Error::settings("bootstrap.servers", "brokers are given by --brokers"));
         }
+        check_brokers("brokers", &target.brokers)?;
         // Another compression has other levels.
         if given("compression.type") && !given("compression.level") {
             config.remove("compression.level");

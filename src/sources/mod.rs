@@ -8,7 +8,7 @@ pub mod lines;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::events::RawEvents;
 
 /// A stretch of one partition, half-open: offsets, or bytes of the decompressed text of a file.
@@ -41,6 +41,16 @@ pub struct PartitionState {
     /// For a partition of Kafka: how its topic is known again.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub kafka: Option<KafkaState>,
+}
+
+/// What to say where a lake has states of another kind of source than the one that is named.
+pub(crate) fn filled_otherwise(from: &str, named: &str) -> Error {
+    Error::settings(
+        "source",
+        format!(
+            "this lake was filled from {from}, and goes on with {from} only; {named} is named now. Name another lake (setting lake) and another warehouse, or begin again: `penstock reset` removes what it has"
+        ),
+    )
 }
 
 /// How a topic of Kafka is known again: one that was deleted and made again under its old name has another id.

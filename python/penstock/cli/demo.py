@@ -100,7 +100,7 @@ def demo(
         out.say(
             f"\n[green]Every one of {found['ledger']['consumed']:,} events is accounted for[/green], in "
             f"{found['seconds']:.1f} s. Look around:",
-            f"\n  cd {folder}\n  penstock inspect pipeline.yaml\n  penstock contract check contract.yaml",
+            "".join(f"\n  {line}" for line in run.advice()),
         )
     else:
         out.print("\n[red]Something disagrees:[/red]")

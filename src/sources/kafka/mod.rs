@@ -304,6 +304,9 @@ impl Source for Kafka<'_> {
             *entry = Entry { end: entry.end, told: entry.told, fresh: entry.fresh, ..Entry::default() };
         }
         for state in states {
+            if state.kafka.is_none() && state.file.is_some() {
+                return Err(super::filled_otherwise("files", "Kafka"));
+            }
             if state.position < 0 || state.kafka.is_none() {
                 let place = format!("{} {}", state.topic, state.partition);
                 return Err(Error::checkpoint(place, "its state is no state of a partition of Kafka"));

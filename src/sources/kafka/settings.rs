@@ -95,6 +95,7 @@ impl KafkaSettings {
         if spec.brokers.trim().is_empty() {
             return Err(Error::settings("source.kafka.brokers", "must not be empty: host:port, comma-separated"));
         }
+        crate::librdkafka::check_brokers("source.kafka.brokers", &spec.brokers)?;
         if spec.group.is_empty() {
             return Err(Error::settings("source.kafka.group", "must not be empty"));
         }

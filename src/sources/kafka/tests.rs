@@ -167,6 +167,8 @@ fn a_shard_reads_its_own_partitions() {
 #[test]
 fn settings_that_cannot_be() {
     let none = BTreeMap::new();
+    let login = KafkaSettings::new(&spec("u:s3cret@127.0.0.1:1", &["events"]), &none).unwrap_err().to_string();
+    assert!(login.starts_with("source.kafka.brokers: an '@' stands in it") && !login.contains("s3cret"), "{login}");
     let own = |name: &str, value: &str| {
         let mut spec = spec("127.0.0.1:1", &["events"]);
         spec.settings.insert(name.to_owned(), value.to_owned());
