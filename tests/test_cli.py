@@ -358,6 +358,34 @@ def test_an_error_as_json(shop: Path) -> None:
     assert "nowhere" in told["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["load"], "Missing argument"),
+        (["lod", "x"], "Did you mean 'load'?"),
+        (["audit", "x", "--to", "y"], "No such option"),
+        (["produce", "ecommerce", "--to", "x.jsonl", "--bad-data-rate", "7"], "'--bad-data-rate'"),
+        (["load", "ecommerce", "--date"], "'--date': a value is missing; --json is another option"),
+        (["contract", "diff", "ecommerce"], "Missing argument"),
+        (["contract", "diff", "ecommerce", "ecommerce", "--require", "sideways"], "sideways"),
+        (["inspect", "ecommerce", "--state", "dedup/keys"], "give both"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_wrong_usage_as_json(tmp_path: Path, arguments: list[str], said: str) -> None:
+    done = cli(*arguments, "--json", cwd=tmp_path)
+    [line] = done.stdout.splitlines()
+    told = json.loads(line)
+    assert (done.returncode, told["exit_code"], told["error"]["type"]) == (2, 2, "UsageError"), done.stderr
+    assert said in told["error"]["message"]
+    assert "Usage:" in done.stderr
+
+
+def test_behind_two_dashes_json_is_no_option(tmp_path: Path) -> None:
+    done = cli("audit", "x", "--", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+
+
 def test_debug_shows_the_traceback(shop: Path) -> None:
     done = cli("audit", shop, "--set", "lake=nowhere", PENSTOCK_DEBUG="1")
     assert done.returncode == 3

@@ -260,14 +260,19 @@ def fail(error: BaseException, also: dict[str, Any] | None = None) -> NoReturn:
         )
     _print_error(message)
     if _STATE.get("json"):
-        # Standard output may be what the error is about.
-        with contextlib.suppress(OSError):
-            Output(True).result({**(also or {}), "error": {"type": kind, "message": message}, "exit_code": int(code)})
+        fail_as_json(kind, message, code, also)
     if os.environ.get("PENSTOCK_DEBUG"):
         import traceback
 
         traceback.print_exception(error)
     sys.exit(int(code))
+
+
+def fail_as_json(kind: str, message: str, code: ExitCode, also: dict[str, Any] | None = None) -> None:
+    """The line of JSON for a command that failed; people have been told."""
+    # Standard output may be what the error is about.
+    with contextlib.suppress(OSError):
+        Output(True).result({**(also or {}), "error": {"type": kind, "message": message}, "exit_code": int(code)})
 
 
 def _print_error(message: str) -> None:
