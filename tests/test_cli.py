@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -246,6 +247,69 @@ def test_standard_output_that_takes_nothing() -> None:
         env=os.environ | ENVIRONMENT,
     )
     assert "Traceback" not in done.stderr, done.stderr
+
+
+def into(where: str, *arguments: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a shell does: `into("> /dev/full", "doctor")`."""
+    command = shlex.join([sys.executable, "-m", "penstock", *map(str, arguments)])
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{command} {where}"],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | ENVIRONMENT | env,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "command", ["inspect", "inspect --json", "manifest", "manifest --format json", "migrate --sql"]
+)
+def test_every_way_of_writing_stands_an_odd_standard_output(
+    shop: Path, ledger: dict[str, Any], tmp_path: Path, command: str
+) -> None:
+    name, *options = command.split()
+    closed = into(">&-", name, shop, *options, cwd=tmp_path)
+    assert (closed.returncode, closed.stderr) == (0, "")
+    full = into("> /dev/full", name, shop, *options, cwd=tmp_path)
+    assert (full.returncode, full.stderr) == (3, "Error: standard output: No space left on device\n")
+    gone = into("| true", name, shop, *options, cwd=tmp_path)
+    assert (gone.returncode, gone.stderr) == (0, "")
+    plain = into("", name, shop, *options, cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert (plain.returncode, plain.stderr) == (0, "")
+    assert plain.stdout.isascii() and plain.stdout
+    if "json" in command:
+        json.loads(plain.stdout)
+
+
+def test_a_failure_with_an_odd_standard_output(shop: Path, ledger: dict[str, Any], tmp_path: Path) -> None:
+    done = into(">&-", "inspect", "none.yaml", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "Error: pipeline none.yaml: there is no such file\n")
+    assert cli("inspect", "none.yaml", "--json", cwd=tmp_path).returncode == 2
+    passed = into("", "audit", shop, cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert passed.returncode == 0 and " + " in passed.stdout, passed.stderr
+
+
+def test_events_into_an_odd_standard_output(tmp_path: Path) -> None:
+    options = ("produce", "ecommerce", "--total-events", "50000", "--to", "-")
+    gone = into("| head -n 1", *options, cwd=tmp_path)
+    assert (gone.returncode, gone.stderr, len(gone.stdout.splitlines())) == (0, "", 1)
+    full = into("> /dev/full", *options, cwd=tmp_path)
+    assert (full.returncode, full.stdout) == (3, "") and "standard output: cannot write events there" in full.stderr
+    # A file gets them all, and the name of standard output stays what it is.
+    assert into("> events.jsonl", *options, cwd=tmp_path).returncode == 0
+    assert sum(1 for _ in (tmp_path / "events.jsonl").open("rb")) == 50_000
+    assert into(">&-", *options, cwd=tmp_path).returncode == 0
+    assert Path("/dev/stdout").is_symlink() and not Path("/dev/stdout.part").exists()
+
+
+def test_events_go_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text("old\n")
+    (tmp_path / "link").symlink_to("events.jsonl")
+    ok("produce", "ecommerce", "--total-events", 500, "--to", tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert sum(1 for _ in (tmp_path / "events.jsonl").open("rb")) == 500
 
 
 def test_what_comes_from_the_environment_is_not_shown(shop: Path) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from penstock.cli._pipe import is_utf8
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -96,7 +98,7 @@ class Output:
     def result(self, found: dict[str, Any]) -> None:
         """Say the result to programs; call it last."""
         if self.as_json:
-            sys.stdout.write(json.dumps(found, ensure_ascii=False, default=str) + "\n")
+            sys.stdout.write(json.dumps(found, ensure_ascii=not is_utf8(sys.stdout), default=str) + "\n")
             sys.stdout.flush()
 
 

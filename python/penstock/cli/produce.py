@@ -149,7 +149,10 @@ def _to_file(
     to_stdout = str(to) == "-"
     if to_stdout and out.as_json:
         raise SettingsError("--json: standard output is where the events go; leave it out, or name a file with --to")
-    found = generate(profile, None if to_stdout else to, progress=False if quiet or to_stdout else None, **events)
+    try:
+        found = generate(profile, None if to_stdout else to, progress=False if quiet or to_stdout else None, **events)
+    except BrokenPipeError:
+        return  # who read them has enough
     place = truth or (None if to_stdout else to.with_name(f"{to.name}.truth.json"))
     if place:
         _write(place, found)
