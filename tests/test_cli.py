@@ -199,6 +199,34 @@ def test_inspect(shop: Path, ledger: dict[str, Any]) -> None:
     assert "silver/events" in ok("inspect", shop)
 
 
+def test_what_a_command_does_not_use_need_not_be_set(shop: Path, ledger: dict[str, Any], tmp_path: Path) -> None:
+    text = (shop / "pipeline.yaml").read_text().replace("${KAFKA_BROKERS:-}", "${TESTED_BROKERS}")
+    text = text.replace("{duckdb: warehouse.duckdb}", '{postgres: "${TESTED_URL}"}')
+    text += 'index: {elasticsearch: "${TESTED_INDEX}"}\n'
+    pipeline = tmp_path / "own.yaml"
+    pipeline.write_text(text.replace("contract: ", f"contract: {shop}/").replace("lake: ./lake", f"lake: {shop}/lake"))
+    told = found("inspect", pipeline)
+    assert told["consumed"] == ledger["consumed"] and told["lag"] is None
+    assert "source.kafka.brokers: the environment variable TESTED_BROKERS is not set" in told["broker_said"]
+    found("manifest", pipeline)
+    found("compact", pipeline, "--dry-run")
+    for command, variable in (
+        ("run --until-caught-up", "TESTED_BROKERS"),
+        ("audit --broker", "TESTED_BROKERS"),
+        ("audit", "TESTED_URL"),
+        ("load", "TESTED_URL"),
+        ("quality", "TESTED_URL"),
+        ("index", "TESTED_INDEX"),
+        ("run --until-caught-up --set warehouse.fill=epoch --set source.kafka.brokers=x:1", "TESTED_URL"),
+        ("doctor --json", "TESTED_URL"),
+    ):
+        name, *options = command.split()
+        done = cli(name, pipeline, *options)
+        assert done.returncode == (1 if name == "doctor" else 2), (command, done.stderr)
+        assert f"the environment variable {variable} is not set" in done.stderr + done.stdout, command
+    assert "TESTED_BROKERS" in cli("doctor", pipeline, "--json").stdout
+
+
 def test_load_and_quality(shop: Path, ledger: dict[str, Any]) -> None:
     assert found("load", shop)["inserted"] == ledger["silver"]
     for day in ("2024-12-17", "2024-12-25"):
@@ -401,6 +429,9 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["produce", "shop", "--to", "x.jsonl"], 2, "nobody knows how to make such events"),
     (["produce", "ecommerce", "--to", "no/such/folder/x.jsonl"], 3, "no/such/folder"),
     (["demo", "--dir", "{shop}"], 2, "no demo made it"),
+    (["compact", "{shop}", "--layer", "sliver"], 2, "'sliver' is no layer"),
+    (["load", "{shop}", "--to", "duckdb:{shop}/pipeline.yaml"], 2, "this file is not a DuckDB database"),
+    (["load", "{shop}", "--to", "postgresql://u@127.0.0.1:1/x"], 3, "Connection refused"),
 ]
 
 

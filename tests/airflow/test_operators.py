@@ -320,6 +320,7 @@ def test_an_audit_that_finds_something_fails_the_task(airflow: Airflow, shop: Sh
         ({"sessions.gap": "soon"}, "RunOperator", 1, "sessions.gap"),
         ({"source.files.paths": []}, "RunOperator", 1, "source.files.paths"),
         ({"lake": "/nowhere/that/is"}, "LoadOperator", 3, "/nowhere/that/is"),
+        ({"warehouse.duckdb": __file__}, "AuditOperator", 1, "this file is not a DuckDB database"),
     ],
 )
 def test_only_what_may_help_is_tried_again(
@@ -417,6 +418,37 @@ def test_connections_reach_the_pipeline_and_their_secrets_nobody_else(
     assert written
     for text in (ran.log, json.dumps(spec), *(w.decode("latin-1") for w in written)):
         assert "hidden" not in text
+
+
+def test_a_project_that_is_not_there(airflow: Airflow, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    from penstock.airflow import PenstockHook
+
+    nowhere = shop.folder / "nope"
+    monkeypatch.setenv("AIRFLOW__PENSTOCK__PROJECT", str(nowhere))
+    for pipeline in ("ecommerce", "pipeline.yaml"):
+        with pytest.raises(penstock.SettingsError, match=r"AIRFLOW__PENSTOCK__PROJECT.*there is no folder .*nope"):
+            PenstockHook().pipeline(pipeline)
+    with pytest.raises(penstock.SettingsError, match=r"^project: there is no folder"):
+        PenstockHook(project=str(nowhere)).pipeline("ecommerce")
+    assert not nowhere.exists()
+    monkeypatch.setenv("AIRFLOW__PENSTOCK__PROJECT", str(shop.folder))
+    with pytest.raises(penstock.SettingsError, match="did you mean 'payments'"):
+        PenstockHook().pipeline("paymens")
+
+
+def test_a_connection_that_nobody_made_is_a_wrong_setting(
+    airflow: Airflow, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__PENSTOCK__POSTGRES_CONN_ID", "tabels")
+    ran = airflow.run(
+        shop.dag("""
+        AuditOperator(task_id="configured", **shop)
+        AuditOperator(task_id="named", postgres_conn_id="taables", **shop)
+    """)
+    )
+    assert (ran.states, ran.tries) == (dict.fromkeys(ran.states, "failed"), dict.fromkeys(ran.tries, 1))
+    assert "[penstock] postgres_conn_id: there is no connection 'tabels'" in ran.log
+    assert "postgres_conn_id: there is no connection 'taables'" in ran.log
 
 
 def test_a_project_is_where_relative_paths_begin(airflow: Airflow, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
