@@ -216,7 +216,6 @@ def test_what_a_command_does_not_use_need_not_be_set(shop: Path, ledger: dict[st
         ("audit", "TESTED_URL"),
         ("load", "TESTED_URL"),
         ("quality", "TESTED_URL"),
-        ("index", "TESTED_INDEX"),
         ("run --until-caught-up --set warehouse.fill=epoch --set source.kafka.brokers=x:1", "TESTED_URL"),
         ("doctor --json", "TESTED_URL"),
     ):

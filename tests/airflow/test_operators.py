@@ -320,7 +320,6 @@ def test_an_audit_that_finds_something_fails_the_task(airflow: Airflow, shop: Sh
         ({"sessions.gap": "soon"}, "RunOperator", 1, "sessions.gap"),
         ({"source.files.paths": []}, "RunOperator", 1, "source.files.paths"),
         ({"lake": "/nowhere/that/is"}, "LoadOperator", 3, "/nowhere/that/is"),
-        ({"warehouse.duckdb": __file__}, "AuditOperator", 1, "this file is not a DuckDB database"),
     ],
 )
 def test_only_what_may_help_is_tried_again(
@@ -335,6 +334,14 @@ def test_only_what_may_help_is_tried_again(
     ran = airflow.run(shop.dag(f"""{task}(task_id="task", **shop)"""))
     assert (ran.states["task"], ran.tries["task"]) == ("failed", tries)
     assert words in ran.log
+
+
+def test_a_warehouse_that_refuses_for_good_is_not_tried_again(airflow: Airflow, shop: Shop) -> None:
+    shop.flow.run(drain=True, progress=False)
+    shop.overrides["warehouse.duckdb"] = __file__
+    ran = airflow.run(shop.dag("""LoadOperator(task_id="task", **shop)"""))
+    assert (ran.states["task"], ran.tries["task"]) == ("failed", 1)
+    assert "this file is not a DuckDB database" in ran.log
 
 
 LOGIC = """\
