@@ -331,6 +331,28 @@ def test_events_into_an_odd_standard_output(tmp_path: Path) -> None:
     assert Path("/dev/stdout").is_symlink() and not Path("/dev/stdout.part").exists()
 
 
+def test_events_that_were_interrupted_leave_no_file_and_promise_nothing(tmp_path: Path) -> None:
+    arguments = ["produce", "ecommerce", "--total-events", "500000000", "--to", str(tmp_path / "e.jsonl")]
+    command = [sys.executable, "-m", "penstock", *arguments]
+    with stopped(subprocess.Popen(command, stderr=subprocess.PIPE, text=True)) as made:
+        until("the first events", lambda: made.poll() is not None or any(tmp_path.iterdir()), seconds=60)
+        made.send_signal(signal.SIGINT)
+        _, said = made.communicate(timeout=60)
+    assert (made.returncode, said) == (130, "Error: interrupted; no file was written\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_password_on_the_command_line_is_warned_of(tmp_path: Path) -> None:
+    for arguments in (
+        ("load", "payments", "--to", "postgresql://u:SEKRET@127.0.0.1:1/x"),
+        ("index", "payments", "--to", "http://u:SEKRET@127.0.0.1:1"),
+    ):
+        done = cli(*arguments, cwd=tmp_path)
+        said = " ".join(done.stderr.split())
+        assert said.startswith("Warning: --to holds a password, which other users"), said
+        assert "SEKRET" not in said
+
+
 def test_events_go_where_a_link_leads(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").write_text("old\n")
     (tmp_path / "link").symlink_to("events.jsonl")
