@@ -18,6 +18,7 @@ import yaml
 
 import penstock
 from penstock.cli import _common
+from penstock.doctor import EXTRAS
 from services import until
 
 if TYPE_CHECKING:
@@ -351,6 +352,10 @@ def test_a_password_on_the_command_line_is_warned_of(tmp_path: Path) -> None:
         said = " ".join(done.stderr.split())
         assert said.startswith("Warning: --to holds a password, which other users"), said
         assert "SEKRET" not in said
+    webhook = "https://hooks.example/SEKRET"
+    given = cli("quality", "none.yaml", "--slack-webhook", webhook, cwd=tmp_path).stderr
+    assert "Warning: --slack-webhook is a secret" in given and "SEKRET" not in given
+    assert "Warning" not in cli("quality", "none.yaml", cwd=tmp_path, PENSTOCK_SLACK_WEBHOOK=webhook).stderr
 
 
 def test_events_go_where_a_link_leads(tmp_path: Path) -> None:
@@ -389,6 +394,21 @@ def test_doctor(shop: Path, tmp_path: Path) -> None:
     done = cli("doctor", tmp_path)
     assert done.returncode == 1
     assert "did you mean 'sessions'" in " ".join(done.stdout.split())
+
+
+def test_doctor_knows_the_extras_that_there_are() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    block = text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    extras = set(re.findall(r"^([a-z]+) = \[", block, re.MULTILINE)) - {"all"}
+    assert extras == set(EXTRAS)
+    [every] = re.findall(r'^all = \["penstock\[(.*)\]"\]', block, re.MULTILINE)
+    assert set(every.split(",")) == extras
+    # What an extra brings is used by somebody: the package, dbt, or a test that shows it at work.
+    code = "".join(path.read_text() for place in ("python", "tests") for path in (ROOT / place).rglob("*.py"))
+    packages = {"dbt": "dbt", "airflow": "airflow", "postgres": "adbc_driver_postgresql", "spark": "pyspark"}
+    for extra in extras:
+        name = packages.get(extra, f"{extra}_postgres")
+        assert re.search(rf"(import|from|importorskip\(\"|import_module\(\") ?{name}\b", code), extra
 
 
 def test_contract_check_and_diff(shop: Path, tmp_path: Path) -> None:
