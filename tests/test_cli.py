@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import yaml
 
 import penstock
 from penstock.cli import _common
+from penstock.doctor import EXTRAS
 from services import until
 
 if TYPE_CHECKING:
@@ -198,6 +200,33 @@ def test_inspect(shop: Path, ledger: dict[str, Any]) -> None:
     assert "silver/events" in ok("inspect", shop)
 
 
+def test_what_a_command_does_not_use_need_not_be_set(shop: Path, ledger: dict[str, Any], tmp_path: Path) -> None:
+    text = (shop / "pipeline.yaml").read_text().replace("${KAFKA_BROKERS:-}", "${TESTED_BROKERS}")
+    text = text.replace("{duckdb: warehouse.duckdb}", '{postgres: "${TESTED_URL}"}')
+    text += 'index: {elasticsearch: "${TESTED_INDEX}"}\n'
+    pipeline = tmp_path / "own.yaml"
+    pipeline.write_text(text.replace("contract: ", f"contract: {shop}/").replace("lake: ./lake", f"lake: {shop}/lake"))
+    told = found("inspect", pipeline)
+    assert told["consumed"] == ledger["consumed"] and told["lag"] is None
+    assert "source.kafka.brokers: the environment variable TESTED_BROKERS is not set" in told["broker_said"]
+    found("manifest", pipeline)
+    found("compact", pipeline, "--dry-run")
+    for command, variable in (
+        ("run --until-caught-up", "TESTED_BROKERS"),
+        ("audit --broker", "TESTED_BROKERS"),
+        ("audit", "TESTED_URL"),
+        ("load", "TESTED_URL"),
+        ("quality", "TESTED_URL"),
+        ("run --until-caught-up --set warehouse.fill=epoch --set source.kafka.brokers=x:1", "TESTED_URL"),
+        ("doctor --json", "TESTED_URL"),
+    ):
+        name, *options = command.split()
+        done = cli(name, pipeline, *options)
+        assert done.returncode == (1 if name == "doctor" else 2), (command, done.stderr)
+        assert f"the environment variable {variable} is not set" in done.stderr + done.stdout, command
+    assert "TESTED_BROKERS" in cli("doctor", pipeline, "--json").stdout
+
+
 def test_load_and_quality(shop: Path, ledger: dict[str, Any]) -> None:
     assert found("load", shop)["inserted"] == ledger["silver"]
     for day in ("2024-12-17", "2024-12-25"):
@@ -248,6 +277,95 @@ def test_standard_output_that_takes_nothing() -> None:
     assert "Traceback" not in done.stderr, done.stderr
 
 
+def into(where: str, *arguments: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a shell does: `into("> /dev/full", "doctor")`."""
+    command = shlex.join([sys.executable, "-m", "penstock", *map(str, arguments)])
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{command} {where}"],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | ENVIRONMENT | env,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "command", ["inspect", "inspect --json", "manifest", "manifest --format json", "migrate --sql"]
+)
+def test_every_way_of_writing_stands_an_odd_standard_output(
+    shop: Path, ledger: dict[str, Any], tmp_path: Path, command: str
+) -> None:
+    name, *options = command.split()
+    closed = into(">&-", name, shop, *options, cwd=tmp_path)
+    assert (closed.returncode, closed.stderr) == (0, "")
+    full = into("> /dev/full", name, shop, *options, cwd=tmp_path)
+    assert (full.returncode, full.stderr) == (3, "Error: standard output: No space left on device\n")
+    gone = into("| true", name, shop, *options, cwd=tmp_path)
+    assert (gone.returncode, gone.stderr) == (0, "")
+    plain = into("", name, shop, *options, cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert (plain.returncode, plain.stderr) == (0, "")
+    assert plain.stdout.isascii() and plain.stdout
+    if "json" in command:
+        json.loads(plain.stdout)
+
+
+def test_a_failure_with_an_odd_standard_output(shop: Path, ledger: dict[str, Any], tmp_path: Path) -> None:
+    done = into(">&-", "inspect", "none.yaml", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "Error: pipeline none.yaml: there is no such file\n")
+    assert cli("inspect", "none.yaml", "--json", cwd=tmp_path).returncode == 2
+    passed = into("", "audit", shop, cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert passed.returncode == 0 and " + " in passed.stdout, passed.stderr
+
+
+def test_events_into_an_odd_standard_output(tmp_path: Path) -> None:
+    options = ("produce", "ecommerce", "--total-events", "50000", "--to", "-")
+    gone = into("| head -n 1", *options, cwd=tmp_path)
+    assert (gone.returncode, gone.stderr, len(gone.stdout.splitlines())) == (0, "", 1)
+    full = into("> /dev/full", *options, cwd=tmp_path)
+    assert (full.returncode, full.stdout) == (3, "") and "standard output: cannot write events there" in full.stderr
+    # A file gets them all, and the name of standard output stays what it is.
+    assert into("> events.jsonl", *options, cwd=tmp_path).returncode == 0
+    assert sum(1 for _ in (tmp_path / "events.jsonl").open("rb")) == 50_000
+    assert into(">&-", *options, cwd=tmp_path).returncode == 0
+    assert Path("/dev/stdout").is_symlink() and not Path("/dev/stdout.part").exists()
+
+
+def test_events_that_were_interrupted_leave_no_file_and_promise_nothing(tmp_path: Path) -> None:
+    arguments = ["produce", "ecommerce", "--total-events", "500000000", "--to", str(tmp_path / "e.jsonl")]
+    command = [sys.executable, "-m", "penstock", *arguments]
+    with stopped(subprocess.Popen(command, stderr=subprocess.PIPE, text=True)) as made:
+        until("the first events", lambda: made.poll() is not None or any(tmp_path.iterdir()), seconds=60)
+        made.send_signal(signal.SIGINT)
+        _, said = made.communicate(timeout=60)
+    assert (made.returncode, said) == (130, "Error: interrupted; no file was written\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_password_on_the_command_line_is_warned_of(tmp_path: Path) -> None:
+    for arguments in (
+        ("load", "payments", "--to", "postgresql://u:SEKRET@127.0.0.1:1/x"),
+        ("index", "payments", "--to", "http://u:SEKRET@127.0.0.1:1"),
+    ):
+        done = cli(*arguments, cwd=tmp_path)
+        said = " ".join(done.stderr.split())
+        assert said.startswith("Warning: --to holds a password, which other users"), said
+        assert "SEKRET" not in said
+    webhook = "https://hooks.example/SEKRET"
+    given = cli("quality", "none.yaml", "--slack-webhook", webhook, cwd=tmp_path).stderr
+    assert "Warning: --slack-webhook is a secret" in given and "SEKRET" not in given
+    assert "Warning" not in cli("quality", "none.yaml", cwd=tmp_path, PENSTOCK_SLACK_WEBHOOK=webhook).stderr
+
+
+def test_events_go_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text("old\n")
+    (tmp_path / "link").symlink_to("events.jsonl")
+    ok("produce", "ecommerce", "--total-events", 500, "--to", tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert sum(1 for _ in (tmp_path / "events.jsonl").open("rb")) == 500
+
+
 def test_what_comes_from_the_environment_is_not_shown(shop: Path) -> None:
     done = cli("audit", shop, "--set", "sessions.gap=${SECRET}", SECRET="hunter2secret")
     assert done.returncode == 2 and "hunter2secret" not in done.stderr + done.stdout
@@ -276,6 +394,21 @@ def test_doctor(shop: Path, tmp_path: Path) -> None:
     done = cli("doctor", tmp_path)
     assert done.returncode == 1
     assert "did you mean 'sessions'" in " ".join(done.stdout.split())
+
+
+def test_doctor_knows_the_extras_that_there_are() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    block = text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    extras = set(re.findall(r"^([a-z]+) = \[", block, re.MULTILINE)) - {"all"}
+    assert extras == set(EXTRAS)
+    [every] = re.findall(r'^all = \["penstock\[(.*)\]"\]', block, re.MULTILINE)
+    assert set(every.split(",")) == extras
+    # What an extra brings is used by somebody: the package, dbt, or a test that shows it at work.
+    code = "".join(path.read_text() for place in ("python", "tests") for path in (ROOT / place).rglob("*.py"))
+    packages = {"dbt": "dbt", "airflow": "airflow", "postgres": "adbc_driver_postgresql", "spark": "pyspark"}
+    for extra in extras:
+        name = packages.get(extra, f"{extra}_postgres")
+        assert re.search(rf"(import|from|importorskip\(\"|import_module\(\") ?{name}\b", code), extra
 
 
 def test_contract_check_and_diff(shop: Path, tmp_path: Path) -> None:
@@ -337,6 +470,9 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["produce", "shop", "--to", "x.jsonl"], 2, "nobody knows how to make such events"),
     (["produce", "ecommerce", "--to", "/proc/none/x.jsonl"], 3, "/proc/none/x.jsonl"),
     (["demo", "--dir", "{shop}"], 2, "no demo made it"),
+    (["compact", "{shop}", "--layer", "sliver"], 2, "'sliver' is no layer"),
+    (["load", "{shop}", "--to", "duckdb:{shop}/pipeline.yaml"], 2, "this file is not a DuckDB database"),
+    (["load", "{shop}", "--to", "postgresql://u@127.0.0.1:1/x"], 3, "Connection refused"),
 ]
 
 
@@ -356,6 +492,34 @@ def test_an_error_as_json(shop: Path) -> None:
     told = json.loads(done.stdout)
     assert (done.returncode, told["exit_code"], told["error"]["type"]) == (3, 3, "LakeError")
     assert "nowhere" in told["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["load"], "Missing argument"),
+        (["lod", "x"], "Did you mean 'load'?"),
+        (["audit", "x", "--to", "y"], "No such option"),
+        (["produce", "ecommerce", "--to", "x.jsonl", "--bad-data-rate", "7"], "'--bad-data-rate'"),
+        (["load", "ecommerce", "--date"], "'--date': a value is missing; --json is another option"),
+        (["contract", "diff", "ecommerce"], "Missing argument"),
+        (["contract", "diff", "ecommerce", "ecommerce", "--require", "sideways"], "sideways"),
+        (["inspect", "ecommerce", "--state", "dedup/keys"], "give both"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_wrong_usage_as_json(tmp_path: Path, arguments: list[str], said: str) -> None:
+    done = cli(*arguments, "--json", cwd=tmp_path)
+    [line] = done.stdout.splitlines()
+    told = json.loads(line)
+    assert (done.returncode, told["exit_code"], told["error"]["type"]) == (2, 2, "UsageError"), done.stderr
+    assert said in told["error"]["message"]
+    assert "Usage:" in done.stderr
+
+
+def test_behind_two_dashes_json_is_no_option(tmp_path: Path) -> None:
+    done = cli("audit", "x", "--", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
 
 
 def test_debug_shows_the_traceback(shop: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from penstock.cli import app
-from penstock.errors import LakeError, SettingsError
+from penstock.errors import LakeError, SettingsError, WrongLakeError
 from shop import Shop, some_events
 
 if TYPE_CHECKING:
@@ -69,5 +69,5 @@ def test_a_reset_asks_first(shop: Shop) -> None:
 
 def test_a_layer_that_is_none(shop: Shop) -> None:
     for asked in (shop.pipeline().manifest, shop.pipeline().compact):
-        with pytest.raises(LakeError, match="'silver/event' is no layer; did you mean 'silver/events'"):
+        with pytest.raises(WrongLakeError, match="'silver/event' is no layer; did you mean 'silver/events'"):
             asked(layers=["silver/event"])

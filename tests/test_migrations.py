@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import migration_lake
 from penstock.cli._common import exit_code_of
 from penstock.cli.migrate import migrate as command
-from penstock.errors import SettingsError, WarehouseError
+from penstock.errors import SettingsError, WarehouseError, WrongWarehouseError
 from penstock.warehouse import audit, connect, load
 from penstock.warehouse.migrate import SCHEMA_VERSION, require_current
 from penstock.warehouse.upgrading import migrate
@@ -151,7 +151,7 @@ def test_a_migration_that_fails_leaves_nothing(lake: Loaded, monkeypatch: pytest
 def test_a_newer_version_is_left_alone(lake: Loaded) -> None:
     lake.warehouses.run(f"UPDATE penstock_schema SET version = {SCHEMA_VERSION + 1}")
     before = lake.warehouses.everything()
-    with pytest.raises(WarehouseError, match="made by a newer penstock"):
+    with pytest.raises(WrongWarehouseError, match="made by a newer penstock"):
         migrate(lake.spec(), lake.warehouses.target())
     assert lake.warehouses.everything() == before
 

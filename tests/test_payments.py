@@ -121,8 +121,25 @@ def test_without_a_processing_time_it_is_valid(tmp_path: Path) -> None:
     assert found("run", "payments", "--until-caught-up", *FILES, cwd=tmp_path)["silver"] == 1
 
 
+def test_a_load_speaks_of_rows(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/one.jsonl").write_text(json.dumps(GOOD) + "\n")
+    own = (*FILES, "--set", "warehouse={duckdb: w.duckdb}")
+    assert found("run", "payments", "--until-caught-up", *own, cwd=tmp_path)["silver"] == 1
+    said = ok("load", "payments", *own, cwd=tmp_path)
+    assert "rows inserted" in said
+    assert "fact" not in said and "dim_user" not in said
+
+
 def test_it_is_ready_made(tmp_path: Path) -> None:
     assert ready_made() == ["ecommerce", "payments"]
     assert "transaction" in ok("contract", "check", "payments")
-    ok("init", "payments", tmp_path / "mine")
+    said = ok("init", "payments", tmp_path / "mine [1]")
+    # What is said to come next can be pasted; all that is copied belongs to it.
+    assert f"cd '{tmp_path / 'mine [1]'}'" in said.replace("\n", "")
+    assert "penstock refresh pipeline.yaml" in said and "penstock load" not in said
+    assert not (tmp_path / "mine [1]/dbt").exists()
+    assert "penstock load pipeline.yaml" in ok("init", "ecommerce", tmp_path / "shop")
+    assert (tmp_path / "shop/dbt/dbt_project.yml").is_file()
+    (tmp_path / "mine [1]").rename(tmp_path / "mine")
     assert (tmp_path / "mine/schemas/transaction.v1.json").is_file()

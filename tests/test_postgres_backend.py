@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from penstock.errors import DataError, PenstockError, SettingsError, WarehouseError
+from penstock.cli._common import exit_code_of
+from penstock.errors import DataError, PenstockError, SettingsError, WarehouseError, WrongWarehouseError
 from penstock.postgres import Postgres
-from penstock.warehouse import connect
+from penstock.warehouse import connect, postgres_errors
 from penstock.warehouse.backend import BackendGoneError, CommitUnknownError, DeadlockError
 from penstock.warehouse.postgres_backend import PostgresBackend
 from services import until
@@ -272,6 +273,57 @@ def refused(url: str, **settings: Any) -> str:
     return said
 
 
+@pytest.mark.parametrize(
+    ("said", "for_good"),
+    [
+        ('FATAL:  password authentication failed for user "u"', True),
+        ("fe_sendauth: no password supplied", True),
+        ('FATAL:  role "u" does not exist', True),
+        ('FATAL:  database "shop" does not exist', True),
+        ('FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "u", database "shop", no encryption', True),
+        ("SSL error: certificate verify failed", True),
+        ("Connection refused\n\tIs the server running on that host and accepting TCP/IP connections?", False),
+        ("FATAL:  the database system is starting up", False),
+        ("FATAL:  the database system is shutting down", False),
+        ("FATAL:  sorry, too many clients already", False),
+        ('could not translate host name "db" to address: Temporary failure in name resolution', False),
+        ("timeout expired", False),
+        ("something that nobody knows", False),
+    ],
+)
+def test_what_may_pass_is_no_wrong_setting(said: str, for_good: bool) -> None:
+    text = f'connection to server at "db" (10.0.0.2), port 5432 failed: {said}'
+    error = postgres_errors.explain_connection("db:5432/shop", Exception(text))
+    assert isinstance(error, WarehouseError)
+    assert (type(error) is WrongWarehouseError) == for_good
+    assert exit_code_of(error) == (2 if for_good else 3)
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [
+        ("42501", 2),
+        ("3F000", 2),
+        ("42P07", 2),
+        ("40P01", 3),
+        ("53100", 3),
+        ("53200", 3),
+        ("53300", 3),
+        ("55P03", 3),
+        ("25006", 3),
+        ("57014", 3),
+        ("57P01", 3),
+        ("XX000", 3),
+    ],
+)
+def test_what_a_statement_met_that_may_pass_is_no_wrong_setting(state: str, code: int) -> None:
+    error = Exception("ERROR: it is so")
+    error.sqlstate = state  # type: ignore[attr-defined]
+    told = postgres_errors.explain("db:5432/shop", error)
+    assert isinstance(told, WarehouseError)
+    assert exit_code_of(told) == code
+
+
 def test_connections_that_cannot_be_made(postgres: PostgresServer, database: Database) -> None:
     here = f"127.0.0.1:{postgres.port}"
     assert refused(f"postgresql://guarded:{HIDDEN}@{here}/{database.name}?sslmode=disable").startswith(
@@ -339,7 +391,7 @@ def test_a_schema_of_its_own(database: Database) -> None:
 
 def test_rights_that_are_missing(postgres: PostgresServer, database: Database) -> None:
     backend = PostgresBackend(Postgres.of(postgres.url(database.name, f"guarded:{PASSWORD}")))
-    with pytest.raises(WarehouseError, match=r"permission denied for schema public; .* needs more rights"):
+    with pytest.raises(WrongWarehouseError, match=r"permission denied for schema public; .* needs more rights"):
         backend.script("CREATE TABLE made (n INTEGER)")
     backend.close()
 

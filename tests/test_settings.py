@@ -230,6 +230,32 @@ def test_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (error.name, error.line) == ("durability", 6)
 
 
+def test_what_comes_from_the_environment_is_named_as_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GAP", "soon")
+    said = str(refused(write(tmp_path, LEAST + "sessions: {gap: '${GAP}'}\n")))
+    assert "sessions.gap: what ${GAP} holds is wrong: " in said and "soon" not in said
+    said = str(refused(write(tmp_path, LEAST + "storage: {endpoint: 'ftp://x'}\n")))
+    assert "storage.endpoint: wrong (the value is not shown): it must begin with https://" in said
+
+
+def test_a_variable_that_not_all_commands_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOWHERE", raising=False)
+    text = LEAST + 'warehouse: {postgres: "${NOWHERE}"}\nindex: {elasticsearch: "${NOWHERE}", keep: 3d}\n'
+    path = write(tmp_path, text)
+    file = load_file(path)
+    spec = file.spec()
+    assert (spec["warehouse"], spec["index"], set(spec.unset)) == (None, None, {"warehouse", "index"})
+    for part in ("warehouse", "index"):
+        with pytest.raises(penstock.SettingsError, match=f"{part}.*the environment variable NOWHERE is not set"):
+            file.need(part)
+    file.need("source")
+    # What `--set` gives takes its place.
+    other = load_file(path, ["warehouse.duckdb=w.duckdb", "index.file=x.ndjson"])
+    assert not other.unset and other.spec()["warehouse"] == {"duckdb": str(tmp_path / "w.duckdb")}
+
+
 def test_secrets_are_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "hunter2hunter2")
     path = write(tmp_path, LEAST + "pii: {secret: '${SECRET}'}\n")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from payments_lake import PaymentsLake, install, transaction
-from penstock.errors import LakeError, SettingsError, SupersededError, WarehouseError
+from penstock.errors import LakeError, SettingsError, SupersededError, WarehouseError, WrongLakeError
 from penstock.settings import load_file
 from penstock.warehouse import audit, flat, load, loader, sink
 from penstock.warehouse.lakelog import LakeFile, absolute
@@ -240,7 +240,7 @@ def test_a_load_beside_it_finds_less_to_do(lake: PaymentsLake, warehouses: Wareh
     lake.commit()
     # That of another lake is still told.
     lake.entries = lake.entries[:2]
-    with pytest.raises(LakeError, match="its log has no entry 3"):
+    with pytest.raises(WrongLakeError, match="its log has no entry 3"):
         load(spec)
 
 
@@ -251,7 +251,7 @@ def test_another_lake_is_not_taken_for_this_one(lake: PaymentsLake, warehouses: 
         assert write(one, lake.plan([transaction(n)]))
         lake.commit()
     lake.entries, lake.rows = [], {}
-    with pytest.raises(LakeError, match=r"it comes to epoch 0 now.* This is another lake than before"):
+    with pytest.raises(WrongLakeError, match=r"it comes to epoch 0 now.* This is another lake than before"):
         write(one, lake.plan([transaction(3), transaction(4)]))
     assert ids(warehouses) == [1, 2]
 
@@ -273,14 +273,14 @@ def test_a_lake_that_began_anew_is_told_from_the_old_one(
         anew.add([transaction(50 + n)])
     other = "it began anew, or is another one"
     for work in (lambda: load(spec), lambda: load(spec, date="2024-12-17"), lambda: audit(spec)):
-        with pytest.raises(LakeError, match=other):
+        with pytest.raises(WrongLakeError, match=other):
             work()
     two = make(warehouses.target())
-    with pytest.raises(LakeError, match=other):
+    with pytest.raises(WrongLakeError, match=other):
         two.catch_up()
-    with pytest.raises(LakeError, match=other):
+    with pytest.raises(WrongLakeError, match=other):
         write(two, anew.plan([transaction(60)]), term=1)
-    with pytest.raises(LakeError, match=other):
+    with pytest.raises(WrongLakeError, match=other):
         two.forbid(4, 1)
     assert warehouses.everything() == before
     # What a version loaded that did not write down whose log it was, is taken as before.

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from penstock.errors import DataError, LakeError, PenstockError, SettingsError, WarehouseError
+from penstock.errors import DataError, LakeError, PenstockError, SettingsError, WarehouseError, WrongWarehouseError
 from penstock.warehouse import load
 from penstock.warehouse.duckdb_backend import DuckDBBackend
 from penstock.warehouse.migrate import SCHEMA_VERSION
@@ -182,7 +182,7 @@ def test_a_folder_and_a_folder_that_is_not_there(lake: Lake, tmp_path: Path) -> 
 def test_a_folder_that_must_not_be_written(lake: Lake, tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
-    with pytest.raises(WarehouseError, match="no permission"):
+    with pytest.raises(WrongWarehouseError, match="no permission"):
         load(lake.spec(), f"duckdb:{closed / 'w.duckdb'}")
 
 
@@ -191,7 +191,7 @@ def test_a_warehouse_that_was_made_by_a_newer_version(lake: Lake) -> None:
     with duckdb.connect(str(warehouse(lake))) as con:
         con.execute(f"UPDATE penstock_schema SET version = {SCHEMA_VERSION + 1}")
     before = everything(lake)
-    with pytest.raises(WarehouseError, match=r"made by a newer penstock.*Upgrade penstock"):
+    with pytest.raises(WrongWarehouseError, match=r"made by a newer penstock.*Upgrade penstock"):
         load(lake.spec())
     assert everything(lake) == before
 

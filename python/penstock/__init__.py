@@ -39,6 +39,8 @@ if TYPE_CHECKING:
         SpillError,
         SupersededError,
         WarehouseError,
+        WrongLakeError,
+        WrongWarehouseError,
     )
     from penstock.lake import LakeTable, read_lake, write_parquet
     from penstock.ledger import Audit, Ledger
@@ -76,6 +78,8 @@ _HOME = {
     "Table": "table",
     "Validation": "contract",
     "WarehouseError": "errors",
+    "WrongLakeError": "errors",
+    "WrongWarehouseError": "errors",
     "aggregate_windows": "windows",
     "deduplicate": "dedup",
     "read_lake": "lake",
@@ -110,6 +114,8 @@ __all__ = [
     "Table",
     "Validation",
     "WarehouseError",
+    "WrongLakeError",
+    "WrongWarehouseError",
     "__version__",
     "aggregate_windows",
     "deduplicate",

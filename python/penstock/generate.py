@@ -58,6 +58,7 @@ def generate(
     Raises:
         SettingsError: An option makes no sense.
         SourceError: The file cannot be written.
+        BrokenPipeError: Who read standard output has gone.
     """
     options = event_options(
         profile,

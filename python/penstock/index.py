@@ -22,6 +22,7 @@ from penstock.elasticsearch import Action, Elasticsearch, Failure
 from penstock.errors import ElasticsearchError, SettingsError, WarehouseError
 from penstock.index_file import DocumentsFile
 from penstock.index_settings import KEEP, place_of
+from penstock.storage import need
 from penstock.units import format_duration, parse_duration, time_of
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def _target(spec: Mapping[str, Any], to: str | None) -> _To:
         # Who asks is said in the settings of the same server alone.
         same = own.url is not None and place_of(own.url) == place_of(to)
         return _To(to, None, own.user, own.password, own.api_key, told.get("ca_file")) if same else _To(to)
+    need(spec, "index")
     if "file" in told:
         return _To(file=Path(told["file"]))
     if own.url is None:

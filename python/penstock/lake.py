@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from penstock import _core, damage
-from penstock.errors import LakeError
+from penstock.errors import LakeError, WrongLakeError
 from penstock.nearest import did_you_mean
 from penstock.table import arrow, names, needs
 
@@ -247,11 +247,11 @@ def layer_name(lake: str, layer: str) -> str:
     """The name of a layer.
 
     Raises:
-        LakeError: No lake has a layer of this name.
+        WrongLakeError: No lake has a layer of this name.
     """
     name = layer.strip("/")
     if name not in LAYERS and not name.startswith("gold/"):
-        raise LakeError(f"lake {lake}: {layer!r} is no layer; {did_you_mean(name, [*LAYERS, 'gold/<window>'])}")
+        raise WrongLakeError(f"lake {lake}: {layer!r} is no layer; {did_you_mean(name, [*LAYERS, 'gold/<window>'])}")
     return name
 
 

@@ -78,9 +78,9 @@ def _own_words(found: dict[str, Any], loc: _yaml.Loc, document: _yaml.Document, 
     value = found.get("input")
     if loc in document.written or secret:
         # The value came from the environment: say what is wrong with it, not what it is.
-        return (
-            f"{document.written.get(loc, 'the value')}: what it holds is not right: {said.replace(repr(value), 'it')}"
-        )
+        hidden = said.replace(repr(value), "it")
+        written = document.written.get(loc)
+        return f"what {written} holds is wrong: {hidden}" if written else f"wrong (the value is not shown): {hidden}"
     return said
 
 

@@ -184,6 +184,7 @@ class Pipeline:
 
     def _sinks(self, spec: Spec, stack: contextlib.ExitStack) -> list[EpochSink]:
         """The databases that a run writes its epochs into, as far as the lake's log goes; closed with the stack."""
+        self.file.need("fill")
         if (spec["warehouse"] or {}).get("fill") != "epoch":
             return []
         from penstock.warehouse.sink import TableSink
@@ -227,6 +228,7 @@ class Pipeline:
         """
         found = json.loads(_core.audit(json.dumps(self.spec()), storage_secrets=self.file.storage.secrets))
         if broker:
+            self.file.need("source")
             checks = self._broker(self.spec(), audit=True)
             found["checks"].extend(checks)
             found["balanced"] = found["balanced"] and all(check["passed"] for check in checks)
@@ -243,6 +245,7 @@ class Pipeline:
     def _audit_warehouse(self) -> dict[str, Any] | None:
         """The warehouse against the lake; none where there is none yet."""
         spec = self.spec()
+        self.file.need("warehouse")
         if not spec["warehouse"] or not self.file.tables:
             return None
         from penstock.warehouse import audit, was_loaded
@@ -296,7 +299,9 @@ class Pipeline:
         spec, secrets = self.spec(), self.file.storage.secrets
         found = json.loads(_core.inspect(json.dumps(spec), epochs=epochs, samples=samples, storage_secrets=secrets))
         kafka = spec["source"].get("kafka")
-        if broker and kafka and kafka["brokers"]:
+        if broker and kafka and "source" in self.file.unset:
+            found["broker_said"] = str(self.file.unset["source"])
+        elif broker and kafka and kafka["brokers"]:
             kafka["give_up_us"] = min(kafka["give_up_us"], _PATIENCE)
             try:
                 found["broker"] = self._broker(spec)

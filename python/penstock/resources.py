@@ -45,7 +45,7 @@ def dags() -> Path:
 def copies(name: str, to: Path) -> list[tuple[Path, Path]]:
     """What `copy_out` copies: each file, and where it goes."""
     plan = [(ready_made_folder(name), to)]
-    if dbt_project().is_dir():
+    if (dbt_project() / "models" / "staging" / name).is_dir():
         plan.append((dbt_project(), to / "dbt"))
     plan.append((_PACKAGE / "prometheus", to / "prometheus"))
     files = [(path, target / path.relative_to(source)) for source, target in plan for path in _files(source)]
@@ -54,7 +54,7 @@ def copies(name: str, to: Path) -> list[tuple[Path, Path]]:
 
 
 def copy_out(name: str, to: Path, *, force: bool = False) -> list[Path]:
-    """Copy a ready-made pipeline, the dbt project, its DAGs and the alert rules out of the package.
+    """Copy a ready-made pipeline, its DAGs, the alert rules, and the dbt project where that has models of it.
 
     Args:
         name: The ready-made pipeline.

@@ -57,10 +57,13 @@ from penstock.transform import Transform, column_kind
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from penstock.index_settings import IndexSettings
     from penstock.kafka import KafkaSource
+
+
+_NOT_FOR_ALL = ("source", "warehouse", "index")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class PipelineFile:
         base: Where relative paths of data begin: the file's folder, or the working directory for a ready-made pipeline.
         ready_made: Whether it is one that the package carries.
         connections: What counts where the file does not say: Airflow connections.
+        unset: What is said to who needs `source`, `warehouse` or `index`, where a variable in it is not set.
     """
 
     settings: Settings
@@ -80,6 +84,16 @@ class PipelineFile:
     base: Path
     ready_made: bool
     connections: Connections = dataclasses.field(default_factory=Connections)
+    unset: Mapping[str, SettingsError] = dataclasses.field(default_factory=dict)
+
+    def need(self, part: str) -> None:
+        """See that every variable in `source` or `warehouse` is set: who does not need the part does without.
+
+        Raises:
+            SettingsError: One is not.
+        """
+        if part in self.unset:
+            raise self.unset[part]
 
     @property
     def storage(self) -> Storage:
@@ -95,6 +109,8 @@ class PipelineFile:
     @property
     def postgres(self) -> Postgres | None:
         """The warehouse in PostgreSQL: the file's, else that of a connection, which counts before a DuckDB file."""
+        if "warehouse" in self.unset:
+            return None
         own, given = self.settings.warehouse, self.connections.warehouse
         found = own.postgres if own else None
         return found or (Postgres.of({"url": given.url}) if given else None)
@@ -102,7 +118,7 @@ class PipelineFile:
     @property
     def index(self) -> IndexSettings:
         """Where documents go: the file's settings, or those of a connection."""
-        return self.settings.index.over(self.connections.elasticsearch)
+        return self.settings.index.over(None if "index" in self.unset else self.connections.elasticsearch)
 
     @property
     def folder(self) -> Path:
@@ -148,8 +164,9 @@ class PipelineFile:
         """See that a run knows where to read: other commands do without.
 
         Raises:
-            SettingsError: Nothing says where Kafka is.
+            SettingsError: Nothing says where Kafka is, or a variable is not set.
         """
+        self.need("source")
         if self.kafka is not None and not self.kafka.brokers.strip():
             raise SettingsError(
                 f"{self.path}: source.kafka.brokers: where is Kafka? Set KAFKA_BROKERS=host:9092 in the environment, "
@@ -218,7 +235,7 @@ class PipelineFile:
         }
         postgres = self.postgres
         url = postgres.url.get_secret_value() if postgres else None
-        return Spec(settings, storage.secrets, url, self.index.secrets)
+        return Spec(settings, storage.secrets, url, self.index.secrets, self.unset)
 
     def _warehouse(self) -> dict[str, Any] | None:
         own, postgres = self.settings.warehouse, self.postgres
@@ -278,7 +295,7 @@ def load_file(
         raise SettingsError(f"{path}: is not UTF-8", file=str(path)) from None
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror})", file=str(path)) from None
-    document = _yaml.parse(text, path)
+    document = _yaml.parse(text, path, later=_not_for_all)
     if not isinstance(document.value, dict):
         raise SettingsError(
             f"{path}: a pipeline file is a mapping with name, contract, source and lake", file=str(path)
@@ -286,16 +303,29 @@ def load_file(
     for assignment in overrides:
         _yaml.override(document, assignment)
     _take_the_place(document.value, overrides)
+    unset = {part: said for part in _NOT_FOR_ALL if (said := document.lacks(part)) is not None}
+    warehouse = document.value.get("warehouse")
+    if "warehouse" in unset and isinstance(warehouse, dict) and warehouse.get("fill") == "epoch":
+        unset["fill"] = unset["warehouse"]  # then a run needs it, too
+    # Half of it is no setting; of a source what is left may do, and a run asks for the rest.
+    whole = {name: value for name, value in document.value.items() if name not in unset or name == "source"}
     try:
-        settings = Settings.model_validate(document.value)
+        settings = Settings.model_validate(whole)
     except ValidationError as error:
+        if "source" in unset and all(found["loc"][:1] == ("source",) for found in error.errors()):
+            raise unset["source"] from None
         raise explain(error, document, Settings) from None
     where = Path(base) if base is not None else Path.cwd() if packaged else path.parent
     given = connections or Connections()
     if any(re.match(r"\s*warehouse\s*(=|\.\s*(duckdb|postgres)\b)", assignment) for assignment in overrides):
         # A warehouse that is named for this one time is the one that is meant.
         given = dataclasses.replace(given, warehouse=None)
-    return PipelineFile(settings, path, where, packaged, given)
+    return PipelineFile(settings, path, where, packaged, given, unset)
+
+
+def _not_for_all(loc: _yaml.Loc) -> bool:
+    """Whether only some commands need what stands there. What the source is, all of them take from the file."""
+    return loc[0] in _NOT_FOR_ALL and loc[:2] != ("source", "files") and loc[:3] != ("source", "kafka", "topics")
 
 
 def _take_the_place(values: dict[str, Any], overrides: Sequence[str]) -> None:

@@ -150,6 +150,7 @@ class Spec(dict[str, Any]):
     storage_secrets: dict[str, str]
     warehouse_secret: str | None
     index_secrets: dict[str, str]
+    unset: dict[str, SettingsError]
 
     def __init__(
         self,
@@ -157,11 +158,24 @@ class Spec(dict[str, Any]):
         storage_secrets: Mapping[str, str] | None = None,
         warehouse_secret: str | None = None,
         index_secrets: Mapping[str, str] | None = None,
+        unset: Mapping[str, SettingsError] | None = None,
     ) -> None:
         super().__init__(settings)
         self.storage_secrets = dict(storage_secrets or {})
         self.warehouse_secret = warehouse_secret
         self.index_secrets = dict(index_secrets or {})
+        # What is said to who needs a part in which a variable is not set.
+        self.unset = dict(unset or {})
+
+
+def need(spec: Mapping[str, Any], part: str) -> None:
+    """See that every variable in a part of the pipeline file is set.
+
+    Raises:
+        SettingsError: One is not.
+    """
+    if error := getattr(spec, "unset", {}).get(part):
+        raise error
 
 
 def secrets_of(spec: Mapping[str, Any]) -> dict[str, str]:

@@ -19,13 +19,17 @@ pub fn generate_file(
     progress: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<Truth> {
     let failed = |e: io::Error| Error::source(path.display().to_string(), format!("cannot write events there: {e}"));
-    // A pipe or a device is written to as it is.
-    let special = fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir());
-    let target = if special { path.to_owned() } else { part_of(path) };
+    // A link is followed, never replaced.
+    let link = fs::symlink_metadata(path).is_ok_and(|m| m.is_symlink());
+    let behind = if link { fs::canonicalize(path).ok() } else { Some(path.to_owned()) };
+    // A pipe or a device is written to as it is; so is a link to what is not there.
+    let special = behind.is_none() || fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir());
+    let place = behind.as_deref().unwrap_or(path);
+    let target = if special { path.to_owned() } else { part_of(place) };
     let written = write(profile, options, path, &target, progress, &failed);
     match written {
         Ok(truth) if special => Ok(truth),
-        Ok(truth) => fs::rename(&target, path).map_err(failed).map(|()| truth),
+        Ok(truth) => fs::rename(&target, place).map_err(failed).map(|()| truth),
         Err(e) => {
             if !special {
                 // What is half done helps nobody; the error that led here is the one to tell.
@@ -34,6 +38,21 @@ pub fn generate_file(
             Err(e)
         }
     }
+}
+
+/// Writes events as lines of JSON to `out`, which errors call `place`.
+///
+/// # Errors
+/// As [`generate`]; [`Error::Source`] where it cannot be written to.
+pub fn generate_into(
+    profile: Profile,
+    options: &GenerateOptions,
+    place: &str,
+    out: &mut dyn Write,
+    progress: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<Truth> {
+    let failed = |e: io::Error| Error::source(place, format!("cannot write events there: {e}"));
+    write_lines(profile, options, out, progress, &failed)
 }
 
 fn part_of(path: &Path) -> PathBuf {

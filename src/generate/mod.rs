@@ -21,7 +21,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-pub use file::generate_file;
+pub use file::{generate_file, generate_into};
 pub use flaws::Flaw;
 pub use truth::{Expected, Hour, Truth};
 

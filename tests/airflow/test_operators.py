@@ -340,6 +340,14 @@ def test_only_what_may_help_is_tried_again(
     assert words in ran.log
 
 
+def test_a_warehouse_that_refuses_for_good_is_not_tried_again(airflow: Airflow, shop: Shop) -> None:
+    shop.flow.run(drain=True, progress=False)
+    shop.overrides["warehouse.duckdb"] = __file__
+    ran = airflow.run(shop.dag("""LoadOperator(task_id="task", **shop)"""))
+    assert (ran.states["task"], ran.tries["task"]) == ("failed", 1)
+    assert "this file is not a DuckDB database" in ran.log
+
+
 LOGIC = """\
 import os, signal, threading
 from penstock import Table
@@ -421,6 +429,37 @@ def test_connections_reach_the_pipeline_and_their_secrets_nobody_else(
     assert written
     for text in (ran.log, json.dumps(spec), *(w.decode("latin-1") for w in written)):
         assert "hidden" not in text
+
+
+def test_a_project_that_is_not_there(airflow: Airflow, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    from penstock.airflow import PenstockHook
+
+    nowhere = shop.folder / "nope"
+    monkeypatch.setenv("AIRFLOW__PENSTOCK__PROJECT", str(nowhere))
+    for pipeline in ("ecommerce", "pipeline.yaml"):
+        with pytest.raises(penstock.SettingsError, match=r"AIRFLOW__PENSTOCK__PROJECT.*there is no folder .*nope"):
+            PenstockHook().pipeline(pipeline)
+    with pytest.raises(penstock.SettingsError, match=r"^project: there is no folder"):
+        PenstockHook(project=str(nowhere)).pipeline("ecommerce")
+    assert not nowhere.exists()
+    monkeypatch.setenv("AIRFLOW__PENSTOCK__PROJECT", str(shop.folder))
+    with pytest.raises(penstock.SettingsError, match="did you mean 'payments'"):
+        PenstockHook().pipeline("paymens")
+
+
+def test_a_connection_that_nobody_made_is_a_wrong_setting(
+    airflow: Airflow, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__PENSTOCK__POSTGRES_CONN_ID", "tabels")
+    ran = airflow.run(
+        shop.dag("""
+        AuditOperator(task_id="configured", **shop)
+        AuditOperator(task_id="named", postgres_conn_id="taables", **shop)
+    """)
+    )
+    assert (ran.states, ran.tries) == (dict.fromkeys(ran.states, "failed"), dict.fromkeys(ran.tries, 1))
+    assert "[penstock] postgres_conn_id: there is no connection 'tabels'" in ran.log
+    assert "postgres_conn_id: there is no connection 'taables'" in ran.log
 
 
 def test_a_project_is_where_relative_paths_begin(airflow: Airflow, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseHook, conf
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook, conf
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pydantic import SecretStr
 
@@ -70,12 +71,15 @@ class PenstockHook(BaseHook):
         """What the connections say; those that nobody names say nothing.
 
         Raises:
-            AirflowNotFoundException: There is no connection of that name.
-            SettingsError: One is of another type, or holds what cannot be used.
+            SettingsError: There is no connection of that name, one is of another type, or holds what cannot be used.
         """
         from penstock.connections import Connections
 
-        return Connections.from_airflow(**{kind: self.get_connection(name) for kind, name in self._named().items()})
+        found = {}
+        for kind, name in self._named().items():
+            with self._defined(kind, name):
+                found[kind] = self.get_connection(name)
+        return Connections.from_airflow(**found)
 
     def slack(self) -> SecretStr | None:
         """The webhook that alerts go to; none without a connection. No other connection is looked up."""
@@ -84,7 +88,9 @@ class PenstockHook(BaseHook):
             return None
         from penstock.connections import slack_webhook
 
-        return slack_webhook(self.get_connection(name))
+        with self._defined("slack", name):
+            connection = self.get_connection(name)
+        return slack_webhook(connection)
 
     async def aconnections(self) -> Connections:
         """The same in the triggerer, which must not be kept waiting."""
@@ -92,13 +98,28 @@ class PenstockHook(BaseHook):
 
         found = {}
         for kind, name in self._named().items():
-            if hasattr(self, "aget_connection"):
-                found[kind] = await self.aget_connection(name)
-            else:
-                from asgiref.sync import sync_to_async
+            with self._defined(kind, name):
+                if hasattr(self, "aget_connection"):
+                    found[kind] = await self.aget_connection(name)
+                else:
+                    from asgiref.sync import sync_to_async
 
-                found[kind] = await sync_to_async(self.get_connection)(name)
+                    found[kind] = await sync_to_async(self.get_connection)(name)
         return Connections.from_airflow(**found)
+
+    @contextlib.contextmanager
+    def _defined(self, kind: str, name: str) -> Iterator[None]:
+        """A connection that nobody has made is a wrong setting, and who has named it is said."""
+        try:
+            yield
+        except AirflowNotFoundException as error:
+            from penstock.errors import SettingsError
+
+            option = f"{kind}_conn_id"
+            where = option if getattr(self, option) else f"[{SECTION}] {option}"
+            raise SettingsError(
+                f"{where}: there is no connection {name!r}; make it, or name another one", name=option
+            ) from error
 
     def _named(self) -> dict[str, str]:
         ids = {kind: f"{kind}_conn_id" for kind in self.kinds}
@@ -126,6 +147,7 @@ class PenstockHook(BaseHook):
         from penstock.pipeline import Pipeline
         from penstock.resources import ready_made
 
+        self._see_the_project(pipeline)
         project = self.project or configured("project")
         base = None
         if project and pipeline not in ready_made():
@@ -134,6 +156,29 @@ class PenstockHook(BaseHook):
             copy = _copied(pipeline, Path(project))
             pipeline, base = (os.fspath(copy), None) if copy else (pipeline, project)
         return Pipeline.load(pipeline, overrides or (), base=base, connections=connections or self.connections())
+
+    def _see_the_project(self, pipeline: str) -> None:
+        """See that the project is there, and the pipeline in it, unless that is named by a whole path.
+
+        Raises:
+            SettingsError: It is not.
+        """
+        from penstock.errors import SettingsError
+        from penstock.nearest import did_you_mean
+        from penstock.resources import ready_made
+
+        project = self.project or configured("project")
+        if not project or Path(pipeline).is_absolute():
+            return
+        if not Path(project).is_dir():
+            where = "project" if self.project else f"[{SECTION}] project (AIRFLOW__{SECTION.upper()}__PROJECT)"
+            raise SettingsError(f"{where}: there is no folder {project} on this worker", name="project")
+        a_name = Path(pipeline).name == pipeline and not Path(pipeline).suffix
+        if a_name and pipeline not in ready_made() and not Path(project, pipeline).exists():
+            raise SettingsError(
+                f"pipeline {pipeline!r}: neither is it ready-made, nor is there anything of this name in the project "
+                f"({Path(project) / pipeline}); {did_you_mean(pipeline, ready_made())}"
+            )
 
 
 def _copied(name: str, project: Path) -> Path | None:

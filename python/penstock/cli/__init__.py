@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from penstock.cli import _common, _pipe, completion
+from penstock.cli import _common, _pipe, _usage, completion
 from penstock.cli._common import EXIT_CODES, ExitCode, examples
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def _app_of(names: Iterable[str]) -> typer.Typer:
     """The command line with these commands."""
     found = typer.Typer(
         name="penstock",
+        cls=_usage.Group,
         help="Event streams into tables, without a cluster: every event accounted for.",
         epilog=_EPILOG,
         no_args_is_help=True,
@@ -93,7 +94,8 @@ def _app_of(names: Iterable[str]) -> typer.Typer:
         if hasattr(module, "app"):
             found.add_typer(module.app, name=name, rich_help_panel=panel)
         else:
-            found.command(name, rich_help_panel=panel, epilog=examples(*module.EXAMPLES))(getattr(module, name))
+            epilog = examples(*module.EXAMPLES)
+            found.command(name, cls=_usage.Command, rich_help_panel=panel, epilog=epilog)(getattr(module, name))
     return found
 
 
@@ -109,8 +111,9 @@ def main() -> NoReturn:
     # What the engine logs is for who asked for a log; else Python would print its warnings among the output.
     logging.getLogger("penstock").addHandler(logging.NullHandler())
     _pipe.listen_no_more()
+    arguments = sys.argv[1:]
     try:
-        arguments = completion.with_shell(sys.argv[1:])
+        arguments = completion.with_shell(arguments)
         # What does not begin with the name of a command (an option, a name that is none) is answered by all of them.
         named = arguments[:1] if arguments[:1] and arguments[0] in _COMMANDS else []
         app = _app_of(named or _COMMANDS)
@@ -129,6 +132,9 @@ def main() -> NoReturn:
         # Typer ends an interrupted command so, without a word.
         if end.code == ExitCode.INTERRUPTED and not _common.was_said():
             _common.fail(KeyboardInterrupt())
+        wrong = _usage.found()
+        if wrong is not None and _usage.asks_for_json(arguments):
+            _common.fail_as_json("UsageError", wrong, ExitCode.USAGE)
         raise
     except Exception as error:  # noqa: BLE001 - the one gate: whatever it is, people get a message and an exit code
         _common.fail(error)

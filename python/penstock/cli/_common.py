@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from penstock.cli._pipe import is_utf8
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -96,7 +98,7 @@ class Output:
     def result(self, found: dict[str, Any]) -> None:
         """Say the result to programs; call it last."""
         if self.as_json:
-            sys.stdout.write(json.dumps(found, ensure_ascii=False, default=str) + "\n")
+            sys.stdout.write(json.dumps(found, ensure_ascii=not is_utf8(sys.stdout), default=str) + "\n")
             sys.stdout.flush()
 
 
@@ -260,14 +262,19 @@ def fail(error: BaseException, also: dict[str, Any] | None = None) -> NoReturn:
         )
     _print_error(message)
     if _STATE.get("json"):
-        # Standard output may be what the error is about.
-        with contextlib.suppress(OSError):
-            Output(True).result({**(also or {}), "error": {"type": kind, "message": message}, "exit_code": int(code)})
+        fail_as_json(kind, message, code, also)
     if os.environ.get("PENSTOCK_DEBUG"):
         import traceback
 
         traceback.print_exception(error)
     sys.exit(int(code))
+
+
+def fail_as_json(kind: str, message: str, code: ExitCode, also: dict[str, Any] | None = None) -> None:
+    """The line of JSON for a command that failed; people have been told."""
+    # Standard output may be what the error is about.
+    with contextlib.suppress(OSError):
+        Output(True).result({**(also or {}), "error": {"type": kind, "message": message}, "exit_code": int(code)})
 
 
 def _print_error(message: str) -> None:

@@ -11,6 +11,6 @@ def warn_of_password(to: str | None) -> None:
 
     if to is not None and is_postgres(to) and has_password(to):
         warn(
-            "--to holds a password, which other users of this machine see in the list of processes. Give it in "
+            "Warning: --to holds a password, which other users of this machine see among its processes. Give it in "
             "PGPASSWORD, in a password file (passfile, ~/.pgpass), or as ${VARIABLE} in the pipeline file"
         )

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from penstock.cli import _usage
 from penstock.cli._common import JsonOption, Output, examples, simple_table
 
 app = typer.Typer(
@@ -42,7 +43,9 @@ def _load(contract: str) -> Any:
 
 
 @app.command(
-    "check", epilog=examples("penstock contract check contract.yaml", "penstock contract check ecommerce --json")
+    "check",
+    cls=_usage.Command,
+    epilog=examples("penstock contract check contract.yaml", "penstock contract check ecommerce --json"),
 )
 def check(contract: ContractArgument, as_json: JsonOption = False) -> None:
     """Say what a contract accepts, and which path each event type takes and why.
@@ -85,6 +88,7 @@ def check(contract: ContractArgument, as_json: JsonOption = False) -> None:
 
 @app.command(
     "diff",
+    cls=_usage.Command,
     epilog=examples(
         "penstock contract diff old.yaml new.yaml", "penstock contract diff old.yaml new.yaml --require backward --json"
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -57,6 +58,11 @@ def index(
     from rich.text import Text
 
     out = Output(as_json)
+    if re.match(r"https?://[^/]*@", to or ""):
+        warn(
+            "Warning: --to holds a password, which other users of this machine see among its processes. Give it as "
+            "${VARIABLE} in the setting index of the pipeline file"
+        )
     report = open_pipeline(pipeline, settings).index(to, warehouse=warehouse, since=since, keep=keep)
     for note in report.notes:
         warn(note)

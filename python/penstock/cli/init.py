@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,7 @@ def init(
 ) -> None:
     """Copy a ready-made pipeline out of the package, to change it.
 
-    Contract, schemas, pipeline file, warehouse tables, the dbt project and alert rules for Prometheus.
+    Contract, schemas, pipeline file, warehouse tables, alert rules for Prometheus, DAGs; of ecommerce the dbt project.
     """
     from penstock.errors import SettingsError
     from penstock.nearest import nearest
@@ -36,12 +37,17 @@ def init(
     written = copy_out(pipeline, target, force=force)
     (target / "in").mkdir(exist_ok=True)
     out.say(f"{len(written)} files in ", f"{target}. Next:")
+    from penstock.pipeline import Pipeline
+
+    # A run that fills the warehouse itself leaves a load nothing to do.
+    warehouse = Pipeline.load(pipeline).settings.warehouse
+    then = "refresh" if warehouse and warehouse.fill == "epoch" else "load"
     out.say(
         "",
-        f"  cd {target}\n"
+        f"  cd {shlex.quote(str(target))}\n"
         f"  penstock produce {pipeline} --total-events 100000 --to in/events.jsonl\n"
         "  penstock run pipeline.yaml --until-caught-up --set 'source.files.paths=in/*.jsonl'\n"
-        "  penstock load pipeline.yaml",
+        f"  penstock {then} pipeline.yaml",
     )
     out.say("[dim]From Kafka: set KAFKA_BROKERS, leave --to and --set out.[/dim]")
     out.result({"pipeline": pipeline, "folder": str(target), "files": [str(path) for path in written]})

@@ -51,6 +51,8 @@ def load(
 
     from penstock.cli._warehouse import warn_of_password
     from penstock.warehouse import load as load_warehouse
+    from penstock.warehouse.flat import Flat
+    from penstock.warehouse.model import model_of, tables_of
 
     out = Output(as_json)
     warn_of_password(to)
@@ -62,20 +64,23 @@ def load(
     if report.shards and not report.date:
         what = "the logs of " + ", ".join(f"{log} up to entry {number}" for log, number in report.shards.items())
     out.print(Text(report.pipeline, "bold").append(f": {what}, into {report.warehouse}", "not bold"))
-    out.print(table_of(report))
+    out.print(table_of(report, star=not isinstance(model_of(flow.file.tables or tables_of(flow.name)), Flat)))
     out.result(report.as_dict())
 
 
-def table_of(report: LoadReport) -> Any:
-    """The report for people."""
-    counts = report.counts
-    rows = (
+def table_of(report: LoadReport, *, star: bool) -> Any:
+    """The report for people: of a star schema, or of a table."""
+    counts, what = report.counts, "facts" if star else "rows"
+    rows = [
         (f"read from {report.files} Silver files", report.rows_read),
-        ("facts inserted", counts.inserted),
-        ("facts updated", counts.updated),
-        ("facts deleted", counts.deleted),
-        ("facts pointed to another row of their user", counts.repointed),
-        ("rows of dim_user written or removed", counts.users),
+        (f"{what} inserted", counts.inserted),
+        (f"{what} updated", counts.updated),
+        (f"{what} deleted", counts.deleted),
         ("duplicates kept aside", counts.duplicates),
-    )
+    ]
+    if star:
+        rows[-1:-1] = [
+            ("facts pointed to another row of their user", counts.repointed),
+            ("rows of dim_user written or removed", counts.users),
+        ]
     return simple_table("", ("", ">rows"), [(name, f"{count:,}") for name, count in rows])

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from penstock.cli._common import JsonOption, Output, PipelineArgument, SetOption, open_pipeline
+from penstock.cli._pipe import is_utf8
 
 EXAMPLES = (
     "penstock manifest ecommerce --layer silver/events --format sql | duckdb",
@@ -50,4 +51,5 @@ def manifest(
     elif as_json:
         out.result(found.to_dict())
     else:
-        sys.stdout.write(json.dumps(found.to_dict(), indent=2, ensure_ascii=False, default=str) + "\n")
+        plain = not is_utf8(sys.stdout)
+        sys.stdout.write(json.dumps(found.to_dict(), indent=2, ensure_ascii=plain, default=str) + "\n")

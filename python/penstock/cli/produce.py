@@ -140,7 +140,7 @@ def _to_file(
     quiet: bool,
     given: Sequence[str],
 ) -> None:
-    from penstock.errors import SettingsError
+    from penstock.errors import SettingsError, Stopped
     from penstock.generate import generate
 
     if given:
@@ -149,7 +149,12 @@ def _to_file(
     to_stdout = str(to) == "-"
     if to_stdout and out.as_json:
         raise SettingsError("--json: standard output is where the events go; leave it out, or name a file with --to")
-    found = generate(profile, None if to_stdout else to, progress=False if quiet or to_stdout else None, **events)
+    try:
+        found = generate(profile, None if to_stdout else to, progress=False if quiet or to_stdout else None, **events)
+    except BrokenPipeError:
+        return  # who read them has enough
+    except KeyboardInterrupt:
+        fail(Stopped("interrupted" if to_stdout else "interrupted; no file was written", finished=True))
     place = truth or (None if to_stdout else to.with_name(f"{to.name}.truth.json"))
     if place:
         _write(place, found)

@@ -25,6 +25,7 @@ EXAMPLES = (
 
 
 def quality(
+    context: typer.Context,
     pipeline: PipelineArgument,
     date: Annotated[
         str | None, typer.Option(help="The day to check (UTC); yesterday unless told.", metavar="YYYY-MM-DD")
@@ -58,6 +59,12 @@ def quality(
     from penstock.quality import Slack, run_checks
 
     out = Output(as_json)
+    source = context.get_parameter_source("slack_webhook")
+    if slack_webhook and source is not None and source.name == "COMMANDLINE":
+        warn(
+            "Warning: --slack-webhook is a secret, which other users of this machine see among its processes. "
+            "Give it in PENSTOCK_SLACK_WEBHOOK"
+        )
     slack = Slack(slack_webhook) if slack_webhook else None  # a broken address is said before the checks run
     day = date or (dt.datetime.now(dt.timezone.utc).date() - dt.timedelta(days=1)).isoformat()
     flow = open_pipeline(pipeline, settings)

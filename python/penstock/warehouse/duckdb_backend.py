@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from penstock import damage
-from penstock.errors import DataError, WarehouseError
+from penstock.errors import DataError, WarehouseError, WrongWarehouseError
 from penstock.warehouse.backend import BusyError
 
 if TYPE_CHECKING:
@@ -59,11 +59,14 @@ def _explain(path: str, error: duckdb.Error) -> WarehouseError:
             f"warehouse {path}: another process{who} has it open; DuckDB lets one process write. Close it, or wait, "
             "and run this again"
         )
+    kind: type[WarehouseError] = WrongWarehouseError
     if "not a valid DuckDB" in text:
         reason = "this file is not a DuckDB database. Name another one (`warehouse.duckdb` in the pipeline file)"
     elif file.is_dir():
         reason = "this is a folder, not a file. Name a file in it (`warehouse.duckdb` in the pipeline file)"
     elif not file.parent.is_dir():
+        # It may be a disk that is not there yet.
+        kind = WarehouseError
         reason = (
             f"there is no folder {file.parent}. Make it, or name another file (`warehouse.duckdb` in the pipeline file)"
         )
@@ -72,8 +75,8 @@ def _explain(path: str, error: duckdb.Error) -> WarehouseError:
     elif "newer version" in text or "storage version" in text.lower():
         reason = f"it was written by a newer DuckDB than {duckdb.__version__}. Upgrade duckdb"
     else:
-        reason = text
-    return WarehouseError(f"warehouse {path}: {reason}")
+        kind, reason = WarehouseError, text
+    return kind(f"warehouse {path}: {reason}")
 
 
 class DuckDBBackend:

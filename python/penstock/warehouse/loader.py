@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from penstock import _core
-from penstock.errors import DataError, LakeError, SettingsError, WarehouseError
+from penstock.errors import DataError, SettingsError, WarehouseError, WrongLakeError
 from penstock.storage import secrets_of
 from penstock.warehouse import star
 from penstock.warehouse.lakelog import BEGINNING, Entry, LakeFile, files_left, identity_of, live_files, logs, read_log
@@ -175,14 +175,14 @@ def require_same_lake(warehouse: Backend, spec: Mapping[str, Any], log: str, lak
         lake: What the lake of the pipeline is told by; none: nothing can be said.
 
     Raises:
-        LakeError: It is another one.
+        WrongLakeError: It is another one.
     """
     found = warehouse.rows(
         f"SELECT lake FROM penstock_loads WHERE pipeline = {_literal(log)} AND lake IS NOT NULL "
         "ORDER BY load_number DESC LIMIT 1"
     )
     if lake is not None and found and found[0][0] != lake:
-        raise LakeError(
+        raise WrongLakeError(
             f"lake {spec['lake']}: it began anew, or is another one: what the warehouse {warehouse.place} has loaded "
             "came from another lake than this. Name the right one, or another warehouse"
         )
@@ -242,7 +242,7 @@ class Loader:
         """See to it that the warehouse has this log from this lake.
 
         Raises:
-            LakeError: It has it from another one.
+            WrongLakeError: It has it from another one.
         """
         require_same_lake(self.warehouse, self.spec, log, self.lake)
 
@@ -251,7 +251,7 @@ class Loader:
 
         Raises:
             SettingsError: They are in PostgreSQL, and older.
-            WarehouseError: They were made by a newer version.
+            WrongWarehouseError: They were made by a newer version.
         """
         self.warehouse = warehouse
         if version_of(warehouse, self.pipeline) == SCHEMA_VERSION:
@@ -324,7 +324,7 @@ class Loader:
                 return []
             log = read_log(self.spec, since, SILVER, shard)
         if last > BEGINNING and (not log or log[0].number != last):
-            raise LakeError(
+            raise WrongLakeError(
                 f"lake {self.spec['lake']}: its log has no entry {last}, and the warehouse {self.warehouse.place} has "
                 "loaded it. This is another lake than before; name the right one, or another warehouse"
             )

@@ -7,7 +7,7 @@ import re
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Protocol
 
-from penstock.errors import SettingsError, WarehouseError
+from penstock.errors import SettingsError, WrongWarehouseError
 from penstock.warehouse.duckdb_backend import quoted
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def version_of(backend: Readable, pipeline: str) -> int | None:
     """The version of a pipeline's tables; none where it has no tables yet.
 
     Raises:
-        WarehouseError: They were made by a newer penstock.
+        WrongWarehouseError: They were made by a newer penstock.
     """
     if not backend.columns("penstock_schema"):
         return None
@@ -51,7 +51,7 @@ def version_of(backend: Readable, pipeline: str) -> int | None:
         return None
     version = int(found[0][0])
     if version > SCHEMA_VERSION:
-        raise WarehouseError(
+        raise WrongWarehouseError(
             f"warehouse {backend.place}: its tables are of version {version}, made by a newer penstock; this one knows "
             f"version {SCHEMA_VERSION}. Upgrade penstock, or name another warehouse"
         )
@@ -71,7 +71,7 @@ def require_current(backend: Readable, pipeline: str) -> None:
 
     Raises:
         SettingsError: They are older; the message names the command to run.
-        WarehouseError: They were made by a newer penstock.
+        WrongWarehouseError: They were made by a newer penstock.
     """
     version = version_of(backend, pipeline)
     found = bookkeeping_version(backend) if version is None else version

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
 
-from penstock.errors import DataError, MissingExtraError, WarehouseError
+from penstock.errors import DataError, MissingExtraError, WrongWarehouseError
 from penstock.postgres import Postgres
 from penstock.warehouse.arrow_schema import metadata
 from penstock.warehouse.backend import BackendGoneError, CommitUnknownError
@@ -140,22 +140,22 @@ class PostgresBackend:
             + ", ".join(f"(SELECT setting::bigint FROM pg_settings WHERE name = '{name}')" for name in _LIMITS)
         )
         if version < OLDEST * 10_000:
-            raise WarehouseError(
+            raise WrongWarehouseError(
                 f"warehouse {self.place}: PostgreSQL {version // 10_000} is too old; {OLDEST} or newer"
             )
         if encoding == "SQL_ASCII":
-            raise WarehouseError(
+            raise WrongWarehouseError(
                 f"warehouse {self.place}: its database has no encoding (SQL_ASCII), so that it cannot tell characters "
                 "from bytes. Make one WITH ENCODING 'UTF8'"
             )
         if schema == 2:
-            raise WarehouseError(
+            raise WrongWarehouseError(
                 f"warehouse {self.place}: permission denied for schema {self._postgres.schema_}; the user needs more "
                 "rights: see the roles in the guide to PostgreSQL"
             )
         if schema is None:
             name = self._postgres.schema_
-            raise WarehouseError(
+            raise WrongWarehouseError(
                 f'warehouse {self.place}: there is no schema {name}. Make it (CREATE SCHEMA "{name}"), or name another '
                 "one in warehouse.postgres.schema"
             )

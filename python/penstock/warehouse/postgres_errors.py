@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from penstock.errors import DataError, PenstockError, WarehouseError
+from penstock.errors import DataError, PenstockError, WarehouseError, WrongWarehouseError
 from penstock.warehouse.backend import BackendGoneError, DeadlockError
 
 _GONE = ("08", "57P01", "57P02", "57P03", "57P05", "25P03", "25P04")
@@ -22,6 +22,9 @@ _REMEDIES = {
     "3F000": "make the schema (CREATE SCHEMA), or name another one in warehouse.postgres.schema",
     "42P07": "somebody else's table has this name; name another schema in warehouse.postgres.schema",
 }
+
+# What does not pass by itself: no right, no schema, somebody else's table. (A standby may become the primary.)
+_FOR_GOOD = ("42501", "3F000", "42P07")
 
 _ANOTHER_LOAD = "another load holds the lock (pg_stat_activity shows it as penstock); run this again when it has ended"
 
@@ -73,8 +76,9 @@ def explain(place: str, error: Exception, *, alive: bool = False, for_lock: bool
     """
     state, said = state_of(error), primary(error)
     if not state and alive:
-        rights = f"; {_REMEDIES['42501']}" if "permission denied" in said else ""
-        return WarehouseError(f"warehouse {place}: {said}{rights}")
+        if "permission denied" in said:
+            return WrongWarehouseError(f"warehouse {place}: {said}; {_REMEDIES['42501']}")
+        return WarehouseError(f"warehouse {place}: {said}")
     if not state or state.startswith(_GONE):
         return BackendGoneError(
             f"warehouse {place}: the connection was lost ({said}); nothing that was not committed stays"
@@ -92,7 +96,8 @@ def explain(place: str, error: Exception, *, alive: bool = False, for_lock: bool
         )
         return WarehouseError(f"warehouse {place}: {said}; {remedy}")
     if state in _REMEDIES:
-        return WarehouseError(f"warehouse {place}: {said}; {_REMEDIES[state]}")
+        told = f"warehouse {place}: {said}; {_REMEDIES[state]}"
+        return WrongWarehouseError(told) if state in _FOR_GOOD else WarehouseError(told)
     if state == "54000":
         return DataError(
             f"warehouse {place}: {said}; a key or an identifier in the events is too long to be looked up. Let the "
@@ -141,11 +146,11 @@ def explain_connection(place: str, error: Exception) -> PenstockError:
     said = said.removesuffix(" Is the server running locally and accepting connections on that socket?")
     if "://" in text or "invalid connection option" in text:
         # libpq repeats what it cannot read, and the password may be in it.
-        return WarehouseError(f"warehouse {place}: the driver cannot read its URL")
+        return WrongWarehouseError(f"warehouse {place}: the driver cannot read its URL")
     said = _without_settings(said)
     for pattern, remedy in _REFUSALS:
         if re.search(pattern, text):
-            return WarehouseError(f"warehouse {place}: {said}. {remedy}")
+            return WrongWarehouseError(f"warehouse {place}: {said}. {remedy}")
     for pattern, remedy in _AWAY:
         if re.search(pattern, text):
             return BackendGoneError(f"warehouse {place}: cannot be reached: {said}. {remedy}")
@@ -169,4 +174,5 @@ def fetched(place: str, error: Exception, *, alive: bool) -> PenstockError:
     said = _without_values(told[1]).strip()
     if "statement timeout" in said:
         return WarehouseError(f"warehouse {place}: {said}; give it longer in warehouse.postgres.statement_timeout")
-    return WarehouseError(f"warehouse {place}: {said}")
+    kind = WrongWarehouseError if said.startswith("permission denied") else WarehouseError
+    return kind(f"warehouse {place}: {said}")

@@ -17,7 +17,7 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from penstock.errors import LakeError, SupersededError, WarehouseError
+from penstock.errors import LakeError, SupersededError, WarehouseError, WrongLakeError
 from penstock.warehouse.duckdb_backend import quoted
 from penstock.warehouse.flat import BRONZE
 from penstock.warehouse.lakelog import BEGINNING, file_of, live_files, logs, read_log
@@ -101,7 +101,7 @@ class TableSink:
             yield self._loader
             keep = backend.kind == "postgres"
         except WarehouseError as error:
-            if type(error) is WarehouseError:
+            if type(error).__module__ == WarehouseError.__module__:
                 raise
             # The engine knows the classes of `penstock.errors` alone.
             raise WarehouseError(str(error)) from error
@@ -119,7 +119,7 @@ class TableSink:
 
         Raises:
             WarehouseError: It cannot be opened or written, or was made by a newer version.
-            LakeError: It has loaded what this lake does not have.
+            WrongLakeError: It has loaded what this lake does not have.
         """
         try:
             held = live_files(self._spec, SILVER)
@@ -211,13 +211,13 @@ class TableSink:
         """Whether the number that is taken is that of this epoch; not where it was given up.
 
         Raises:
-            LakeError: It is an epoch of another lake.
+            WrongLakeError: It is an epoch of another lake.
         """
         kind, held = self._found(loader, log, number)
         if kind == "void":
             return False
         if held != load_id and not loader.log_has(number, shard):
-            raise LakeError(
+            raise WrongLakeError(
                 f"lake {self._spec['lake']}: it comes to epoch {number} now, and {self.name} has loaded another one "
                 "under this number. This is another lake than before; name the right one, or another warehouse"
             )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.errors import SettingsError
 from penstock.postgres import Postgres, is_postgres
+from penstock.storage import need
 from penstock.warehouse.backend import BusyError
 from penstock.warehouse.duckdb_backend import DuckDBBackend
 
@@ -98,6 +99,7 @@ def warehouse_of(spec: Mapping[str, Any], warehouse: str | Mapping[str, Any] | T
     """
     if warehouse is not None:
         return parse_target(warehouse)
+    need(spec, "warehouse")
     named = spec.get("warehouse")
     url = getattr(spec, "warehouse_secret", None)
     if isinstance(named, Mapping) and isinstance(named.get("postgres"), Mapping) and url is not None:

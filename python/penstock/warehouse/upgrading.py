@@ -223,9 +223,9 @@ def _in_transaction(
 
 
 def _wrong(postgres: Postgres, reason: str) -> PenstockError:
-    from penstock.errors import WarehouseError
+    from penstock.errors import WrongWarehouseError
 
-    return WarehouseError(f"warehouse {postgres.place}: {reason}")
+    return WrongWarehouseError(f"warehouse {postgres.place}: {reason}")
 
 
 def _version_table(pipeline: str) -> str:
