@@ -1,10 +1,10 @@
 """Have the kernels become slower? Counts their instructions and compares them with those that are kept here.
 
-    python benches/check.py PROGRAM [--update] [--only WORDS]
+    python benches/check.py [--update] [--only WORDS] [--profile fast]      # `make bench-check` and `… UPDATE=1`
 
-PROGRAM is `benches/instructions.rs`, built (`make bench-check` does both). Each kernel runs under callgrind, on one
-thread and from fixed seeds, so that the counts do not depend on how busy the machine is. More than 5 % above or below
-what `benches/instructions.json` says fails; `--update` (`make bench-check UPDATE=1`) writes what was counted into it.
+Builds `benches/instructions.rs` and runs each kernel under callgrind, on one thread and from fixed seeds, so that the
+counts do not depend on how busy the machine is. More than 5 % above or below what `benches/instructions.json` says
+fails; `--update` writes what was counted into it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,28 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-KEPT = Path(__file__).resolve().parent / "instructions.json"
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = ROOT / "benches" / "instructions.json"
 MARGIN = 0.05
-# What is the same on every machine that counts. The tables of std and hashbrown take a seed from the system: that moves
-# a count by less than a thousandth.
 ENVIRONMENT = {"RAYON_NUM_THREADS": "1", "LC_ALL": "C", "PATH": os.environ.get("PATH", "")}
+
+
+def build(profile: str) -> str:
+    """The program. The engine is one unit of code, compiled anew: so what is inlined follows from the code alone."""
+    command = ["cargo", "bench", "--locked", "--profile", profile, "--features", "kafka,s3", "--bench", "instructions"]
+    command += [
+        "--config",
+        f"profile.{profile}.package.penstock.codegen-units=1",
+        "--no-run",
+        "--message-format",
+        "json",
+    ]
+    environment = {**os.environ, "CARGO_INCREMENTAL": "0"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return str(next(f["executable"] for f in found if f.get("target", {}).get("name") == "instructions"))
 
 
 def count(program: str, kernel: str) -> int:
@@ -72,7 +89,7 @@ def report(found: dict[str, int], kept: dict[str, int]) -> tuple[list[str], bool
 def main() -> None:
     """Count, compare, say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("program")
+    parser.add_argument("--profile", default="fast", help="the profile of Cargo to build with")
     parser.add_argument("--update", action="store_true", help="keep what is counted")
     parser.add_argument("--only", default="", help="kernels whose name holds these words")
     options = parser.parse_args()
@@ -81,14 +98,16 @@ def main() -> None:
             "make bench-check needs valgrind, which was not found on PATH (Debian, Ubuntu: apt-get install valgrind)"
         )
     kept = json.loads(KEPT.read_text()) if KEPT.exists() else {"kernels": {}}
-    built = {"rustc": compiler(), "machine": platform.machine()}
-    if kept.get("machine", built["machine"]) != built["machine"]:
-        sys.exit(f"the counts in {KEPT.name} are those of {kept['machine']}; this machine is {built['machine']}")
-    listed = subprocess.run([options.program], capture_output=True, text=True, check=True).stdout.splitlines()
+    built = {"rustc": compiler(), "machine": platform.machine(), "profile": options.profile}
+    for what in () if options.update else ("machine", "profile"):
+        if kept.get(what, built[what]) != built[what]:
+            sys.exit(f"the counts in {KEPT.name} are those of the {what} {kept[what]}, not of {built[what]}")
+    program = build(options.profile)
+    listed = subprocess.run([program], capture_output=True, text=True, check=True).stdout.splitlines()
     kernels = [kernel for kernel in listed if options.only in kernel]
     if not kernels:
         sys.exit(f"no kernel has '{options.only}' in its name; there are: {', '.join(listed)}")
-    found = count_all(options.program, kernels)
+    found = count_all(program, kernels)
     lines, good = report(found, kept["kernels"])
     print("\n".join(lines))
     gone = sorted(set(kept["kernels"]) - set(listed))

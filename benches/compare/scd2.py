@@ -26,6 +26,7 @@ import penstock
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+HEADER = ["job", "wall", "CPU", "against duckdb", "against polars"]
 TRACKED = ["plan", "city", "segment", "score", "visits"]
 COLUMNS = ["user_id", *TRACKED, "effective_start", "effective_end", "is_current"]
 HOW = {"key": "user_id", "at": "at", "tracked": TRACKED, "order": "offset"}
@@ -237,7 +238,7 @@ def main() -> None:
         f"current rows, five tracked attributes; {expected.height:,} rows of history, compared; "
         f"medians of {options.rounds}.\n"
         f"{common.described(where)}\n\n"
-        f"{common.table(['job', 'wall', 'CPU', 'against duckdb', 'against polars'], cells)}"
+        f"{common.table(HEADER, cells)}"
     )
     common.keep("scd2", text, {"machine": where, "rows": expected.height, "seconds": times})
 
