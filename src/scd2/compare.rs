@@ -93,9 +93,9 @@ pub(super) fn sums(layout: &Layout, batch: &RecordBatch) -> Result<Vec<u64>> {
     let columns: Vec<&ArrayRef> =
         layout.tracked.clone().map(|i| batch.column(i)).filter(|c| *c.data_type() != DataType::Null).collect();
     let mut out = vec![0; batch.num_rows()];
-    out.par_chunks_mut(CHUNK).enumerate().try_for_each(|(i, out)| {
-        columns.iter().try_for_each(|column| add(&column.slice(i * CHUNK, out.len()), out))
-    })?;
+    out.par_chunks_mut(CHUNK)
+        .enumerate()
+        .try_for_each(|(i, out)| columns.iter().try_for_each(|column| add(&column.slice(i * CHUNK, out.len()), out)))?;
     Ok(out)
 }
 
@@ -115,8 +115,11 @@ fn add(column: &ArrayRef, sums: &mut [u64]) -> Result<()> {
             Some(width) => {
                 let data = column.to_data();
                 let values = &data.buffers()[0][data.offset() * width..][..sums.len() * width];
-                let valid = |(row, value)| column.is_valid(row).then_some(value);
-                each(sums, values.chunks_exact(width).enumerate().map(valid));
+                let values = values.chunks_exact(width);
+                match column.nulls() {
+                    None => each(sums, values.map(Some)),
+                    Some(nulls) => each(sums, values.zip(nulls).map(|(value, there)| there.then_some(value))),
+                }
             }
             None => {
                 let rows = RowConverter::new(vec![SortField::new(kind.clone())])?.convert_columns(&[column.clone()])?;
