@@ -104,6 +104,8 @@ def main(source: str, target: str, cores: str = "2") -> None:
         .config("spark.sql.shuffle.partitions", cores)
         .config("spark.sql.parquet.compression.codec", "zstd")
         .config("spark.ui.enabled", "false")
+        .config("spark.driver.host", "127.0.0.1")
+        .config("spark.driver.bindAddress", "127.0.0.1")
         .config("spark.log.level", "ERROR")
         .getOrCreate()
     )
@@ -119,7 +121,12 @@ def main(source: str, target: str, cores: str = "2") -> None:
     for name, value in given.items():
         query = query.replace(f"${name}", value)
     spark.sql(query).write.mode("overwrite").parquet(target)
+    # The virtual machine is waited for, so that its time and memory are counted with those of this process.
+    machine = spark.sparkContext._gateway  # noqa: SLF001
     spark.stop()
+    machine.shutdown()
+    machine.proc.stdin.close()
+    machine.proc.wait()
 
 
 if __name__ == "__main__":
