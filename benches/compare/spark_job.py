@@ -30,11 +30,11 @@ WRONG_TYPE = "|".join(
 )
 
 QUERY = """
-WITH lines AS (
-    SELECT monotonically_increasing_id() AS position, value FROM source
+WITH fields AS (
+    -- Both in one place: what is not deterministic keeps Spark from parsing the line again for each condition below.
+    SELECT monotonically_increasing_id() AS position, from_json(value, '$schema') AS event FROM source
     WHERE startswith(value, '{') AND endswith(value, '}') AND NOT value RLIKE '$wrong_type'
 ),
-fields AS (SELECT position, from_json(value, '$schema') AS event FROM lines),
 typed AS (
     SELECT position, $texts, try_cast(event.event_timestamp AS TIMESTAMP) AS event_timestamp,
            try_cast(event.load_time_ms AS BIGINT) AS load_time_ms, try_cast(event.quantity AS BIGINT) AS quantity,
