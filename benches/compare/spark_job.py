@@ -104,6 +104,8 @@ def main(source: str, target: str, cores: str = "2") -> None:
         .config("spark.sql.shuffle.partitions", cores)
         .config("spark.sql.parquet.compression.codec", "zstd")
         .config("spark.ui.enabled", "false")
+        # What follows from so many conditions takes the optimiser minutes to find out.
+        .config("spark.sql.constraintPropagation.enabled", "false")
         .config("spark.driver.host", "127.0.0.1")
         .config("spark.driver.bindAddress", "127.0.0.1")
         .config("spark.log.level", "ERROR")
