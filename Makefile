@@ -97,6 +97,7 @@ memcheck: $(DEPS) ## The tests that reach `unsafe` code, under valgrind's memche
 .PHONY: bench-plot
 bench-plot: $(CORE) ## Time and memory against events, drawn into docs/images/growth.svg
 	$(BIN)/python benches/compare/plot.py $(ARGS)
+	$(BIN)/python benches/pages.py
 
 .PHONY: bench-spark
 bench-spark: $(CORE) ## The job beside Spark local[2] (needs Java 17 or newer; installs PySpark into target/)

@@ -3,8 +3,8 @@
     python benches/compare/plot.py [--millions 0.5 1 2 4] [--rounds 1] [--draw]
 
 The job and the contestants are those of run.py, which compares their rows. The numbers go to benches/out/plot.json,
-where those of other sizes stay; the picture goes to docs/images/growth.svg. With `--draw` nothing is measured. Polars
-needs a GiB of memory for each million.
+where those of other sizes stay; the picture goes to docs/images/growth.svg, and `pages.py` puts it into its page. With
+`--draw` nothing is measured. Polars needs a GiB of memory for each million.
 """
 
 from __future__ import annotations
@@ -78,7 +78,11 @@ def draw(numbers: dict[str, Any]) -> None:
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     PICTURE.parent.mkdir(exist_ok=True)
     figure.savefig(PICTURE, metadata={"Date": None})
-    print(f"{PICTURE.relative_to(Path.cwd()) if PICTURE.is_relative_to(Path.cwd()) else PICTURE} is drawn")
+    text = (
+        "![Wall time and peak memory against the number of events](images/growth.svg)\n\n"
+        f"`make bench-plot`. {common.described(numbers['machine'])}"
+    )
+    common.keep("plot", text, numbers)
 
 
 def main() -> None:
