@@ -122,7 +122,8 @@ fn add(column: &ArrayRef, sums: &mut [u64]) -> Result<()> {
                 }
             }
             None => {
-                let rows = RowConverter::new(vec![SortField::new(kind.clone())])?.convert_columns(&[column.clone()])?;
+                let rows = RowConverter::new(vec![SortField::new(kind.clone())])?
+                    .convert_columns(std::slice::from_ref(column))?;
                 each(sums, rows.iter().map(Some));
             }
         },
