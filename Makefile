@@ -76,9 +76,39 @@ oldest-airflow: $(CORE) ## The tests of operators, DAGs and sensor with the olde
 	  -k "not manifest and not postgresql and not started_again and not cannot_look and not asked_again" --timeout 600
 
 .PHONY: bench
-bench: $(CORE) ## Measure: each kernel, and whole runs side by side with Polars and DuckDB
-	cargo bench --locked --profile $(PROFILE)
+bench: $(CORE) ## Measure: each kernel, whole runs beside Polars and DuckDB, SCD-2, growing state, the warehouse, imports
+	cargo bench --locked --profile $(PROFILE) --features kafka,s3
+	$(BIN)/python benches/kernels.py
 	$(BIN)/python benches/compare/run.py $(ARGS)
+	$(BIN)/python benches/compare/scd2.py
+	$(BIN)/python benches/compare/state.py
+	$(BIN)/python benches/warehouse.py --only duckdb
+	$(BIN)/python benches/compare/imports.py
+	$(BIN)/python benches/pages.py
+
+.PHONY: bench-check
+bench-check: $(DEPS) ## Have kernels become slower? Counts instructions with valgrind (UPDATE=1 keeps the counts)
+	$(BIN)/python benches/check.py --profile $(PROFILE) $(if $(UPDATE),--update) $(ARGS)
+
+# All of `unsafe` calls C (librdkafka, libc), which Miri cannot run: valgrind looks at both sides of the calls.
+MEMCHECK := --config "target.'cfg(unix)'.runner=['valgrind', '--quiet', '--error-exitcode=99', '--fair-sched=yes']"
+
+.PHONY: memcheck
+memcheck: $(DEPS) ## The tests that reach `unsafe` code, under valgrind's memcheck
+	@command -v valgrind >/dev/null || { echo "valgrind is needed and was not found: apt-get install valgrind" >&2; exit 1; }
+	$(CARGO_TEST) $(MEMCHECK) --lib -- --test-threads=1 kafka:: producer:: memory:: failpoint::
+
+.PHONY: bench-plot
+bench-plot: $(CORE) ## Time and memory against events, drawn into docs/images/growth.svg
+	$(BIN)/python benches/compare/plot.py $(ARGS)
+	$(BIN)/python benches/pages.py
+
+.PHONY: bench-spark
+bench-spark: $(CORE) ## The job beside Spark local[2] (needs Java 17 or newer; installs PySpark into target/)
+	@java -version >/dev/null 2>&1 || { echo "Java is needed and was not found: apt-get install default-jre-headless" >&2; exit 1; }
+	$(UV) venv --quiet --allow-existing --python $(BIN)/python target/pyspark
+	$(UV) pip install --quiet --python target/pyspark/bin/python "pyspark>=4.0"
+	$(BIN)/python benches/compare/spark.py --spark target/pyspark/bin/python $(ARGS)
 
 .PHONY: lint
 lint: lint-rust lint-python ## Check format, lints and types of Rust and Python

@@ -2,9 +2,12 @@
 
     .venv/bin/python benches/warehouse.py --facts 1000000
     .venv/bin/python benches/warehouse.py --postgres postgresql://loader@db.example/shop   # another server
+    .venv/bin/python benches/warehouse.py --only duckdb
 
 Without `--postgres` it starts a server of its own, as the tests do, but with `fsync` on. At the end both have to hold
-the same facts, users and revenue.
+the same facts, users and revenue. Of DuckDB it also tells how long its own statements took, and those of them that
+write rows (INSERT, UPDATE, DELETE, MERGE, COMMIT). The table goes to standard output and to benches/out/warehouse.md,
+the numbers to benches/out/warehouse.json.
 """
 
 from __future__ import annotations
@@ -20,14 +23,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benches" / "compare")]
+
+import common  # noqa: E402
 
 from penstock import Pipeline, _core  # noqa: E402
 from penstock.warehouse import connect, load  # noqa: E402
+from penstock.warehouse.duckdb_backend import DuckDBBackend  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+HEADER = ["load", "rows", "wall", "CPU", "rows/s", "DuckDB's statements", "of them writing"]
 DAY = 86_400_000_000
 START = 1_734_393_600_000_000  # 2024-12-17
 LIKE_A_SERVER = {"fsync": "on", "shared_buffers": "512MB", "max_wal_size": "4GB"}
@@ -73,16 +80,57 @@ def cpu(pid: int | None) -> float:
     return own + sum(int(ticks) for stat in told for ticks in stat[11:15]) / os.sysconf("SC_CLK_TCK")
 
 
+class Statements:
+    """How long DuckDB's statements take: all of them, and those that write."""
+
+    WRITE = ("INSERT", "UPDATE", "DELETE", "MERGE", "WITH")
+
+    def __init__(self) -> None:
+        self.all = self.writing = 0.0
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Look on for as long as this holds."""
+        run, commit = DuckDBBackend._run, DuckDBBackend.commit  # noqa: SLF001
+
+        def timed(backend: DuckDBBackend, sql: str) -> Any:
+            began = time.perf_counter()
+            try:
+                return run(backend, sql)
+            finally:
+                self.add(time.perf_counter() - began, writes=sql.lstrip().upper().startswith(self.WRITE))
+
+        def committed(backend: DuckDBBackend) -> None:
+            began = time.perf_counter()
+            commit(backend)
+            self.add(time.perf_counter() - began, writes=True)
+
+        DuckDBBackend._run, DuckDBBackend.commit = timed, committed  # type: ignore[method-assign] # noqa: SLF001
+        try:
+            yield
+        finally:
+            DuckDBBackend._run, DuckDBBackend.commit = run, commit  # type: ignore[method-assign] # noqa: SLF001
+
+    def add(self, seconds: float, *, writes: bool) -> None:
+        """Count a statement."""
+        self.all += seconds
+        self.writing += seconds if writes else 0.0
+
+
 def timed(flow: Pipeline, to: str, date: str | None, pid: int | None) -> dict[str, Any]:
     """Load, and say how long it took."""
     before, busy = time.perf_counter(), cpu(pid)
-    report = load(flow.spec(), to, date=date)
+    statements = Statements()
+    with statements.watched():
+        report = load(flow.spec(), to, date=date)
     seconds = time.perf_counter() - before
     return {
         "rows": report.rows_read,
-        "seconds": round(seconds, 1),
-        "cpu_seconds": round(cpu(pid) - busy, 1),
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(cpu(pid) - busy, 2),
         "rows_s": round(report.rows_read / seconds),
+        "statements": round(statements.all, 2),
+        "writing": round(statements.writing, 2),
     }
 
 
@@ -91,37 +139,50 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--facts", type=int, default=1_000_000)
     parser.add_argument("--postgres", metavar="URL", help="a database of your own; its schema public has to be empty")
+    parser.add_argument("--only", choices=["duckdb", "postgres"])
     parser.add_argument("--json", action="store_true")
     told = parser.parse_args()
-    found: dict[str, Any] = {"facts": told.facts, "load_average": os.getloadavg()[0], "cores": os.cpu_count()}
-    with tempfile.TemporaryDirectory(prefix="penstock-bench-") as place, server(told.postgres) as (url, pid):
-        folder = Path(place)
+    where = common.machine()
+    found: dict[str, Any] = {"facts": told.facts, "machine": where}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-bench-")))
+        targets: dict[str, tuple[str, int | None]] = {"duckdb": (f"duckdb:{folder / 'warehouse.duckdb'}", None)}
+        if told.only != "duckdb":
+            targets["postgres"] = stack.enter_context(server(told.postgres))
         flow = lake(folder, told.facts)
         totals = {}
-        for kind, to in (("duckdb", f"duckdb:{folder / 'warehouse.duckdb'}"), ("postgres", url)):
+        for kind, (to, pid) in targets.items():
+            if told.only not in (None, kind):
+                continue
             # Making the tables and their 96,432 hours is no part of a load.
             from penstock.warehouse.upgrading import migrate
 
             migrate(flow.spec(), to)
-            by = pid if kind == "postgres" else None
             found[kind] = {
-                "first load": timed(flow, to, None, by),
-                "the day again": timed(flow, to, "2024-12-17", by),
+                "first load": timed(flow, to, None, pid),
+                "the day again": timed(flow, to, "2024-12-17", pid),
             }
             with contextlib.closing(connect(to, read_only=True)) as warehouse:
                 totals[kind] = warehouse.rows(COMPARED)
-    assert totals["duckdb"] == totals["postgres"], totals
+    assert len({str(total) for total in totals.values()}) == 1, totals
     found["load_average_at_end"] = os.getloadavg()[0]
     if told.json:
         print(json.dumps(found))
         return
-    busy = f"load average {found['load_average']:.1f} at the start"
-    print(f"{told.facts:,} events of one day; {found['cores']} cores, {busy}")
-    print(f"{'':24}{'rows':>12}{'seconds':>10}{'of CPU':>10}{'rows/s':>10}")
-    for kind in ("duckdb", "postgres"):
-        for what, row in found[kind].items():
-            times = f"{row['seconds']:>10}{row['cpu_seconds']:>10}"
-            print(f"{kind + ', ' + what:24}{row['rows']:>12,}{times}{row['rows_s']:>10,}")
+    rows = [
+        [
+            f"{kind}, {what}",
+            f"{row['rows']:,}",
+            f"{row['seconds']:.2f} s",
+            f"{row['cpu_seconds']:.2f} s",
+            f"{row['rows_s']:,}",
+            *((f"{row['statements']:.2f} s", f"{row['writing']:.2f} s") if kind == "duckdb" else ("", "")),
+        ]
+        for kind in totals
+        for what, row in found[kind].items()
+    ]
+    text = f"{told.facts:,} events of one day.\n{common.described(where)}\n\n{common.table(HEADER, rows)}"
+    common.keep("warehouse", text, found)
 
 
 if __name__ == "__main__":

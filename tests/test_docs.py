@@ -57,6 +57,33 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target.split("#")[0]).exists(), f"{target} in {page.relative_to(ROOT)}"
 
 
+def measured() -> Iterator[tuple[str, str, str]]:
+    """Every place of a page that shows a table of what was measured: where, which file, and what stands there."""
+    for page in PAGES:
+        for name, shown in re.findall(
+            r"<!-- benches/out/(\w+)\.md -->\n(.*?)<!-- end -->", page.read_text(), re.DOTALL
+        ):
+            if name != "plot":
+                yield str(page.relative_to(ROOT)), name, shown
+
+
+@pytest.mark.parametrize(("page", "name", "shown"), [*measured()], ids=lambda value: value[:30])
+def test_tables_are_those_that_are_measured(page: str, name: str, shown: str) -> None:
+    """`benches/pages.py` writes them; a header that is another's, or a table filled by hand, is found here."""
+    source = next(ROOT.glob(f"benches/**/{'run' if name == 'compare' else name}.py"))
+    tree = ast.parse(source.read_text())
+    headers = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["HEADER"]
+    ]
+    assert len(headers) == 1, source
+    rows = [line for line in shown.splitlines() if line.startswith("|")]
+    assert rows[:1] == [f"| {' | '.join(headers[0])} |"], f"{page}: run `python benches/pages.py`"
+    assert {row.count("|") for row in rows} == {len(headers[0]) + 1}
+    assert len(rows) > 2
+
+
 def test_commands_and_flags_exist() -> None:
     import typer.main
 

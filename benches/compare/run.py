@@ -12,25 +12,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
+import common
 import polars as pl
+from common import HERE, empty, measure
 
-import penstock
 from penstock import _core
 
-HERE = Path(__file__).resolve().parent
-OUT = HERE.parent / "out"
 CONTRACT = str(files("penstock") / "pipelines" / "ecommerce" / "contract.yaml")
 
 # What is compared, row by row. Session ids are each tool's own; the same start means the same session.
@@ -41,6 +35,8 @@ COLUMNS = [
     "signup_channel", "language", "marketing_consent",
 ]  # fmt: skip
 
+
+HEADER = ["job", "wall", "against polars", "CPU", "peak memory", "rows"]
 
 # Flaws that all tools have a notion of. Left out are bytes that are no UTF-8 (Polars stops), nesting deeper than a
 # limit, and clocks that run ahead (only Penstock has such limits).
@@ -112,35 +108,6 @@ def generate(target: Path, events: int) -> int:
     return int(truth["expected_batch"]["silver"])
 
 
-# A child's peak memory begins with that of the process that started it, and this one holds tables: so a small process
-# starts the job and measures it.
-LAUNCHER = """
-import json, os, subprocess, sys, time
-with open(sys.argv[1], "wb") as log:
-    start = time.perf_counter()
-    child = subprocess.Popen(sys.argv[2:], stdout=log, stderr=subprocess.STDOUT)
-    _, status, usage = os.wait4(child.pid, 0)
-    wall = time.perf_counter() - start
-    child.returncode = os.waitstatus_to_exitcode(status)
-print(json.dumps([child.returncode, wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss]))
-"""
-
-
-def measure(command: list[str], log: Path) -> tuple[float, float, float]:
-    """Runs a process to its end: seconds of wall time, seconds of CPU, peak MiB of it and its children."""
-    launcher = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(log), *command]
-    code, wall, cpu, peak = json.loads(subprocess.run(launcher, check=True, capture_output=True).stdout)
-    if code:
-        sys.exit(f"{' '.join(command)}\nended with {code}:\n{log.read_text(errors='replace')[-4000:]}")
-    return wall, cpu, peak / (1024 if sys.platform != "darwin" else 1024**2)  # KiB on Linux, bytes on macOS
-
-
-def empty(folder: Path) -> None:
-    """Makes the folder, and makes it empty."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-
-
 def rows_of(contestant: Contestant) -> pl.DataFrame:
     """What it wrote, by key."""
     rows = pl.scan_parquet(contestant.glob, hive_partitioning=False).select(COLUMNS)
@@ -171,43 +138,22 @@ def check(all_of_them: list[Contestant], out: Path, log: Path, expected: int | N
         print(f"  {contestant.name}: {rows.height:,} rows {contestant.differs or '(the same)'}", file=sys.stderr)
 
 
-def machine() -> dict[str, str]:
-    """What the numbers were measured on."""
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        cpu = models[0] if models else cpu
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
-    return {
-        "cpu": cpu,
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
-        "memory": f"{memory:.1f} GiB",
-        "load": f"{os.getloadavg()[0]:.1f}",
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "penstock": penstock.__version__,
-        "polars": pl.__version__,
-        "duckdb": version("duckdb"),
-    }
-
-
 def table(all_of_them: list[Contestant]) -> str:
     """The medians as markdown."""
     polars = next((statistics.median(c.wall) for c in all_of_them if c.name == "polars"), None)
-    lines = [
-        "| job | wall | against polars | CPU | peak memory | rows |",
-        "|---|---:|---:|---:|---:|---:|",
+    rows = [
+        [
+            c.name,
+            f"{statistics.median(c.wall):.2f} s",
+            f"{statistics.median(c.wall) / polars:.2f}" if polars else "",
+            f"{statistics.median(c.cpu):.2f} s",
+            f"{statistics.median(c.memory):,.0f} MiB",
+            f"{c.rows:,}{'*' if c.differs else ''}",
+        ]
+        for c in all_of_them
     ]
-    for c in all_of_them:
-        wall = statistics.median(c.wall)
-        ratio = f"{wall / polars:.2f}" if polars else ""
-        lines.append(
-            f"| {c.name} | {wall:.2f} s | {ratio} | {statistics.median(c.cpu):.2f} s "
-            f"| {statistics.median(c.memory):,.0f} MiB | {c.rows:,}{'*' if c.differs else ''} |"
-        )
     notes = [f"\\* {c.name}: {c.differs}" for c in all_of_them if c.differs]
-    return "\n".join([*lines, *([""] if notes else []), *notes])
+    return "\n".join([common.table(HEADER, rows), *([""] if notes else []), *notes])
 
 
 def main() -> None:
@@ -219,7 +165,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[""], help="contestants whose name begins so")
     options = parser.parse_args()
 
-    where = machine()
+    where = common.machine()
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as name:
         folder = Path(name)
         source, out, log = options.input, folder / "out", folder / "log"
@@ -243,16 +189,11 @@ def main() -> None:
             events, size = sum(1 for _ in file), source.stat().st_size
     text = (
         f"{events:,} events, {size / 1e6:,.0f} MB of JSON lines; medians of {options.rounds}; whole processes.\n"
-        f"{where['cpu']}, {where['cores']} cores, {where['memory']}, {where['system']}, load {where['load']} before; "
-        f"Python {where['python']}, penstock {where['penstock']}, polars {where['polars']}, "
-        f"duckdb {where['duckdb']}.\n\n"
-        f"{table(all_of_them)}\n"
+        f"{common.described(where)}\n\n"
+        f"{table(all_of_them)}"
     )
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "compare.md").write_text(text)
     numbers = {"machine": where, "events": events, "bytes": size, "jobs": [asdict(c) for c in all_of_them]}
-    (OUT / "compare.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    print(text)
+    common.keep("compare", text, numbers)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use arrow::array::make_comparator;
-use arrow::array::{ArrayRef, DynComparator, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, DynComparator, RecordBatch};
 use arrow::compute::SortOptions;
 use arrow::datatypes::DataType;
 use arrow::row::{RowConverter, SortField};
@@ -13,6 +13,7 @@ use rayon::prelude::*;
 
 use super::layout::Layout;
 use crate::error::Result;
+use crate::hash::quick;
 
 /// Where the values of a change lie: a layer of the history and a row of its batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,19 +92,52 @@ pub(super) fn sums(layout: &Layout, batch: &RecordBatch) -> Result<Vec<u64>> {
     const CHUNK: usize = 8_192;
     let columns: Vec<&ArrayRef> =
         layout.tracked.clone().map(|i| batch.column(i)).filter(|c| *c.data_type() != DataType::Null).collect();
-    let rows = batch.num_rows();
-    if columns.is_empty() {
-        return Ok(vec![0; rows]);
-    }
-    let fields: Vec<SortField> = columns.iter().map(|c| SortField::new(c.data_type().clone())).collect();
-    let mut out = vec![0; rows];
-    out.par_chunks_mut(CHUNK).enumerate().try_for_each(|(i, out)| -> Result<()> {
-        let slices: Vec<ArrayRef> = columns.iter().map(|c| c.slice(i * CHUNK, out.len())).collect();
-        let rows = RowConverter::new(fields.clone())?.convert_columns(&slices)?;
-        for (sum, row) in out.iter_mut().zip(rows.iter()) {
-            *sum = xxhash_rust::xxh3::xxh3_64(row.as_ref());
-        }
-        Ok(())
-    })?;
+    let mut out = vec![0; batch.num_rows()];
+    out.par_chunks_mut(CHUNK)
+        .enumerate()
+        .try_for_each(|(i, out)| columns.iter().try_for_each(|column| add(&column.slice(i * CHUNK, out.len()), out)))?;
     Ok(out)
+}
+
+/// Adds the values of a column to the sums of its rows. Values that compare as equal count for the same.
+fn add(column: &ArrayRef, sums: &mut [u64]) -> Result<()> {
+    use DataType::*;
+    match column.data_type() {
+        Utf8 => each(sums, column.as_string::<i32>().iter()),
+        LargeUtf8 => each(sums, column.as_string::<i64>().iter()),
+        Utf8View => each(sums, column.as_string_view().iter()),
+        Binary => each(sums, column.as_binary::<i32>().iter()),
+        LargeBinary => each(sums, column.as_binary::<i64>().iter()),
+        BinaryView => each(sums, column.as_binary_view().iter()),
+        FixedSizeBinary(_) => each(sums, column.as_fixed_size_binary().iter()),
+        Boolean => each(sums, column.as_boolean().iter().map(|v| v.map(|v| [u8::from(v)]))),
+        kind => match kind.primitive_width() {
+            Some(width) => {
+                let data = column.to_data();
+                let values = &data.buffers()[0][data.offset() * width..][..sums.len() * width];
+                let values = values.chunks_exact(width);
+                match column.nulls() {
+                    None => each(sums, values.map(Some)),
+                    Some(nulls) => each(sums, values.zip(nulls).map(|(value, there)| there.then_some(value))),
+                }
+            }
+            None => {
+                let rows = RowConverter::new(vec![SortField::new(kind.clone())])?
+                    .convert_columns(std::slice::from_ref(column))?;
+                each(sums, rows.iter().map(Some));
+            }
+        },
+    }
+    Ok(())
+}
+
+fn each<T: AsRef<[u8]>>(sums: &mut [u64], values: impl Iterator<Item = Option<T>>) {
+    /// What a null counts for.
+    const NULL: u64 = 0x9e37_79b9_7f4a_7c15;
+    for (sum, value) in sums.iter_mut().zip(values) {
+        *sum = match value {
+            Some(value) => quick(value.as_ref(), *sum),
+            None => sum.rotate_left(23) ^ NULL,
+        };
+    }
 }

@@ -213,10 +213,9 @@ impl Merger<'_> {
     /// Counts rows that are new or gone, and makes the surrogate keys of the new ones.
     fn compare_starts(&mut self, key: &[u8], hash: u64, entity: u32, old: Points<'_>) {
         let mut before = old.starts().peekable();
-        for i in 0..self.part.points(entity).len() {
-            let points = self.part.points(entity);
-            let at = points.at[i];
-            if points.flags[i] & OPENS == 0 {
+        for i in self.part.range(entity) {
+            let at = self.part.at[i];
+            if self.part.flags[i] & OPENS == 0 {
                 continue;
             }
             while before.next_if(|b| *b < at).is_some() {

@@ -1,5 +1,7 @@
 //! The entities of one layer of a history whose hashes fall into one part, as a structure of arrays.
 
+use std::ops::Range;
+
 use super::compare::{Comparators, Src};
 use super::keys::surrogate;
 use crate::error::{Error, Result};
@@ -100,10 +102,17 @@ impl Part {
         (*from..*from + same).map(|e| e as u32).find(|&e| self.key(e) == key)
     }
 
+    /// Where the points of an entity lie.
+    #[inline]
+    pub fn range(&self, entity: u32) -> Range<usize> {
+        let e = entity as usize;
+        let begin = if e == 0 { 0 } else { self.ends[e - 1] as usize };
+        begin..self.ends[e] as usize
+    }
+
     #[inline]
     pub fn points(&self, entity: u32) -> Points<'_> {
-        let e = entity as usize;
-        let range = if e == 0 { 0 } else { self.ends[e - 1] as usize }..self.ends[e] as usize;
+        let range = self.range(entity);
         Points {
             at: &self.at[range.clone()],
             flags: &self.flags[range.clone()],
