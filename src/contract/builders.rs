@@ -171,28 +171,19 @@ impl Builder {
     }
 
     /// Puts a text that has to pass a check, unless it is known to have passed it before (`bit` is that of the check).
-    #[inline]
+    /// `head` is that of the text ([`super::text::head_of`]).
+    #[inline(always)]
     pub fn checked_text<E>(
         &mut self,
         row: usize,
         value: &[u8],
+        head: u128,
         bit: u64,
         check: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), E> {
         self.reach(row);
         let Values::Text(text) = &mut self.data else { return check() };
-        match text.probe(value) {
-            Some(probe) => {
-                if !text.has_passed(&probe, bit) {
-                    check()?;
-                }
-                text.push_probed(probe, bit, value);
-            }
-            None => {
-                check()?;
-                text.push(value);
-            }
-        }
+        text.push_checked(value, head, bit, check)?;
         self.len += 1;
         Ok(())
     }

@@ -93,7 +93,7 @@ fn schema() -> impl Strategy<Value = Value> {
                 .prop_map(|n| json!({"multipleOf": serde_json::from_str::<Value>(n).unwrap()})),
             1 => limit().prop_map(|n| json!({"minLength": n})),
             1 => limit().prop_map(|n| json!({"maxLength": n})),
-            1 => prop::sample::select(vec!["^a", "b$", "^.$", r"\d", r"^[^\s]+$", "é"]).prop_map(|p| json!({"pattern": p})),
+            1 => prop::sample::select(vec!["^a", "^a$", "^[ab]{1,2}$", "^[a-c_-]*$", "b$", "^.$", r"\d", r"^[^\s]+$", "é"]).prop_map(|p| json!({"pattern": p})),
             1 => prop::sample::select(vec!["date-time", "ipv4", "uri", "nonsense"]).prop_map(|f| json!({"format": f})),
             1 => inner.clone().prop_map(|s| json!({"items": s})),
             1 => prop::collection::vec(inner.clone(), 1..3).prop_map(|s| json!({"prefixItems": s})),

@@ -9,12 +9,13 @@ use super::node::Kind;
 use super::number::{Decimal, power_of_ten, small_decimal, small_integer, to_f64};
 use super::pii::{MASK, plain_into};
 use super::program::{Leaf, Node};
-use super::rules::{Allowed, Bound, Rule, RuleId, StringRule};
+use super::rules::{Allowed, Bound, Rule, RuleId, StringRule, Test};
+use super::text::head_of;
 
 impl Scan<'_> {
-    #[inline]
+    #[inline(always)]
     pub(super) fn string(&mut self, node: &Node, pos: usize, into: Option<&mut Builder>, row: usize) -> Fast<usize> {
-        let (end, escaped) = json::string(self.text, pos + 1)?;
+        let (end, escaped, head) = json::string_with_head(self.text, pos + 1)?;
         if node.types & 16 == 0 {
             return Err(Bail);
         }
@@ -28,17 +29,17 @@ impl Scan<'_> {
         } else {
             raw
         };
-        let rule = (node.rule != RuleId::MAX).then(|| self.rules.get(node.rule));
         let mut time = None;
         let mut check = || -> Fast<()> {
-            if let Some(rule) = rule {
-                time = check_text(rule, plain)?;
+            if node.rule != RuleId::MAX {
+                time = check_text(self.rules.get(node.rule), plain)?;
             }
             Ok(())
         };
         match (node.leaf, into) {
             (Leaf::Text, Some(into)) => {
-                into.checked_text(row, plain, node.check, check)?;
+                let head = head.unwrap_or_else(|| head_of(plain));
+                into.checked_text(row, plain, head, node.check, check)?;
                 if let Some(micros) = time {
                     self.scratch.time = (pos as u32 + 1, micros);
                 }
@@ -53,7 +54,7 @@ impl Scan<'_> {
     }
 
     /// Puts a string that has been checked where it belongs, unless that is a column of text. `place`: its quotes.
-    #[inline]
+    #[inline(always)]
     fn put_string(
         &mut self,
         leaf: Leaf,
@@ -192,7 +193,7 @@ impl Scan<'_> {
 }
 
 /// All that is said of a string; gives the microseconds when that includes `date-time`.
-#[inline]
+#[inline(never)]
 fn check_text(rule: &Rule, plain: &[u8]) -> Fast<Option<i64>> {
     let time = match &rule.string {
         Some(said) => check_string(said, plain)?,
@@ -215,7 +216,9 @@ fn check_string(said: &StringRule, plain: &[u8]) -> Fast<Option<i64>> {
     {
         return Err(Bail);
     }
+    // A character has at most four bytes.
     if let Some(min) = said.min
+        && (plain.len() as u64) / 4 < min
         && ((plain.len() as u64) < min || characters(plain) < min)
     {
         return Err(Bail);
@@ -244,16 +247,25 @@ fn within(bound: &Bound, raw: &[u8], small: Option<(i64, u32)>) -> bool {
     let (Some((value, digits)), Some((limit, limit_digits))) = (small, bound.small) else {
         return exact::within(bound, raw);
     };
+    if digits == limit_digits {
+        return match bound.test {
+            Test::AtLeast => value >= limit,
+            Test::AtMost => value <= limit,
+            Test::Above => value > limit,
+            Test::Below => value < limit,
+            Test::MultipleOf => limit != 0 && value % limit == 0,
+        };
+    }
     // Both as whole numbers of the finer of the two units.
     let scale = digits.max(limit_digits);
     let value = i128::from(value) * power_of_ten(scale - digits);
     let limit = i128::from(limit) * power_of_ten(scale - limit_digits);
-    match bound.keyword {
-        "minimum" => value >= limit,
-        "maximum" => value <= limit,
-        "exclusiveMinimum" => value > limit,
-        "exclusiveMaximum" => value < limit,
-        _ => limit != 0 && value % limit == 0,
+    match bound.test {
+        Test::AtLeast => value >= limit,
+        Test::AtMost => value <= limit,
+        Test::Above => value > limit,
+        Test::Below => value < limit,
+        Test::MultipleOf => limit != 0 && value % limit == 0,
     }
 }
 

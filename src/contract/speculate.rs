@@ -114,7 +114,7 @@ impl<'a> Speculation<'a> {
         if compiled.types[self.last].name.as_bytes() == name {
             return Some(self.last);
         }
-        self.last = find_type(compiled, std::str::from_utf8(name).ok()?)?.0;
+        self.last = find_type(compiled, name)?.0;
         Some(self.last)
     }
 
@@ -159,61 +159,89 @@ impl<'a> Speculation<'a> {
         }
         .event(&mut out.columns);
         self.orders[version.id] = order;
-        let mut taps: [Tap<'_>; MOST_TAPS] = [None; MOST_TAPS];
-        for (tap, place) in taps.iter_mut().zip(&self.scratch.taps) {
-            *tap = place.map(|(kind, from, to)| (kind, &text[from as usize..to as usize]));
-        }
         if scanned.is_err() {
             return Err(None);
         }
-        let taps = &taps[..version.plan.taps.len()];
-        self.roles(taps, message, row, out, kind, version)
+        self.roles(text, message, row, out, kind, version)
+    }
+
+    /// What the roles read.
+    fn taps<'t>(&self, text: &'t [u8]) -> [Tap<'t>; MOST_TAPS] {
+        self.scratch.taps.map(|place| place.map(|(kind, from, to)| (kind, &text[from as usize..to as usize])))
+    }
+
+    /// What a role reads, where it is a string without escapes.
+    #[inline(always)]
+    fn plain<'t>(&self, text: &'t [u8], tap: Option<usize>) -> Option<&'t [u8]> {
+        match self.scratch.taps.get(tap?) {
+            Some(Some((Kind::String, from, to))) => text.get(*from as usize..*to as usize),
+            _ => None,
+        }
     }
 
     #[inline]
     fn roles(
         &mut self,
-        taps: &[Tap<'_>],
+        text: &[u8],
         message: &Message<'_>,
         row: usize,
         out: &mut Output,
         kind: usize,
         version: &Version,
     ) -> Result<Read, Option<(usize, usize)>> {
-        let (plan, compiled, name) = (&version.plan, self.compiled, &mut self.name);
+        let (plan, compiled) = (&version.plan, self.compiled);
         let told = |_| None;
-        name.clear();
-        plan.event_type(taps, message, name).map_err(told)?;
         let expected = &compiled.types[kind];
-        if expected.name.as_bytes() != name.as_slice() {
-            let (truth, found) = std::str::from_utf8(name).ok().and_then(|n| find_type(compiled, n)).ok_or(None)?;
-            if truth != kind {
-                return Err((found.versions.len() == 1).then_some((truth, 0)));
+        // Mostly each role is a string of the event, and type and version are what they were guessed to be.
+        if self.plain(text, version.taps.event_type) != Some(expected.name.as_bytes()) {
+            let mut name = std::mem::take(&mut self.name);
+            name.clear();
+            plan.event_type(&self.taps(text), message, &mut name).map_err(told)?;
+            if expected.name.as_bytes() != name.as_slice() {
+                let (truth, found) = find_type(compiled, &name).ok_or(None)?;
+                if truth != kind {
+                    return Err((found.versions.len() == 1).then_some((truth, 0)));
+                }
             }
+            out.event_type.text(row, &name);
+            self.name = name;
+        } else {
+            out.event_type.text(row, expected.name.as_bytes());
         }
-        out.event_type.text(row, name);
-        name.clear();
-        match plan.version(taps, message, name).map_err(told)? {
-            true if version.name.as_bytes() != name.as_slice() => {
-                let truth = expected.versions.iter().position(|v| v.name.as_bytes() == name.as_slice());
+        if self.plain(text, version.taps.version) != Some(version.name.as_bytes()) {
+            let mut name = Vec::new();
+            if plan.version(&self.taps(text), message, &mut name).map_err(told)? && version.name.as_bytes() != name {
+                let truth = expected.versions.iter().position(|v| v.name.as_bytes() == name);
                 return Err(truth.map(|version| (kind, version)));
             }
-            _ => out.version.text(row, version.name.as_bytes()),
         }
-        let time = match version.time_tap.and_then(|tap| self.scratch.taps[tap]) {
+        out.version.text(row, version.name.as_bytes());
+        let time = match version.taps.time.and_then(|tap| self.scratch.taps[tap]) {
             // It was read as a date-time a moment ago.
             Some((Kind::String, from, _)) if from == self.scratch.time.0 => self.scratch.time.1,
-            _ => plan.event_time(taps, message).map_err(told)?,
+            _ => plan.event_time(&self.taps(text), message).map_err(told)?,
         };
         if self.latest.is_some_and(|latest| time > latest) {
             return Err(None);
         }
         out.event_time(row, time);
         let secret = self.secret;
-        out.key.try_text_with(row, |key| plan.key(taps, message, secret, key)).map_err(told)?;
+        match self.plain(text, version.taps.key) {
+            Some(key) => out.key.text(row, key),
+            None => {
+                let taps = self.taps(text);
+                out.key.try_text_with(row, |key| plan.key(&taps, message, secret, key)).map_err(told)?;
+            }
+        }
         if let (Some(out), true) = (&mut out.entity, plan.has_entity()) {
-            let entity = |entity: &mut Vec<u8>| plan.entity(taps, message, secret, entity).map(|_| ());
-            out.try_text_with(row, entity).map_err(told)?;
+            match self.plain(text, version.taps.entity) {
+                Some(entity) => out.text(row, entity),
+                None => {
+                    let taps = self.taps(text);
+                    let entity = |entity: &mut Vec<u8>| plan.entity(&taps, message, secret, entity).map(|_| ());
+                    out.try_text_with(row, entity).map_err(told)?;
+                }
+            }
         }
         if let Some(extra) = self.scratch.extra.end() {
             out.extra.text(row, extra);
