@@ -17,7 +17,8 @@ use crate::error::{Error, Result};
 /// A column that is being built.
 #[derive(Debug)]
 pub struct Builder {
-    len: usize,
+    /// How many rows there are.
+    pub(super) len: usize,
     /// Runs of nulls: first row, and the row after the last.
     nulls: Vec<(usize, usize)>,
     /// The values.
@@ -72,6 +73,11 @@ impl Builder {
             }
             _ => Self::new(kind),
         }
+    }
+
+    /// An empty column of about so many rows of text that hardly ever repeats.
+    pub fn plain(rows: usize, habit: &Habit) -> Self {
+        Self { len: 0, nulls: Vec::new(), data: Values::Text(TextBuilder::plain(rows, habit)) }
     }
 
     /// How many rows there are.
@@ -170,22 +176,24 @@ impl Builder {
         }
     }
 
-    /// Puts a text that has to pass a check, unless it is known to have passed it before (`bit` is that of the check).
-    /// `head` is that of the text ([`super::text::head_of`]).
-    #[inline(always)]
-    pub fn checked_text<E>(
-        &mut self,
-        row: usize,
-        value: &[u8],
-        head: u128,
-        bit: u64,
-        check: impl FnOnce() -> Result<(), E>,
-    ) -> Result<(), E> {
+    /// Puts a text whose first bytes are at hand ([`super::text::head_of`]).
+    #[inline]
+    pub fn text_with_head(&mut self, row: usize, value: &[u8], head: u128) {
         self.reach(row);
-        let Values::Text(text) = &mut self.data else { return check() };
-        text.push_checked(value, head, bit, check)?;
+        if let Values::Text(text) = &mut self.data {
+            let found = text.find(value, head);
+            text.push_found(found, 0, value, head);
+            self.len += 1;
+        }
+    }
+
+    /// Puts a text that is the one that was given this number, if the column still knows it so; gives its number.
+    #[inline]
+    pub fn text_again(&mut self, row: usize, number: u16, value: &[u8]) -> u16 {
+        self.reach(row);
+        let Values::Text(text) = &mut self.data else { return 0 };
         self.len += 1;
-        Ok(())
+        text.push_again(number, value)
     }
 
     /// Puts a text that `write` appends to what it is given.

@@ -83,6 +83,7 @@ impl Scan<'_> {
     /// Reads a whole event into the columns.
     pub fn event(&mut self, columns: &mut [Builder]) -> Fast<()> {
         self.scratch.taps = [None; MOST_TAPS];
+        self.scratch.time = (0, 0);
         self.scratch.unknown.clear();
         self.scratch.extra.begin();
         let start = json::skip_space(self.text, 0);
@@ -294,9 +295,11 @@ impl Scan<'_> {
                         if key.extra {
                             pos = self.unknown(key.node, (start, end), pos, depth)?;
                         } else {
-                            let field = fields.as_deref_mut().and_then(|fields| fields.get_mut(key.slot));
+                            let mut field = fields.as_deref_mut().and_then(|fields| fields.get_mut(key.slot));
                             let node = program.node(key.node);
-                            if text.get(pos) == Some(&b'"') && !node.general {
+                            if let Some(end) = self.quick(node, pos, &mut field, row)? {
+                                pos = end;
+                            } else if text.get(pos) == Some(&b'"') && !node.general {
                                 pos = self.string(node, pos, field, row)?;
                             } else if field.is_some() && node.leaf == Leaf::Nested {
                                 let place = (start as u32, end as u32);

@@ -165,7 +165,7 @@ pub fn date_time(text: &[u8]) -> Option<i64> {
 /// The same of `2024-12-17T00:00:03.567016Z`, where the day is one that every month has; eight characters at a time. None
 /// is no answer.
 #[inline]
-fn common_date_time(text: &[u8; 27]) -> Option<i64> {
+pub fn common_date_time(text: &[u8; 27]) -> Option<i64> {
     /// Eight characters as they have to be, 0 for any digit; and what takes a byte that is none of them beyond 127.
     const fn form(form: &[u8; 8]) -> (u64, u64) {
         let (mut guard, mut at) = ([0x7f; 8], 0);

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use super::columns::{ColumnType, Pii, Shape};
+use super::formats::Format;
 use super::lanes;
-use super::rules::{ArrayRule, ObjectRule, Rule, RuleId, Rules};
+use super::rules::{ArrayRule, ObjectRule, Rule, RuleId, Rules, StringRule, Test};
 
 /// The place of a node in a program.
 pub type NodeId = u32;
@@ -46,6 +47,56 @@ pub enum Leaf {
     Nested,
 }
 
+/// Values that are taken without detours when they are of the common form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quick {
+    /// None.
+    Nothing,
+    /// Strings into a column of text.
+    Text,
+    /// Date-times into a column of times.
+    Moment,
+    /// Integers of this range into a column of integers.
+    Whole(i64, i64),
+}
+
+impl Quick {
+    fn of(rule: Option<&Rule>, leaf: Leaf) -> Self {
+        let (types, bound) = match rule {
+            None => (super::rules::ANY, None),
+            Some(rule) if !rule.allowed.is_empty() && leaf != Leaf::Text => return Self::Nothing,
+            Some(rule) => (rule.types, Some(rule)),
+        };
+        match leaf {
+            Leaf::Text if types & 16 != 0 => Self::Text,
+            Leaf::Timestamp if types & 16 != 0 => match bound.and_then(|rule| rule.string.as_deref()) {
+                None => Self::Moment,
+                Some(StringRule { min: None, max: None, pattern: None, format })
+                    if format.as_ref().is_none_or(Format::is_date_time) =>
+                {
+                    Self::Moment
+                }
+                _ => Self::Nothing,
+            },
+            Leaf::Int64 if types & 4 != 0 => {
+                let (mut least, mut most) = (0, i64::MAX);
+                for bound in bound.iter().flat_map(|rule| &rule.number) {
+                    let Some((limit, 0)) = bound.small else { return Self::Nothing };
+                    match bound.test {
+                        Test::AtLeast => least = least.max(limit),
+                        Test::AtMost => most = most.min(limit),
+                        Test::Above => least = least.max(limit + 1),
+                        Test::Below => most = most.min(limit - 1),
+                        Test::MultipleOf => return Self::Nothing,
+                    }
+                }
+                Self::Whole(least, most)
+            }
+            _ => Self::Nothing,
+        }
+    }
+}
+
 /// What the fast path knows of one value.
 #[derive(Debug)]
 pub struct Node {
@@ -57,6 +108,8 @@ pub struct Node {
     pub general: bool,
     /// Where a scalar goes.
     pub leaf: Leaf,
+    /// What is taken without detours.
+    pub quick: Quick,
     /// The bit by which a column of text remembers that a value has passed what is said here; none: it is asked each time.
     pub check: u64,
     /// The role that is read here.
@@ -101,6 +154,8 @@ pub struct Key {
     pub quoted: Box<[u8]>,
     /// The first 16 bytes of that as one number, and the bits of it that count.
     head: (u128, u128),
+    /// The same of the next 16 bytes.
+    next: (u128, u128),
     /// Its place among the keys.
     pub place: usize,
     /// The bit of that place.
@@ -135,12 +190,11 @@ impl Key {
     /// Whether the text has this key, in its quotes and with a colon right after it, at `at`.
     #[inline(always)]
     pub fn is_at(&self, text: &[u8], at: usize) -> bool {
-        match lanes::chunk_at(text, at) {
-            Some(chunk) => {
-                u128::from_le_bytes(*chunk) & self.head.1 == self.head.0
-                    && (self.quoted.len() <= 16 || text[at + 16..].starts_with(&self.quoted[16..]))
-            }
-            None => text.get(at..).is_some_and(|rest| rest.starts_with(&self.quoted)),
+        let is = |chunk: &[u8; 16], (head, mask)| u128::from_le_bytes(*chunk) & mask == head;
+        match (lanes::chunk_at(text, at), lanes::chunk_at(text, at + 16)) {
+            (Some(first), _) if self.quoted.len() <= 16 => is(first, self.head),
+            (Some(first), Some(second)) if self.quoted.len() <= 32 => is(first, self.head) && is(second, self.next),
+            _ => text.get(at..).is_some_and(|rest| rest.starts_with(&self.quoted)),
         }
     }
 }
@@ -262,11 +316,13 @@ impl Joiner<'_> {
         let tap = below.iter().position(|(tokens, _)| tokens.is_empty()).map(|at| below.swap_remove(at).1);
         let leaf = leaf(shape);
         let known = rule.map(|r| self.rules.get(r));
+        let general = known.is_some_and(|r| r.target.is_some() || r.never);
         self.nodes.push(Node {
             rule: rule.unwrap_or(RuleId::MAX),
             types: known.map_or(super::rules::ANY, |r| r.types),
-            general: known.is_some_and(|r| r.target.is_some() || r.never),
+            general,
             leaf,
+            quick: if general { Quick::Nothing } else { Quick::of(known, leaf) },
             check: 0,
             tap,
             below: below.clone(),
@@ -324,6 +380,7 @@ impl Joiner<'_> {
             let quoted = format!("\"{name}\":").into_bytes();
             keys.push(Key {
                 head: head(&quoted),
+                next: head(quoted.get(16..).unwrap_or_default()),
                 quoted: quoted.into(),
                 place,
                 bit: 1 << place,

@@ -1,19 +1,85 @@
 //! Strings, numbers and words on the fast path.
 
-use super::builders::Builder;
+use super::builders::{Builder, Values};
 use super::exact;
 use super::fast::{Bail, Fast, Scan};
-use super::formats::date_time;
+use super::formats::{common_date_time, date_time};
 use super::json;
+use super::lanes;
 use super::node::Kind;
 use super::number::{Decimal, power_of_ten, small_decimal, small_integer, to_f64};
 use super::pii::{MASK, plain_into};
-use super::program::{Leaf, Node};
+use super::program::{Leaf, Node, Quick};
 use super::rules::{Allowed, Bound, Rule, RuleId, StringRule, Test};
 use super::text::head_of;
 
 impl Scan<'_> {
+    /// The common cases, without detours: a string without escapes into a column of text, a date-time of the common form
+    /// into one of times, a plain integer. None when it is none of them, and nothing has been done.
     #[inline(always)]
+    pub(super) fn quick(
+        &mut self,
+        node: &Node,
+        pos: usize,
+        into: &mut Option<&mut Builder>,
+        row: usize,
+    ) -> Fast<Option<usize>> {
+        let text = self.text;
+        let Some(into) = into else { return Ok(None) };
+        match node.quick {
+            Quick::Nothing => Ok(None),
+            Quick::Text => {
+                let (Some(b'"'), Some(chunk)) = (text.get(pos), lanes::chunk_at(text, pos + 1)) else {
+                    return Ok(None);
+                };
+                let (mut head, found) = (u128::from_le_bytes(*chunk), lanes::special(chunk));
+                let end = if found == 0 {
+                    json::plain_run(text, pos + 1 + lanes::WIDTH)
+                } else {
+                    let length = found.trailing_zeros() as usize;
+                    head &= lanes::first(length);
+                    pos + 1 + length
+                };
+                let (Some(b'"'), Some(plain)) = (text.get(end), text.get(pos + 1..end)) else { return Ok(None) };
+                self.tap(node, Kind::String, pos + 1, end);
+                into.reach(row);
+                let Values::Text(column) = &mut into.data else { return Err(Bail) };
+                let found = column.find(plain, head);
+                if !column.has_passed(found, node.check) && node.rule != RuleId::MAX {
+                    check_text(self.rules.get(node.rule), plain)?;
+                }
+                column.push_found(found, node.check, plain, head);
+                into.len += 1;
+                Ok(Some(end + 1))
+            }
+            Quick::Moment => {
+                let rest = text.get(pos..).and_then(|rest| rest.first_chunk::<29>());
+                let Some([b'"', time @ .., b'"']) = rest else { return Ok(None) };
+                let Some(micros) = common_date_time(time) else { return Ok(None) };
+                self.tap(node, Kind::String, pos + 1, pos + 28);
+                self.scratch.time = (pos as u32 + 1, micros);
+                into.int(row, micros);
+                Ok(Some(pos + 29))
+            }
+            Quick::Whole(least, most) => {
+                let (mut end, mut value) = (pos, 0i64);
+                while let Some(digit @ b'0'..=b'9') = text.get(end) {
+                    value = value.wrapping_mul(10).wrapping_add(i64::from(digit - b'0'));
+                    end += 1;
+                }
+                let zeros = end > pos + 1 && text[pos] == b'0';
+                let more = matches!(text.get(end), Some(b'.' | b'e' | b'E'));
+                if end == pos || end - pos > 18 || zeros || more || !(least..=most).contains(&value) {
+                    return Ok(None);
+                }
+                self.tap(node, Kind::Integer, pos, end);
+                into.int(row, value);
+                Ok(Some(end))
+            }
+        }
+    }
+
+    #[inline(never)]
     pub(super) fn string(&mut self, node: &Node, pos: usize, into: Option<&mut Builder>, row: usize) -> Fast<usize> {
         let (end, escaped, head) = json::string_with_head(self.text, pos + 1)?;
         if node.types & 16 == 0 {
@@ -39,7 +105,8 @@ impl Scan<'_> {
         match (node.leaf, into) {
             (Leaf::Text, Some(into)) => {
                 let head = head.unwrap_or_else(|| head_of(plain));
-                into.checked_text(row, plain, head, node.check, check)?;
+                check()?;
+                into.text_with_head(row, plain, head);
                 if let Some(micros) = time {
                     self.scratch.time = (pos as u32 + 1, micros);
                 }

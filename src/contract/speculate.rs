@@ -53,6 +53,8 @@ pub struct Speculation<'a> {
     latest: Option<i64>,
     scratch: Scratch,
     orders: Vec<Vec<u8>>,
+    /// For each version the numbers that its type's name and its own have in their columns; 0 where they are not known.
+    numbers: Vec<(u16, u16)>,
     type_at: usize,
     version_at: usize,
     last: usize,
@@ -63,13 +65,14 @@ impl<'a> Speculation<'a> {
     /// Begins a piece.
     pub fn new(compiled: &'a Compiled, secret: Option<&'a Secret>, max_depth: usize, latest: Option<i64>) -> Self {
         let versions = compiled.types.iter().flat_map(|t| &t.versions);
-        let orders = versions.map(|v| vec![u8::MAX; v.program.as_ref().map_or(0, |p| p.guesses)]).collect();
+        let orders: Vec<_> = versions.map(|v| vec![u8::MAX; v.program.as_ref().map_or(0, |p| p.guesses)]).collect();
         Self {
             compiled,
             secret,
             max_depth,
             latest,
             scratch: Scratch::default(),
+            numbers: vec![(0, 0); orders.len()],
             orders,
             type_at: 0,
             version_at: 0,
@@ -206,7 +209,8 @@ impl<'a> Speculation<'a> {
             out.event_type.text(row, &name);
             self.name = name;
         } else {
-            out.event_type.text(row, expected.name.as_bytes());
+            let number = &mut self.numbers[version.id].0;
+            *number = out.event_type.text_again(row, *number, expected.name.as_bytes());
         }
         if self.plain(text, version.taps.version) != Some(version.name.as_bytes()) {
             let mut name = Vec::new();
@@ -215,7 +219,8 @@ impl<'a> Speculation<'a> {
                 return Err(truth.map(|version| (kind, version)));
             }
         }
-        out.version.text(row, version.name.as_bytes());
+        let number = &mut self.numbers[version.id].1;
+        *number = out.version.text_again(row, *number, version.name.as_bytes());
         let time = match version.taps.time.and_then(|tap| self.scratch.taps[tap]) {
             // It was read as a date-time a moment ago.
             Some((Kind::String, from, _)) if from == self.scratch.time.0 => self.scratch.time.1,
