@@ -279,9 +279,13 @@ impl Scan<'_> {
             loop {
                 // Events of one kind have their keys in one order: try the key that came next the last time.
                 let start = pos;
-                let guess = object.keys.get(usize::from(self.order[before])).filter(|key| key.is_at(text, start));
+                let guess =
+                    object.keys.get(usize::from(self.order[before])).filter(|key| key.quoted.is_at(text, start));
                 let (key, end, colon) = match guess {
-                    Some(key) => (guess, start + key.quoted.len() - 1, start + key.quoted.len() - 1),
+                    Some(key) => {
+                        let colon = start + key.quoted.bytes().len() - 1;
+                        (guess, colon, colon)
+                    }
                     None => self.key(object, start, before)?,
                 };
                 pos = json::skip_space(text, colon + 1);

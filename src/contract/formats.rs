@@ -306,7 +306,12 @@ fn ipv4(text: &[u8]) -> bool {
 /// Whether a text is 32 hexadecimal digits with hyphens where a UUID has them.
 #[inline]
 fn uuid(text: &[u8]) -> bool {
-    let Ok(text) = <&[u8; 36]>::try_from(text) else { return false };
+    text.try_into().is_ok_and(is_uuid)
+}
+
+/// The same of as many bytes as a UUID has.
+#[inline]
+pub fn is_uuid(text: &[u8; 36]) -> bool {
     let (Some(head), Some(middle), Some(tail)) =
         (lanes::chunk_at(text, 0), lanes::chunk_at(text, 16), lanes::chunk_at(text, 20))
     else {

@@ -33,6 +33,7 @@ pub mod pii;
 pub mod plan;
 pub mod problem;
 pub mod program;
+pub mod quick;
 pub mod roles;
 pub mod rules;
 mod scalar;

@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 
 use super::columns::{ColumnType, Pii, Shape};
-use super::formats::Format;
-use super::lanes;
-use super::rules::{ArrayRule, ObjectRule, Rule, RuleId, Rules, StringRule, Test};
+use super::quick::{Literal, Quick};
+use super::rules::{ArrayRule, ObjectRule, Rule, RuleId, Rules};
 
 /// The place of a node in a program.
 pub type NodeId = u32;
@@ -45,56 +44,6 @@ pub enum Leaf {
     Mask,
     /// Its column is a struct or a list, and it is no scalar.
     Nested,
-}
-
-/// Values that are taken without detours when they are of the common form.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Quick {
-    /// None.
-    Nothing,
-    /// Strings into a column of text.
-    Text,
-    /// Date-times into a column of times.
-    Moment,
-    /// Integers of this range into a column of integers.
-    Whole(i64, i64),
-}
-
-impl Quick {
-    fn of(rule: Option<&Rule>, leaf: Leaf) -> Self {
-        let (types, bound) = match rule {
-            None => (super::rules::ANY, None),
-            Some(rule) if !rule.allowed.is_empty() && leaf != Leaf::Text => return Self::Nothing,
-            Some(rule) => (rule.types, Some(rule)),
-        };
-        match leaf {
-            Leaf::Text if types & 16 != 0 => Self::Text,
-            Leaf::Timestamp if types & 16 != 0 => match bound.and_then(|rule| rule.string.as_deref()) {
-                None => Self::Moment,
-                Some(StringRule { min: None, max: None, pattern: None, format })
-                    if format.as_ref().is_none_or(Format::is_date_time) =>
-                {
-                    Self::Moment
-                }
-                _ => Self::Nothing,
-            },
-            Leaf::Int64 if types & 4 != 0 => {
-                let (mut least, mut most) = (0, i64::MAX);
-                for bound in bound.iter().flat_map(|rule| &rule.number) {
-                    let Some((limit, 0)) = bound.small else { return Self::Nothing };
-                    match bound.test {
-                        Test::AtLeast => least = least.max(limit),
-                        Test::AtMost => most = most.min(limit),
-                        Test::Above => least = least.max(limit + 1),
-                        Test::Below => most = most.min(limit - 1),
-                        Test::MultipleOf => return Self::Nothing,
-                    }
-                }
-                Self::Whole(least, most)
-            }
-            _ => Self::Nothing,
-        }
-    }
 }
 
 /// What the fast path knows of one value.
@@ -151,11 +100,7 @@ pub struct Object {
 #[derive(Debug)]
 pub struct Key {
     /// The name in its quotes and the colon after it, as in the text without white space.
-    pub quoted: Box<[u8]>,
-    /// The first 16 bytes of that as one number, and the bits of it that count.
-    head: (u128, u128),
-    /// The same of the next 16 bytes.
-    next: (u128, u128),
+    pub quoted: Literal,
     /// Its place among the keys.
     pub place: usize,
     /// The bit of that place.
@@ -184,29 +129,9 @@ pub struct Array {
 impl Key {
     /// Its name.
     pub fn name(&self) -> &[u8] {
-        &self.quoted[1..self.quoted.len() - 2]
+        let quoted = self.quoted.bytes();
+        &quoted[1..quoted.len() - 2]
     }
-
-    /// Whether the text has this key, in its quotes and with a colon right after it, at `at`.
-    #[inline(always)]
-    pub fn is_at(&self, text: &[u8], at: usize) -> bool {
-        let is = |chunk: &[u8; 16], (head, mask)| u128::from_le_bytes(*chunk) & mask == head;
-        match (lanes::chunk_at(text, at), lanes::chunk_at(text, at + 16)) {
-            (Some(first), _) if self.quoted.len() <= 16 => is(first, self.head),
-            (Some(first), Some(second)) if self.quoted.len() <= 32 => is(first, self.head) && is(second, self.next),
-            _ => text.get(at..).is_some_and(|rest| rest.starts_with(&self.quoted)),
-        }
-    }
-}
-
-fn head(quoted: &[u8]) -> (u128, u128) {
-    let mut bytes = [0; 16];
-    let mut mask = [0; 16];
-    for (at, byte) in quoted.iter().take(16).enumerate() {
-        bytes[at] = *byte;
-        mask[at] = u8::MAX;
-    }
-    (u128::from_le_bytes(bytes), u128::from_le_bytes(mask))
 }
 
 /// As many keys as there are bits.
@@ -377,11 +302,8 @@ impl Joiner<'_> {
                 .collect();
             let shape = declared.map(|p| &p.shape);
             let node = self.node(own.or(said.additional), shape, further);
-            let quoted = format!("\"{name}\":").into_bytes();
             keys.push(Key {
-                head: head(&quoted),
-                next: head(quoted.get(16..).unwrap_or_default()),
-                quoted: quoted.into(),
+                quoted: Literal::new(&format!("\"{name}\":")),
                 place,
                 bit: 1 << place,
                 node,

@@ -3,13 +3,14 @@
 use super::builders::{Builder, Values};
 use super::exact;
 use super::fast::{Bail, Fast, Scan};
-use super::formats::{common_date_time, date_time};
+use super::formats::{common_date_time, date_time, is_uuid};
 use super::json;
 use super::lanes;
 use super::node::Kind;
 use super::number::{Decimal, power_of_ten, small_decimal, small_integer, to_f64};
 use super::pii::{MASK, plain_into};
-use super::program::{Leaf, Node, Quick};
+use super::program::{Leaf, Node};
+use super::quick::Quick;
 use super::rules::{Allowed, Bound, Rule, RuleId, StringRule, Test};
 use super::text::head_of;
 
@@ -25,10 +26,27 @@ impl Scan<'_> {
         row: usize,
     ) -> Fast<Option<usize>> {
         let text = self.text;
-        let Some(into) = into else { return Ok(None) };
-        match node.quick {
+        match &node.quick {
             Quick::Nothing => Ok(None),
+            Quick::Constant(literal) => {
+                if !literal.is_at(text, pos) {
+                    return Ok(None);
+                }
+                let end = pos + literal.bytes().len();
+                self.tap(node, Kind::String, pos + 1, end - 1);
+                Ok(Some(end))
+            }
+            Quick::Uuid => {
+                let rest = text.get(pos..).and_then(|rest| rest.first_chunk::<38>());
+                let Some([b'"', inside @ .., b'"']) = rest else { return Ok(None) };
+                if !is_uuid(inside) {
+                    return Ok(None);
+                }
+                self.tap(node, Kind::String, pos + 1, pos + 37);
+                Ok(Some(pos + 38))
+            }
             Quick::Text => {
+                let Some(into) = into else { return Ok(None) };
                 let (Some(b'"'), Some(chunk)) = (text.get(pos), lanes::chunk_at(text, pos + 1)) else {
                     return Ok(None);
                 };
@@ -53,6 +71,7 @@ impl Scan<'_> {
                 Ok(Some(end + 1))
             }
             Quick::Moment => {
+                let Some(into) = into else { return Ok(None) };
                 let rest = text.get(pos..).and_then(|rest| rest.first_chunk::<29>());
                 let Some([b'"', time @ .., b'"']) = rest else { return Ok(None) };
                 let Some(micros) = common_date_time(time) else { return Ok(None) };
@@ -62,6 +81,7 @@ impl Scan<'_> {
                 Ok(Some(pos + 29))
             }
             Quick::Whole(least, most) => {
+                let Some(into) = into else { return Ok(None) };
                 let (mut end, mut value) = (pos, 0i64);
                 while let Some(digit @ b'0'..=b'9') = text.get(end) {
                     value = value.wrapping_mul(10).wrapping_add(i64::from(digit - b'0'));
@@ -69,7 +89,7 @@ impl Scan<'_> {
                 }
                 let zeros = end > pos + 1 && text[pos] == b'0';
                 let more = matches!(text.get(end), Some(b'.' | b'e' | b'E'));
-                if end == pos || end - pos > 18 || zeros || more || !(least..=most).contains(&value) {
+                if end == pos || end - pos > 18 || zeros || more || !(*least..=*most).contains(&value) {
                     return Ok(None);
                 }
                 self.tap(node, Kind::Integer, pos, end);

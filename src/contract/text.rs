@@ -153,9 +153,11 @@ impl TextBuilder {
     /// Whether a value that was looked up is known to have passed a check.
     #[inline(always)]
     pub fn has_passed(&self, found: Found, check: u64) -> bool {
-        // Null has passed none.
-        found.number != 0
-            && self.packed.as_deref().is_some_and(|p| p.entries[usize::from(found.number)].passed & check != 0)
+        match self.packed.as_deref() {
+            // Null has passed none.
+            Some(packed) if found.number != 0 => packed.entries[usize::from(found.number)].passed & check != 0,
+            _ => false,
+        }
     }
 
     /// Appends a value that was looked up just now, and has passed a check (0: none that is remembered).
