@@ -66,13 +66,16 @@ impl Builder {
 
     /// An empty column of about so many rows; text is packed while that pays.
     pub fn packed(kind: &ColumnType, rows: usize, seed: u64, habit: &Habit) -> Self {
-        match kind {
-            ColumnType::Text | ColumnType::Json => {
-                let data = Values::Text(TextBuilder::packed(rows, seed, habit));
-                Self { len: 0, nulls: Vec::new(), data }
-            }
-            _ => Self::new(kind),
-        }
+        let data = match kind {
+            ColumnType::Text | ColumnType::Json => Values::Text(TextBuilder::packed(rows, seed, habit)),
+            // In the end there is a value for each row, null or not.
+            ColumnType::Int64 => Values::Int64(Vec::with_capacity(rows)),
+            ColumnType::Float64 => Values::Float64(Vec::with_capacity(rows)),
+            ColumnType::Decimal(precision, scale) => Values::Decimal(Vec::with_capacity(rows), *precision, *scale),
+            ColumnType::Timestamp => Values::Timestamp(Vec::with_capacity(rows)),
+            _ => return Self::new(kind),
+        };
+        Self { len: 0, nulls: Vec::new(), data }
     }
 
     /// An empty column of about so many rows of text that hardly ever repeats.
@@ -127,7 +130,7 @@ impl Builder {
     }
 
     /// Puts an integer, or microseconds.
-    #[inline]
+    #[inline(always)]
     pub fn int(&mut self, row: usize, value: i64) {
         self.reach(row);
         if let Values::Int64(v) | Values::Timestamp(v) = &mut self.data {

@@ -10,11 +10,12 @@ use super::node::Kind;
 use super::output::Output;
 use super::pii::Secret;
 use super::plan::{Message, Plan, Tap};
+use super::quick::Literal;
 
 /// Finds a property by its name in quotes, at the first place where the text has it.
 #[derive(Debug)]
 pub struct Glance {
-    quoted: Vec<u8>,
+    quoted: Literal,
     finder: Finder<'static>,
 }
 
@@ -22,18 +23,18 @@ impl Glance {
     /// For the property at this place of a plan's taps.
     pub fn new(plan: &Plan, tap: Option<usize>) -> Option<Self> {
         let name = plan.taps.get(tap?)?.last()?;
-        let quoted = format!("\"{name}\"").into_bytes();
-        let finder = Finder::new(&quoted).into_owned();
+        let quoted = Literal::new(&format!("\"{name}\""));
+        let finder = Finder::new(quoted.bytes()).into_owned();
         Some(Self { quoted, finder })
     }
 
     /// The text of the scalar (of strings what stands between the quotes); `at` is where the property was the last time.
     #[inline]
     fn look<'t>(&self, text: &'t [u8], at: &mut usize) -> Option<&'t [u8]> {
-        if !text.get(*at..).is_some_and(|rest| rest.starts_with(&self.quoted)) {
+        if !self.quoted.is_at(text, *at) {
             *at = self.finder.find(text)?;
         }
-        let mut pos = json::skip_space(text, *at + self.quoted.len());
+        let mut pos = json::skip_space(text, *at + self.quoted.bytes().len());
         if text.get(pos) != Some(&b':') {
             return None;
         }

@@ -185,7 +185,7 @@ impl TextBuilder {
     #[inline]
     pub fn push_again(&mut self, number: u16, value: &[u8]) -> u16 {
         match self.packed.as_deref_mut() {
-            Some(packed) if number != 0 => {
+            Some(packed) if number != 0 && usize::from(number) < packed.entries.len() => {
                 packed.numbers.push(number);
                 number
             }
