@@ -288,7 +288,6 @@ impl Scan<'_> {
                     }
                     None => self.key(object, start, before)?,
                 };
-                pos = json::skip_space(text, colon + 1);
                 match key {
                     Some(key) => {
                         if seen & key.bit != 0 || key.forbidden {
@@ -297,28 +296,25 @@ impl Scan<'_> {
                         seen |= key.bit;
                         before = object.guess + key.place + 1;
                         if key.extra {
-                            pos = self.unknown(key.node, (start, end), pos, depth)?;
+                            let value = json::skip_space(text, colon + 1);
+                            pos = self.unknown(key.node, (start, end), value, depth)?;
                         } else {
                             let mut field = fields.as_deref_mut().and_then(|fields| fields.get_mut(key.slot));
                             let node = program.node(key.node);
-                            if let Some(end) = self.quick(node, pos, &mut field, row)? {
-                                pos = end;
-                            } else if text.get(pos) == Some(&b'"') && !node.general {
-                                pos = self.string(node, pos, field, row)?;
-                            } else if field.is_some() && node.leaf == Leaf::Nested {
-                                let place = (start as u32, end as u32);
-                                self.scratch.extra.enter_property(text.get(pos) == Some(&b'{'), place);
-                                pos = self.value(node, pos, field, row, depth)?;
-                                self.scratch.extra.leave();
-                            } else {
-                                pos = self.value(node, pos, field, row, depth)?;
-                            }
+                            pos = match self.quick(node, colon + 1, &mut field, row)? {
+                                Some(end) => end,
+                                None => {
+                                    let value = json::skip_space(text, colon + 1);
+                                    self.property(node, (start, end), value, field, row, depth)?
+                                }
+                            };
                         }
                     }
                     None => {
                         if object.closed {
                             return Err(Bail);
                         }
+                        pos = json::skip_space(text, colon + 1);
                         let name = &text[start + 1..end - 1];
                         let others = &self.scratch.unknown[first_unknown..];
                         let same = |(from, to): &(u32, u32)| &text[*from as usize..*to as usize] == name;
@@ -371,6 +367,30 @@ impl Scan<'_> {
             return Err(Bail);
         }
         Ok(pos)
+    }
+
+    /// Reads a value with the key at `place` that has to take the long way.
+    #[inline(never)]
+    fn property(
+        &mut self,
+        node: &Node,
+        place: (usize, usize),
+        pos: usize,
+        mut into: Option<&mut Builder>,
+        row: usize,
+        depth: usize,
+    ) -> Fast<usize> {
+        if let Some(end) = self.quick(node, pos, &mut into, row)? {
+            return Ok(end);
+        }
+        if into.is_none() || node.leaf != Leaf::Nested {
+            return self.value(node, pos, into, row, depth);
+        }
+        let object = self.text.get(pos) == Some(&b'{');
+        self.scratch.extra.enter_property(object, (place.0 as u32, place.1 as u32));
+        let end = self.value(node, pos, into, row, depth)?;
+        self.scratch.extra.leave();
+        Ok(end)
     }
 
     /// Reads the key at `pos` that was not the one expected after `before`. Gives it where it is known, its end after the

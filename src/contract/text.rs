@@ -133,16 +133,33 @@ impl TextBuilder {
     pub fn find(&self, value: &[u8], head: u128) -> Found {
         let Some(packed) = self.packed.as_deref() else { return Found { tag: 0, number: 0 } };
         let length = value.len() as u32;
-        let hash = if length <= 16 { quick_short(head, length, packed.seed) } else { quick(value, packed.seed) };
-        let tag = hash as u32;
+        if length > 16 {
+            return self.find_long(packed, value, head);
+        }
+        let tag = quick_short(head, length, packed.seed) as u32;
         let mask = packed.slots.len() - 1;
         let mut at = tag as usize & mask;
         loop {
             let number = packed.slots[at];
             let entry = &packed.entries[usize::from(number)];
             // The entry of null has a length that no value has.
-            let same =
-                entry.head == head && entry.length == length && (length <= 16 || self.tail(number) == &value[16..]);
+            if entry.head == head && entry.length == length || number == 0 {
+                return Found { tag, number };
+            }
+            at = (at + 1) & mask;
+        }
+    }
+
+    #[inline(never)]
+    fn find_long(&self, packed: &Packed, value: &[u8], head: u128) -> Found {
+        let length = value.len() as u32;
+        let tag = quick(value, packed.seed) as u32;
+        let mask = packed.slots.len() - 1;
+        let mut at = tag as usize & mask;
+        loop {
+            let number = packed.slots[at];
+            let entry = &packed.entries[usize::from(number)];
+            let same = entry.head == head && entry.length == length && self.tail(number) == &value[16..];
             if same || number == 0 {
                 return Found { tag, number };
             }
