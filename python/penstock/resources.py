@@ -45,7 +45,7 @@ def dags() -> Path:
 def copies(name: str, to: Path) -> list[tuple[Path, Path]]:
     """What `copy_out` copies: each file, and where it goes."""
     plan = [(ready_made_folder(name), to)]
-    if (dbt_project() / "models" / "staging" / name).is_dir():
+    if any((dbt_project() / "models").glob(f"*/{name}/*.sql")):
         plan.append((dbt_project(), to / "dbt"))
     plan.append((_PACKAGE / "prometheus", to / "prometheus"))
     files = [(path, target / path.relative_to(source)) for source, target in plan for path in _files(source)]

@@ -17,7 +17,8 @@ use crate::error::{Error, Result};
 /// A column that is being built.
 #[derive(Debug)]
 pub struct Builder {
-    len: usize,
+    /// How many rows there are.
+    pub(super) len: usize,
     /// Runs of nulls: first row, and the row after the last.
     nulls: Vec<(usize, usize)>,
     /// The values.
@@ -65,13 +66,21 @@ impl Builder {
 
     /// An empty column of about so many rows; text is packed while that pays.
     pub fn packed(kind: &ColumnType, rows: usize, seed: u64, habit: &Habit) -> Self {
-        match kind {
-            ColumnType::Text | ColumnType::Json => {
-                let data = Values::Text(TextBuilder::packed(rows, seed, habit));
-                Self { len: 0, nulls: Vec::new(), data }
-            }
-            _ => Self::new(kind),
-        }
+        let data = match kind {
+            ColumnType::Text | ColumnType::Json => Values::Text(TextBuilder::packed(rows, seed, habit)),
+            // In the end there is a value for each row, null or not.
+            ColumnType::Int64 => Values::Int64(Vec::with_capacity(rows)),
+            ColumnType::Float64 => Values::Float64(Vec::with_capacity(rows)),
+            ColumnType::Decimal(precision, scale) => Values::Decimal(Vec::with_capacity(rows), *precision, *scale),
+            ColumnType::Timestamp => Values::Timestamp(Vec::with_capacity(rows)),
+            _ => return Self::new(kind),
+        };
+        Self { len: 0, nulls: Vec::new(), data }
+    }
+
+    /// An empty column of about so many rows of text that hardly ever repeats.
+    pub fn plain(rows: usize, habit: &Habit) -> Self {
+        Self { len: 0, nulls: Vec::new(), data: Values::Text(TextBuilder::plain(rows, habit)) }
     }
 
     /// How many rows there are.
@@ -121,7 +130,7 @@ impl Builder {
     }
 
     /// Puts an integer, or microseconds.
-    #[inline]
+    #[inline(always)]
     pub fn int(&mut self, row: usize, value: i64) {
         self.reach(row);
         if let Values::Int64(v) | Values::Timestamp(v) = &mut self.data {
@@ -170,31 +179,24 @@ impl Builder {
         }
     }
 
-    /// Puts a text that has to pass a check, unless it is known to have passed it before (`bit` is that of the check).
+    /// Puts a text whose first bytes are at hand ([`super::text::head_of`]).
     #[inline]
-    pub fn checked_text<E>(
-        &mut self,
-        row: usize,
-        value: &[u8],
-        bit: u64,
-        check: impl FnOnce() -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub fn text_with_head(&mut self, row: usize, value: &[u8], head: u128) {
         self.reach(row);
-        let Values::Text(text) = &mut self.data else { return check() };
-        match text.probe(value) {
-            Some(probe) => {
-                if !text.has_passed(&probe, bit) {
-                    check()?;
-                }
-                text.push_probed(probe, bit, value);
-            }
-            None => {
-                check()?;
-                text.push(value);
-            }
+        if let Values::Text(text) = &mut self.data {
+            let found = text.find(value, head);
+            text.push_found(found, 0, value, head);
+            self.len += 1;
         }
+    }
+
+    /// Puts a text that is the one that was given this number, if the column still knows it so; gives its number.
+    #[inline]
+    pub fn text_again(&mut self, row: usize, number: u16, value: &[u8]) -> u16 {
+        self.reach(row);
+        let Values::Text(text) = &mut self.data else { return 0 };
         self.len += 1;
-        Ok(())
+        text.push_again(number, value)
     }
 
     /// Puts a text that `write` appends to what it is given.

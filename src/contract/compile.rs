@@ -56,6 +56,21 @@ pub struct EventType {
     pub glance: Option<Glance>,
 }
 
+/// The place among a plan's taps of each role that is read as it stands.
+#[derive(Debug, Clone, Copy)]
+pub struct RoleTaps {
+    /// The event type.
+    pub event_type: Option<usize>,
+    /// The version.
+    pub version: Option<usize>,
+    /// The event time, where it is a date-time.
+    pub time: Option<usize>,
+    /// The key.
+    pub key: Option<usize>,
+    /// The entity.
+    pub entity: Option<usize>,
+}
+
 /// A version of an event type compiled.
 #[derive(Debug)]
 pub struct Version {
@@ -71,8 +86,8 @@ pub struct Version {
     pub shape: Shape,
     /// How the roles are read.
     pub plan: Plan,
-    /// The place among the plan's taps of the event time, where it is a date-time.
-    pub time_tap: Option<usize>,
+    /// The places of the roles among the plan's taps.
+    pub taps: RoleTaps,
     /// The place among the versions of all types.
     pub id: usize,
     /// The fast path, or why there is none.
@@ -120,7 +135,13 @@ pub fn compile(spec: &Spec, formats: bool) -> Result<Compiled> {
                 let reason = format!("{reason} ({} {})", kind.name, version.name);
                 return Err(crate::Error::Contract { file: spec.file.to_path_buf(), line: Some(line), reason });
             }
-            let time_tap = plan.event_time_tap();
+            let taps = RoleTaps {
+                event_type: plan.event_type_tap(),
+                version: plan.version_tap(),
+                time: plan.event_time_tap(),
+                key: plan.key_tap(),
+                entity: plan.entity_tap(),
+            };
             versions.push(Version {
                 name: version.name.clone(),
                 file: file.clone(),
@@ -128,7 +149,7 @@ pub fn compile(spec: &Spec, formats: bool) -> Result<Compiled> {
                 fallback,
                 shape,
                 plan,
-                time_tap,
+                taps,
                 id: 0,
                 program: Err(String::new()),
             });

@@ -9,7 +9,7 @@ use super::json;
 use super::node::{Dom, Kind};
 use super::pii::Secret;
 use super::problem::Found;
-use super::program::{Array, Leaf, Node, NodeId, Object, Program};
+use super::program::{Array, Key, Leaf, Node, NodeId, Object, Program};
 use super::rules::{RuleId, Rules};
 
 /// Not for the fast path: judge exactly.
@@ -83,6 +83,7 @@ impl Scan<'_> {
     /// Reads a whole event into the columns.
     pub fn event(&mut self, columns: &mut [Builder]) -> Fast<()> {
         self.scratch.taps = [None; MOST_TAPS];
+        self.scratch.time = (0, 0);
         self.scratch.unknown.clear();
         self.scratch.extra.begin();
         let start = json::skip_space(self.text, 0);
@@ -98,7 +99,7 @@ impl Scan<'_> {
     pub fn check(&mut self) -> Fast<()> {
         self.scratch.unknown.clear();
         let start = json::skip_space(self.text, 0);
-        let end = self.value(self.program.root, start, None, 0, 0)?;
+        let end = self.value(self.program.node(self.program.root), start, None, 0, 0)?;
         self.end(end)
     }
 
@@ -107,9 +108,7 @@ impl Scan<'_> {
     }
 
     /// Reads the value at `pos`; gives where it ends. `depth` is that of what it stands in.
-    #[inline]
-    fn value(&mut self, id: NodeId, pos: usize, into: Option<&mut Builder>, row: usize, depth: usize) -> Fast<usize> {
-        let node = self.program.node(id);
+    fn value(&mut self, node: &Node, pos: usize, into: Option<&mut Builder>, row: usize, depth: usize) -> Fast<usize> {
         if node.general {
             return self.general(node, pos, into, row, depth);
         }
@@ -223,11 +222,12 @@ impl Scan<'_> {
             loop {
                 let id = array.prefix.get(count).copied().unwrap_or(array.rest);
                 let at = items.as_ref().map_or(0, |i| i.len());
-                let nested = items.is_some() && matches!(self.program.node(id).leaf, Leaf::Nested);
+                let node = self.program.node(id);
+                let nested = items.is_some() && matches!(node.leaf, Leaf::Nested);
                 if nested {
                     self.scratch.extra.enter_item(self.text.get(pos) == Some(&b'{'), count as u32);
                 }
-                pos = self.value(id, pos, items.as_deref_mut(), at, depth)?;
+                pos = self.value(node, pos, items.as_deref_mut(), at, depth)?;
                 if nested {
                     self.scratch.extra.leave();
                 }
@@ -268,7 +268,7 @@ impl Scan<'_> {
         if depth > self.max_depth {
             return Err(Bail);
         }
-        let text = self.text;
+        let (text, program) = (self.text, self.program);
         let first_unknown = self.scratch.unknown.len();
         let mut seen = 0u128;
         let mut before = object.guess;
@@ -277,77 +277,56 @@ impl Scan<'_> {
             pos += 1;
         } else {
             loop {
-                if text.get(pos) != Some(&b'"') {
-                    return Err(Bail);
-                }
-                let start = pos + 1;
                 // Events of one kind have their keys in one order: try the key that came next the last time.
-                let guess = self.order[before] as usize;
-                let (key, end) = match object.keys.get(guess) {
-                    Some(key) if key.is_at(text, start) => (Some(guess), start + key.quoted.len()),
-                    _ => {
-                        let (end, escaped) = json::string(text, start)?;
-                        if escaped {
-                            return Err(Bail);
-                        }
-                        let key = object.find(&text[start..end]);
-                        if let Some(key) = key {
-                            self.order[before] = key as u8;
-                        }
-                        (key, end + 1)
+                let start = pos;
+                let guess =
+                    object.keys.get(usize::from(self.order[before])).filter(|key| key.quoted.is_at(text, start));
+                let (key, end, colon) = match guess {
+                    Some(key) => {
+                        let colon = start + key.quoted.bytes().len() - 1;
+                        (guess, colon, colon)
                     }
+                    None => self.key(object, start, before)?,
                 };
-                pos = end;
-                if text.get(pos) != Some(&b':') {
-                    pos = json::skip_space(text, pos);
-                    if text.get(pos) != Some(&b':') {
-                        return Err(Bail);
-                    }
-                }
-                pos = json::skip_space(text, pos + 1);
                 match key {
-                    Some(at) => {
-                        let key = &object.keys[at];
-                        let bit = 1u128 << at;
-                        if seen & bit != 0 || key.forbidden {
+                    Some(key) => {
+                        if seen & key.bit != 0 || key.forbidden {
                             return Err(Bail);
                         }
-                        seen |= bit;
-                        before = object.guess + at + 1;
+                        seen |= key.bit;
+                        before = object.guess + key.place + 1;
                         if key.extra {
-                            pos = self.unknown(key.node, (start - 1, end), pos, depth)?;
+                            let value = json::skip_space(text, colon + 1);
+                            pos = self.unknown(key.node, (start, end), value, depth)?;
                         } else {
-                            let field = match (&mut fields, key.slot) {
-                                (Some(fields), Some(slot)) => fields.get_mut(slot),
-                                _ => None,
+                            let mut field = fields.as_deref_mut().and_then(|fields| fields.get_mut(key.slot));
+                            let node = program.node(key.node);
+                            pos = match self.quick(node, colon + 1, &mut field, row)? {
+                                Some(end) => end,
+                                None => {
+                                    let value = json::skip_space(text, colon + 1);
+                                    self.property(node, (start, end), value, field, row, depth)?
+                                }
                             };
-                            let nested = field.is_some() && self.program.node(key.node).leaf == Leaf::Nested;
-                            if nested {
-                                let place = (start as u32 - 1, end as u32);
-                                self.scratch.extra.enter_property(text.get(pos) == Some(&b'{'), place);
-                            }
-                            pos = self.value(key.node, pos, field, row, depth)?;
-                            if nested {
-                                self.scratch.extra.leave();
-                            }
                         }
                     }
                     None => {
                         if object.closed {
                             return Err(Bail);
                         }
-                        let name = &text[start..end - 1];
+                        pos = json::skip_space(text, colon + 1);
+                        let name = &text[start + 1..end - 1];
                         let others = &self.scratch.unknown[first_unknown..];
                         let same = |(from, to): &(u32, u32)| &text[*from as usize..*to as usize] == name;
                         if others.len() >= MOST_UNKNOWN || others.iter().any(same) {
                             return Err(Bail);
                         }
-                        self.scratch.unknown.push((start as u32, end as u32 - 1));
+                        self.scratch.unknown.push((start as u32 + 1, end as u32 - 1));
                         pos = if object.extra {
                             let node = object.additional.unwrap_or(NodeId::MAX);
-                            self.unknown(node, (start - 1, end), pos, depth)?
+                            self.unknown(node, (start, end), pos, depth)?
                         } else if let Some(node) = object.additional {
-                            self.value(node, pos, None, row, depth)?
+                            self.value(program.node(node), pos, None, row, depth)?
                         } else {
                             self.skip(pos, depth)?
                         };
@@ -390,6 +369,50 @@ impl Scan<'_> {
         Ok(pos)
     }
 
+    /// Reads a value with the key at `place` that has to take the long way.
+    #[inline(never)]
+    fn property(
+        &mut self,
+        node: &Node,
+        place: (usize, usize),
+        pos: usize,
+        mut into: Option<&mut Builder>,
+        row: usize,
+        depth: usize,
+    ) -> Fast<usize> {
+        if let Some(end) = self.quick(node, pos, &mut into, row)? {
+            return Ok(end);
+        }
+        if into.is_none() || node.leaf != Leaf::Nested {
+            return self.value(node, pos, into, row, depth);
+        }
+        let object = self.text.get(pos) == Some(&b'{');
+        self.scratch.extra.enter_property(object, (place.0 as u32, place.1 as u32));
+        let end = self.value(node, pos, into, row, depth)?;
+        self.scratch.extra.leave();
+        Ok(end)
+    }
+
+    /// Reads the key at `pos` that was not the one expected after `before`. Gives it where it is known, its end after the
+    /// quote, and the colon.
+    #[inline(never)]
+    fn key<'p>(&mut self, object: &'p Object, pos: usize, before: usize) -> Fast<(Option<&'p Key>, usize, usize)> {
+        let text = self.text;
+        if text.get(pos) != Some(&b'"') {
+            return Err(Bail);
+        }
+        let (end, escaped) = json::string(text, pos + 1)?;
+        let colon = json::skip_space(text, end + 1);
+        if escaped || text.get(colon) != Some(&b':') {
+            return Err(Bail);
+        }
+        let key = object.find(&text[pos + 1..end]);
+        if let Some(place) = key {
+            self.order[before] = place as u8;
+        }
+        Ok((key.map(|place| &object.keys[place]), end + 1, colon))
+    }
+
     /// A value that goes to `_extra`, under the key whose place is given with its quotes.
     fn unknown(&mut self, id: NodeId, key: (usize, usize), pos: usize, depth: usize) -> Fast<usize> {
         let key = (key.0 as u32, key.1 as u32);
@@ -407,7 +430,7 @@ impl Scan<'_> {
             return Ok(end);
         }
         let end = match node {
-            Some(_) => self.value(id, pos, None, 0, depth)?,
+            Some(node) => self.value(node, pos, None, 0, depth)?,
             None => match text.get(pos) {
                 Some(b'"') => json::string(text, pos + 1)?.0 + 1,
                 Some(b'-' | b'0'..=b'9') => json::number(text, pos)?.0,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::lanes::{self, WIDTH};
 use crate::time::{DAY, HOUR, MINUTE, SECOND, days_from_civil};
 
 /// Formats that are asserted; any other name is an annotation.
@@ -48,6 +49,7 @@ enum Check {
     Uuid,
     Ipv4,
     Ipv6,
+    Uri(Arc<jsonschema::Validator>),
     Other(Arc<jsonschema::Validator>),
 }
 
@@ -68,6 +70,7 @@ impl Format {
             "uuid" => Check::Uuid,
             "ipv4" => Check::Ipv4,
             "ipv6" => Check::Ipv6,
+            "uri" => Check::Uri(Arc::new(from_crate(name)?)),
             _ => Check::Other(Arc::new(from_crate(name)?)),
         };
         Some(Self { name, check })
@@ -87,6 +90,7 @@ impl Format {
             Check::Time => full_time(text).is_some(),
             Check::Uuid => uuid(text),
             Check::Ipv4 => ipv4(text),
+            Check::Uri(_) if common_uri(text) => true,
             _ => std::str::from_utf8(text).is_ok_and(|text| self.accepts(text)),
         }
     }
@@ -100,7 +104,8 @@ impl Format {
             Check::Uuid => uuid(text.as_bytes()),
             Check::Ipv4 => ipv4(text.as_bytes()),
             Check::Ipv6 => Ipv6Addr::from_str(text).is_ok(),
-            Check::Other(validator) => validator.is_valid(&Value::String(text.to_owned())),
+            Check::Uri(_) if common_uri(text.as_bytes()) => true,
+            Check::Uri(validator) | Check::Other(validator) => validator.is_valid(&Value::String(text.to_owned())),
         }
     }
 }
@@ -160,7 +165,7 @@ pub fn date_time(text: &[u8]) -> Option<i64> {
 /// The same of `2024-12-17T00:00:03.567016Z`, where the day is one that every month has; eight characters at a time. None
 /// is no answer.
 #[inline]
-fn common_date_time(text: &[u8; 27]) -> Option<i64> {
+pub fn common_date_time(text: &[u8; 27]) -> Option<i64> {
     /// Eight characters as they have to be, 0 for any digit; and what takes a byte that is none of them beyond 127.
     const fn form(form: &[u8; 8]) -> (u64, u64) {
         let (mut guard, mut at) = ([0x7f; 8], 0);
@@ -193,9 +198,8 @@ fn common_date_time(text: &[u8; 27]) -> Option<i64> {
         return None;
     }
     let year = i64::from(two(date, 0)) * 100 + i64::from(two(date, 2));
-    let micros = [1, 3, 5].map(|at| i64::from(two(rest, at)));
     let clock = i64::from(hour) * HOUR + i64::from(minute) * MINUTE + i64::from(second) * SECOND;
-    let micros = micros[0] * 10_000 + micros[1] * 100 + micros[2];
+    let micros = i64::from(two(rest, 1)) * 10_000 + i64::from(two(rest, 3)) * 100 + i64::from(two(rest, 5));
     Some(days_from_civil(year, u32::from(month), u32::from(day)) * DAY + clock + micros)
 }
 
@@ -242,48 +246,81 @@ fn full_time(text: &[u8]) -> Option<i64> {
     (second < 60 || time.rem_euclid(DAY) == 0).then_some(time + micros)
 }
 
+/// Whether a text is a URI of the common form: a scheme, `://`, a host, then perhaps a path and a query, without
+/// percent-encoding. False is no answer.
+#[inline]
+fn common_uri(text: &[u8]) -> bool {
+    const IN_PATH: [bool; 256] = {
+        let (mut table, mut byte, mut more) = ([false; 256], 0, b"-._~!$&'()*+,;=:@/?".as_slice());
+        while byte < 256 {
+            table[byte] = (byte as u8).is_ascii_alphanumeric();
+            byte += 1;
+        }
+        while let [first, rest @ ..] = more {
+            table[*first as usize] = true;
+            more = rest;
+        }
+        table
+    };
+    let ends = |text: &[u8], within: fn(&u8) -> bool| text.iter().position(|b| !within(b)).unwrap_or(text.len());
+    let scheme = ends(text, u8::is_ascii_lowercase);
+    let Some(rest) = text[scheme..].strip_prefix(b"://") else { return false };
+    let host = ends(rest, |b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'));
+    let path = &rest[host..];
+    scheme > 0 && host > 0 && matches!(path, [] | [b'/', ..]) && path.iter().all(|b| IN_PATH[usize::from(*b)])
+}
+
 /// Whether a text is four numbers up to 255 with full stops between them, none with a zero before it.
 #[inline]
 fn ipv4(text: &[u8]) -> bool {
-    let (mut dots, mut digits, mut value) = (0, 0, 0);
-    for byte in text {
-        match byte {
-            b'0'..=b'9' if digits == 0 || value > 0 => {
-                digits += 1;
-                value = value * 10 + u32::from(byte - b'0');
-                if value > 255 {
-                    return false;
-                }
-            }
-            b'.' if digits > 0 => (dots, digits, value) = (dots + 1, 0, 0),
-            _ => return false,
-        }
+    // 1.1.1.1 to 255.255.255.255
+    if !(7..=15).contains(&text.len()) {
+        return false;
     }
-    dots == 3 && digits > 0
+    let mut chunk = [0; WIDTH];
+    chunk[..text.len()].copy_from_slice(text);
+    let mut dots = lanes::equal(&chunk, b'.');
+    if dots.count_ones() != 3 || (dots | lanes::digits(&chunk)) + 1 != 1 << text.len() {
+        return false;
+    }
+    let mut start = 0;
+    for _ in 0..4 {
+        let end = if dots == 0 { text.len() } else { dots.trailing_zeros() as usize };
+        dots &= dots.wrapping_sub(1);
+        let fits = match text.get(start..end) {
+            Some([_]) => true,
+            Some([first, _]) => *first != b'0',
+            Some([first, second, third]) => {
+                *first == b'1' || *first == b'2' && (*second < b'5' || *second == b'5' && *third <= b'5')
+            }
+            _ => false,
+        };
+        if !fits {
+            return false;
+        }
+        start = end + 1;
+    }
+    true
 }
 
 /// Whether a text is 32 hexadecimal digits with hyphens where a UUID has them.
 #[inline]
 fn uuid(text: &[u8]) -> bool {
-    const HEX: [u8; 256] = {
-        let mut table = [0; 256];
-        let mut byte = 0;
-        while byte < 256 {
-            table[byte] = (byte as u8).is_ascii_hexdigit() as u8;
-            byte += 1;
-        }
-        table
+    text.try_into().is_ok_and(is_uuid)
+}
+
+/// The same of as many bytes as a UUID has.
+#[inline]
+pub fn is_uuid(text: &[u8; 36]) -> bool {
+    let (Some(head), Some(middle), Some(tail)) =
+        (lanes::chunk_at(text, 0), lanes::chunk_at(text, 16), lanes::chunk_at(text, 20))
+    else {
+        return false;
     };
-    let Ok(text) = <&[u8; 36]>::try_from(text) else { return false };
-    let digits = |part: &[u8]| part.iter().fold(1, |all, b| all & HEX[*b as usize]);
-    let hyphens = text[8] == b'-' && text[13] == b'-' && text[18] == b'-' && text[23] == b'-';
-    hyphens
-        & (digits(&text[..8])
-            & digits(&text[9..13])
-            & digits(&text[14..18])
-            & digits(&text[19..23])
-            & digits(&text[24..])
-            == 1)
+    // Every byte is a digit but the four that are hyphens.
+    let digits = u64::from(lanes::hex(head)) | u64::from(lanes::hex(middle)) << 16 | u64::from(lanes::hex(tail)) << 20;
+    const HYPHENS: u64 = 1 << 8 | 1 << 13 | 1 << 18 | 1 << 23;
+    digits == (1 << 36) - 1 - HYPHENS && text[8] == b'-' && text[13] == b'-' && text[18] == b'-' && text[23] == b'-'
 }
 
 #[cfg(test)]
@@ -387,7 +424,19 @@ mod tests {
         }
 
         #[test]
-        fn addresses_are_those_of_the_library(text in near(&["192.168.0.255", "0.10.200.99", "1.1.1.1"])) {
+        fn common_uris_are_uris(
+            text in near(&["https://www.example.com/a/b?c=d", "http://x", "ab://x.y/?"]),
+            any in "[a-z]{1,3}:?/{0,3}[a-zA-Z0-9.@:-]{0,4}[/?#]?[ -~\u{e9}]{0,6}",
+        ) {
+            let uri = from_crate("uri").unwrap();
+            for text in [text, any] {
+                prop_assert!(!common_uri(text.as_bytes()) || uri.is_valid(&json!(text)), "{}", text);
+                prop_assert_eq!(Format::of("uri").unwrap().accepts(&text), uri.is_valid(&json!(text)), "{}", text);
+            }
+        }
+
+        #[test]
+        fn addresses_are_those_of_the_library(text in near(&["192.168.0.255", "0.10.200.99", "1.1.1.1", "255.255.255.255"])) {
             prop_assert_eq!(ipv4(text.as_bytes()), text.parse::<std::net::Ipv4Addr>().is_ok());
         }
 

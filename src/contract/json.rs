@@ -1,6 +1,8 @@
 //! The lexical rules of JSON (RFC 8259) over bytes that are known to be UTF-8. Everything that reads JSON text here,
 //! the fast path and the exact one alike, goes through these functions, so the two cannot disagree about what JSON is.
 
+use super::lanes;
+
 /// A place where the text is not JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Syntax {
@@ -23,25 +25,15 @@ pub fn skip_space(text: &[u8], mut pos: usize) -> usize {
     pos
 }
 
-const LOW: u64 = 0x0101_0101_0101_0101;
-const HIGH: u64 = 0x8080_8080_8080_8080;
-
 /// The first byte from `pos` that ends a run of plain string characters: a quote, a backslash or a control character.
 #[inline(always)]
 pub fn plain_run(text: &[u8], mut pos: usize) -> usize {
-    while let Some(chunk) = text.get(pos..).and_then(|rest| rest.first_chunk::<8>()) {
-        let word = u64::from_le_bytes(*chunk);
-        let quote = word ^ (LOW * b'"' as u64);
-        let slash = word ^ (LOW * b'\\' as u64);
-        // A byte below 0x20, or equal to one of the two, sets its high bit; false alarms only lie above a true one.
-        let found = ((quote.wrapping_sub(LOW) & !quote)
-            | (slash.wrapping_sub(LOW) & !slash)
-            | (word.wrapping_sub(LOW * 0x20) & !word))
-            & HIGH;
+    while let Some(chunk) = lanes::chunk_at(text, pos) {
+        let found = lanes::special(chunk);
         if found != 0 {
-            return pos + (found.trailing_zeros() / 8) as usize;
+            return pos + found.trailing_zeros() as usize;
         }
-        pos += 8;
+        pos += lanes::WIDTH;
     }
     while let Some(&b) = text.get(pos) {
         if b == b'"' || b == b'\\' || b < 0x20 {
@@ -61,6 +53,25 @@ pub fn string(text: &[u8], pos: usize) -> Result<(usize, bool), Syntax> {
         Some(b'"') => Ok((end, false)),
         _ => string_with_escapes(text, end),
     }
+}
+
+/// The same, with the first 16 bytes of a string without escapes (zeros after a shorter one) where they are at hand.
+#[inline(always)]
+pub fn string_with_head(text: &[u8], pos: usize) -> Result<(usize, bool, Option<u128>), Syntax> {
+    let Some(chunk) = lanes::chunk_at(text, pos) else {
+        return string(text, pos).map(|(end, escaped)| (end, escaped, None));
+    };
+    let head = u128::from_le_bytes(*chunk);
+    let found = lanes::special(chunk);
+    if found == 0 {
+        let (end, escaped) = string(text, pos + lanes::WIDTH)?;
+        return Ok((end, escaped, (!escaped).then_some(head)));
+    }
+    let length = found.trailing_zeros() as usize;
+    if text.get(pos + length) == Some(&b'"') {
+        return Ok((pos + length, false, Some(head & lanes::first(length))));
+    }
+    string_with_escapes(text, pos + length).map(|(end, escaped)| (end, escaped, None))
 }
 
 #[inline(never)]
@@ -214,6 +225,8 @@ pub fn quote_into(text: &str, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -250,12 +263,25 @@ mod tests {
 
     #[test]
     fn plain_runs_stop_at_the_first_special_byte() {
-        for len in 0..40 {
+        for (len, tail) in (0..40).flat_map(|len| [(len, 0), (len, 20)]) {
             for special in [b'"', b'\\', 0, 0x1f, b'\n'] {
                 let mut text = vec![0x80u8; len];
                 text.push(special);
-                text.extend_from_slice(b"\"\"\"\"\"\"\"\"\"");
+                text.extend_from_slice(&b"\"".repeat(tail));
                 assert_eq!(plain_run(&text, 0), len);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_head_changes_no_string(text in r#"[a"\\u0\n\u{e9}]{0,40}|[ab]{10,36}["\\][ab"]{0,20}"#, pos in 0..44usize) {
+            let text = text.as_bytes();
+            let with = string_with_head(text, pos);
+            prop_assert_eq!(with.map(|(end, escaped, _)| (end, escaped)), string(text, pos));
+            if let Ok((end, escaped, Some(head))) = with {
+                prop_assert!(!escaped);
+                prop_assert_eq!(head, crate::contract::text::head_of(&text[pos..end]));
             }
         }
     }

@@ -259,7 +259,7 @@ impl Exact<'_> {
             return Err(refusal);
         }
         let name = String::from_utf8_lossy(&name).into_owned();
-        let Some((index, kind)) = find_type(compiled, &name) else {
+        let Some((index, kind)) = find_type(compiled, name.as_bytes()) else {
             let hint = nearest(&name, compiled.types.iter().map(|t| t.name.as_str()).filter(|n| *n != "*"));
             let hint = hint.map(|h| format!("; did you mean '{h}'?")).unwrap_or_default();
             let message = format!("the contract names no such event type{hint}");
@@ -381,8 +381,8 @@ fn malformed(text: &[u8], at: usize, what: &str) -> Box<Refusal> {
 }
 
 /// The type that the contract has for a name.
-pub(super) fn find_type<'c>(compiled: &'c Compiled, name: &str) -> Option<(usize, &'c EventType)> {
-    let named = compiled.types[..compiled.named].iter().position(|t| t.name == name);
+pub(super) fn find_type<'c>(compiled: &'c Compiled, name: &[u8]) -> Option<(usize, &'c EventType)> {
+    let named = compiled.types[..compiled.named].iter().position(|t| t.name.as_bytes() == name);
     named.or(compiled.wildcard).map(|at| (at, &compiled.types[at]))
 }
 

@@ -28,7 +28,7 @@ const NUMBERS: [&str; 16] = [
     "0.1",
     "100",
 ];
-const STRINGS: [&str; 12] = [
+const STRINGS: [&str; 18] = [
     "",
     "a",
     "b",
@@ -41,6 +41,12 @@ const STRINGS: [&str; 12] = [
     "127.0.0.1",
     "x\"y",
     "\u{7f}\t",
+    "2eb8aa08-aa98-11ea-b4aa-73b441d16380",
+    "2024-12-17T00:00:03.567016Z",
+    "2024-12-17T00:00:60.567016Z",
+    "https://example.org/a?b=c",
+    "a text of sixteen",
+    "one that is longer than any two lanes\n",
 ];
 
 fn number() -> impl Strategy<Value = Value> {
@@ -93,8 +99,8 @@ fn schema() -> impl Strategy<Value = Value> {
                 .prop_map(|n| json!({"multipleOf": serde_json::from_str::<Value>(n).unwrap()})),
             1 => limit().prop_map(|n| json!({"minLength": n})),
             1 => limit().prop_map(|n| json!({"maxLength": n})),
-            1 => prop::sample::select(vec!["^a", "b$", "^.$", r"\d", r"^[^\s]+$", "é"]).prop_map(|p| json!({"pattern": p})),
-            1 => prop::sample::select(vec!["date-time", "ipv4", "uri", "nonsense"]).prop_map(|f| json!({"format": f})),
+            1 => prop::sample::select(vec!["^a", "^a$", "^[ab]{1,2}$", "^[a-c_-]*$", "b$", "^.$", r"\d", r"^[^\s]+$", "é"]).prop_map(|p| json!({"pattern": p})),
+            1 => prop::sample::select(vec!["date-time", "ipv4", "uri", "uuid", "nonsense"]).prop_map(|f| json!({"format": f})),
             1 => inner.clone().prop_map(|s| json!({"items": s})),
             1 => prop::collection::vec(inner.clone(), 1..3).prop_map(|s| json!({"prefixItems": s})),
             1 => limit().prop_map(|n| json!({"minItems": n})),
@@ -165,7 +171,7 @@ fn fitting(schema: &Value, root: &Value, seed: &mut u64, depth: usize) -> Value 
         "boolean" => json!(choose(2) == 0),
         "integer" => serde_json::from_str(["0", "1", "2.0", "1e2", "-1", "100"][choose(6)]).unwrap(),
         "number" => serde_json::from_str(NUMBERS[choose(NUMBERS.len())]).unwrap(),
-        "string" if map.contains_key("format") => json!(STRINGS[6 + choose(4)]),
+        "string" if map.contains_key("format") => json!(STRINGS[[6, 7, 8, 9, 12, 13, 14, 15][choose(8)]]),
         "string" => json!(STRINGS[choose(STRINGS.len())]),
         "array" if depth < 4 => {
             let count = choose(4);

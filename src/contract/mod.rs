@@ -3,6 +3,7 @@
 //! A contract names the roles of an event and gives each event type and version a JSON Schema (draft 2020-12). Valid
 //! events go from bytes to column builders in one pass; everything else is judged exactly, problem by problem.
 
+mod anchored;
 pub mod append;
 pub mod builders;
 pub mod columns;
@@ -19,6 +20,7 @@ pub mod judge;
 #[cfg(test)]
 mod judge_tests;
 pub mod keywords;
+pub mod lanes;
 #[cfg(test)]
 mod laws;
 pub mod load;
@@ -31,6 +33,7 @@ pub mod pii;
 pub mod plan;
 pub mod problem;
 pub mod program;
+pub mod quick;
 pub mod roles;
 pub mod rules;
 mod scalar;

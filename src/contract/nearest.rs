@@ -1,12 +1,21 @@
 //! The nearest right name to a mistyped one.
 
+/// So many characters of each are compared.
+const COMPARED: usize = 64;
+
 /// The option most like `word`, when one is near enough to be what was meant.
 pub fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (word.chars().count() / 3).max(1) + 1;
+    let word = word.to_lowercase();
+    let compared = |text: &str| text.chars().take(COMPARED).count();
     options
         .into_iter()
-        .map(|option| (distance(&word.to_lowercase(), &option.to_lowercase()), option))
-        .filter(|(distance, option)| *distance <= limit && *distance < option.chars().count())
+        .filter_map(|option| {
+            let (other, most) = (option.to_lowercase(), limit.min(option.chars().count().checked_sub(1)?));
+            // A difference in length alone may be too much.
+            let near = compared(&word).abs_diff(compared(&other)) <= most;
+            near.then(|| (distance(&word, &other), option)).filter(|(distance, _)| *distance <= most)
+        })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, option)| option)
 }
@@ -24,8 +33,8 @@ pub fn suggestion<'a>(word: &str, options: impl IntoIterator<Item = &'a str> + C
 
 /// Optimal string alignment: insertions, deletions, replacements and swaps of neighbours.
 fn distance(a: &str, b: &str) -> usize {
-    let a: Vec<char> = a.chars().take(64).collect();
-    let b: Vec<char> = b.chars().take(64).collect();
+    let a: Vec<char> = a.chars().take(COMPARED).collect();
+    let b: Vec<char> = b.chars().take(COMPARED).collect();
     let mut before: Vec<usize> = vec![0; b.len() + 1];
     let mut last: Vec<usize> = (0..=b.len()).collect();
     for i in 1..=a.len() {

@@ -32,7 +32,7 @@ impl Output {
             event_type: role(0),
             event_time: compiled.time_column.is_none().then(|| Builder::new(&ColumnType::Timestamp)),
             // Keys are taken one by one, and hardly ever repeat.
-            key: Builder::new(&ColumnType::Text),
+            key: Builder::plain(rows, &compiled.habits[columns.len() + 2]),
             entity: compiled.entity_column.is_none().then(|| role(3)),
             version: role(1),
             extra: role(4),
@@ -73,7 +73,7 @@ impl Output {
         };
         let event_time = shared(self.event_time, compiled.time_column, first)?;
         let entity = shared(self.entity, compiled.entity_column, first + 3)?;
-        let roles = [event_type, event_time, self.key.finish(rows)?, entity, version];
+        let roles = [event_type, event_time, self.key.finish_with(rows, habit(first + 2))?, entity, version];
         packed::batch(&compiled.schema, roles.into_iter().chain(columns).chain([extra]).collect())
     }
 }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use regex::bytes::{Regex, RegexBuilder};
 use serde_json::{Value, json};
 
+use super::anchored::Anchored;
+
 /// How often the backtracking engine may go back before it gives up; the text then counts as no match.
 const BACKTRACK_LIMIT: usize = 100_000;
 
@@ -21,6 +23,7 @@ pub struct Pattern {
 
 #[derive(Clone)]
 enum Engine {
+    Anchored(Anchored),
     Linear(Regex),
     Backtracking(Arc<jsonschema::Validator>),
 }
@@ -34,6 +37,9 @@ impl std::fmt::Debug for Pattern {
 impl Pattern {
     /// The pattern on the linear engine; the reason why not otherwise.
     pub fn linear(text: &str) -> Result<Self, String> {
+        if let Some(anchored) = Anchored::of(text) {
+            return Ok(Self { text: text.into(), engine: Engine::Anchored(anchored) });
+        }
         let translated = translate(text)?;
         let regex = RegexBuilder::new(&translated).build().map_err(|e| match e {
             regex::Error::CompiledTooBig(_) => "comes to more than 10 MB when compiled".to_owned(),
@@ -56,6 +62,7 @@ impl Pattern {
     /// Whether there is a match anywhere in the text.
     pub fn is_match(&self, text: &str) -> bool {
         match &self.engine {
+            Engine::Anchored(anchored) => anchored.is_match(text.as_bytes()),
             Engine::Linear(regex) => regex.is_match(text.as_bytes()),
             Engine::Backtracking(validator) => validator.is_valid(&Value::String(text.to_owned())),
         }
@@ -65,6 +72,7 @@ impl Pattern {
     #[inline]
     pub fn is_match_bytes(&self, text: &[u8]) -> bool {
         match &self.engine {
+            Engine::Anchored(anchored) => anchored.is_match(text),
             Engine::Linear(regex) => regex.is_match(text),
             Engine::Backtracking(_) => std::str::from_utf8(text).is_ok_and(|text| self.is_match(text)),
         }

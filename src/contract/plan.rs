@@ -192,6 +192,16 @@ impl Plan {
         self.version.as_ref()?.first().map(|p| p.tap).filter(|t| *t < self.taps.len())
     }
 
+    /// The place in `taps` of the key, where it is a property as it stands.
+    pub fn key_tap(&self) -> Option<usize> {
+        as_it_stands(&self.key)
+    }
+
+    /// The place in `taps` of the entity, where it is a property as it stands.
+    pub fn entity_tap(&self) -> Option<usize> {
+        as_it_stands(self.entity.as_ref()?)
+    }
+
     /// Appends the event type.
     pub fn event_type(&self, taps: &[Tap<'_>], message: &Message<'_>, out: &mut Vec<u8>) -> Result<(), Unreadable> {
         single(&self.event_type, TEXT, taps, message, None, out)
@@ -305,6 +315,13 @@ impl Plan {
             Some(Source::Property { pointer, .. }) => pointer,
             _ => "",
         }
+    }
+}
+
+fn as_it_stands((parts, composite): &(Vec<Part>, bool)) -> Option<usize> {
+    match parts.first()? {
+        Part { source: Source::Property { .. }, tap, hash: false } if !composite => Some(*tap),
+        _ => None,
     }
 }
 

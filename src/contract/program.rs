@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::columns::{ColumnType, Pii, Shape};
+use super::quick::{Literal, Quick};
 use super::rules::{ArrayRule, ObjectRule, Rule, RuleId, Rules};
 
 /// The place of a node in a program.
@@ -56,6 +57,8 @@ pub struct Node {
     pub general: bool,
     /// Where a scalar goes.
     pub leaf: Leaf,
+    /// What is taken without detours.
+    pub quick: Quick,
     /// The bit by which a column of text remembers that a value has passed what is said here; none: it is asked each time.
     pub check: u64,
     /// The role that is read here.
@@ -96,14 +99,16 @@ pub struct Object {
 /// A property that the fast path knows by name.
 #[derive(Debug)]
 pub struct Key {
-    /// The name and the quote after it, as in the text.
-    pub quoted: Box<[u8]>,
-    /// The first 16 bytes of that as one number, and the bits of it that count.
-    head: (u128, u128),
+    /// The name in its quotes and the colon after it, as in the text without white space.
+    pub quoted: Literal,
+    /// Its place among the keys.
+    pub place: usize,
+    /// The bit of that place.
+    pub bit: u128,
     /// What is known of the value.
     pub node: NodeId,
-    /// Its column.
-    pub slot: Option<usize>,
+    /// Its column; `usize::MAX`: none.
+    pub slot: usize,
     /// Whether the value goes to `_extra`, because the schema does not declare it.
     pub extra: bool,
     /// Whether it may not be there.
@@ -122,27 +127,11 @@ pub struct Array {
 }
 
 impl Key {
-    /// Whether the text has this key, and the quote after it, at `at`.
-    #[inline(always)]
-    pub fn is_at(&self, text: &[u8], at: usize) -> bool {
-        match text.get(at..).and_then(|rest| rest.first_chunk::<16>()) {
-            Some(chunk) if self.quoted.len() <= 16 => u128::from_le_bytes(*chunk) & self.head.1 == self.head.0,
-            Some(chunk) => {
-                u128::from_le_bytes(*chunk) == self.head.0 && text[at + 16..].starts_with(&self.quoted[16..])
-            }
-            None => text.get(at..).is_some_and(|rest| rest.starts_with(&self.quoted)),
-        }
+    /// Its name.
+    pub fn name(&self) -> &[u8] {
+        let quoted = self.quoted.bytes();
+        &quoted[1..quoted.len() - 2]
     }
-}
-
-fn head(quoted: &[u8]) -> (u128, u128) {
-    let mut bytes = [0; 16];
-    let mut mask = [0; 16];
-    for (at, byte) in quoted.iter().take(16).enumerate() {
-        bytes[at] = *byte;
-        mask[at] = u8::MAX;
-    }
-    (u128::from_le_bytes(bytes), u128::from_le_bytes(mask))
 }
 
 /// As many keys as there are bits.
@@ -171,8 +160,7 @@ impl Object {
             if key == u8::MAX {
                 return None;
             }
-            let quoted = &self.keys[key as usize].quoted;
-            if quoted.len() == name.len() + 1 && &quoted[..name.len()] == name {
+            if self.keys[key as usize].name() == name {
                 return Some(key as usize);
             }
             at = (at + 1) & mask;
@@ -183,7 +171,7 @@ impl Object {
         let size = (self.keys.len() * 4).next_power_of_two().max(4);
         self.table = vec![u8::MAX; size];
         for (place, key) in self.keys.iter().enumerate() {
-            let mut at = hash(&key.quoted[..key.quoted.len() - 1], size - 1);
+            let mut at = hash(key.name(), size - 1);
             while self.table[at] != u8::MAX {
                 at = (at + 1) & (size - 1);
             }
@@ -205,7 +193,8 @@ impl Program {
     /// ask of its values: what is the same has the same bit.
     pub fn number_checks(&mut self, rules: &Rules, known: &mut [Vec<String>]) {
         let Some(object) = &self.nodes[self.root as usize].object else { return };
-        let columns: Vec<(NodeId, usize)> = object.keys.iter().filter_map(|k| Some((k.node, k.slot?))).collect();
+        let columns: Vec<(NodeId, usize)> =
+            object.keys.iter().filter_map(|k| (k.slot != usize::MAX).then_some((k.node, k.slot))).collect();
         for (id, slot) in columns {
             let node = &mut self.nodes[id as usize];
             if node.leaf != Leaf::Text || node.rule == RuleId::MAX || node.general {
@@ -252,11 +241,13 @@ impl Joiner<'_> {
         let tap = below.iter().position(|(tokens, _)| tokens.is_empty()).map(|at| below.swap_remove(at).1);
         let leaf = leaf(shape);
         let known = rule.map(|r| self.rules.get(r));
+        let general = known.is_some_and(|r| r.target.is_some() || r.never);
         self.nodes.push(Node {
             rule: rule.unwrap_or(RuleId::MAX),
             types: known.map_or(super::rules::ANY, |r| r.types),
-            general: known.is_some_and(|r| r.target.is_some() || r.never),
+            general,
             leaf,
+            quick: if general { Quick::Nothing } else { Quick::of(known, leaf) },
             check: 0,
             tap,
             below: below.clone(),
@@ -301,7 +292,7 @@ impl Joiner<'_> {
         }
         let keep = matches!(shape, Some(Shape::Struct(_)));
         let mut keys = Vec::new();
-        for name in &names {
+        for (place, name) in names.iter().enumerate() {
             let declared = properties.iter().find(|p| p.name == *name);
             let own = said.property(name);
             let further: Below = below
@@ -312,10 +303,11 @@ impl Joiner<'_> {
             let shape = declared.map(|p| &p.shape);
             let node = self.node(own.or(said.additional), shape, further);
             keys.push(Key {
-                quoted: format!("{name}\"").into_bytes().into(),
-                head: head(format!("{name}\"").as_bytes()),
+                quoted: Literal::new(&format!("\"{name}\":")),
+                place,
+                bit: 1 << place,
                 node,
-                slot: declared.and_then(|p| p.slot),
+                slot: declared.and_then(|p| p.slot).unwrap_or(usize::MAX),
                 extra: keep && declared.is_none(),
                 forbidden: own.is_none() && said.closed,
             });

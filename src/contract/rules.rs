@@ -78,10 +78,27 @@ pub struct Allowed {
 pub struct Bound {
     /// The keyword.
     pub keyword: &'static str,
+    /// What it asks.
+    pub test: Test,
     /// The limit, as JSON text.
     pub limit: String,
     /// The limit as digits and how many of them stand after the point, where it is small.
     pub small: Option<(i64, u32)>,
+}
+
+/// What a bound asks of a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Test {
+    /// `minimum`.
+    AtLeast,
+    /// `maximum`.
+    AtMost,
+    /// `exclusiveMinimum`.
+    Above,
+    /// `exclusiveMaximum`.
+    Below,
+    /// `multipleOf`.
+    MultipleOf,
 }
 
 /// What a schema says of strings.
@@ -168,6 +185,7 @@ impl Rule {
 
 impl Rules {
     /// A rule.
+    #[inline(always)]
     pub fn get(&self, id: RuleId) -> &Rule {
         &self.rules[id as usize]
     }
@@ -409,7 +427,14 @@ impl<'a> Compiler<'a> {
     fn bound(&mut self, rule: &mut Rule, keyword: &'static str, value: &Node) {
         if let Data::Number(text) = &value.data {
             let small = small_decimal(text.as_bytes());
-            rule.number.push(Bound { keyword, limit: text.clone(), small });
+            let test = match keyword {
+                "minimum" => Test::AtLeast,
+                "maximum" => Test::AtMost,
+                "exclusiveMinimum" => Test::Above,
+                "exclusiveMaximum" => Test::Below,
+                _ => Test::MultipleOf,
+            };
+            rule.number.push(Bound { keyword, test, limit: text.clone(), small });
         }
     }
 }

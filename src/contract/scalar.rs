@@ -1,20 +1,107 @@
 //! Strings, numbers and words on the fast path.
 
-use super::builders::Builder;
+use super::builders::{Builder, Values};
 use super::exact;
 use super::fast::{Bail, Fast, Scan};
-use super::formats::date_time;
+use super::formats::{common_date_time, date_time, is_uuid};
 use super::json;
+use super::lanes;
 use super::node::Kind;
 use super::number::{Decimal, power_of_ten, small_decimal, small_integer, to_f64};
 use super::pii::{MASK, plain_into};
 use super::program::{Leaf, Node};
-use super::rules::{Allowed, Bound, Rule, RuleId, StringRule};
+use super::quick::Quick;
+use super::rules::{Allowed, Bound, Rule, RuleId, StringRule, Test};
+use super::text::head_of;
 
 impl Scan<'_> {
-    #[inline]
+    /// The common cases, without detours: a string without escapes into a column of text, a date-time of the common form
+    /// into one of times, a plain integer. None when it is none of them, and nothing has been done.
+    #[inline(always)]
+    pub(super) fn quick(
+        &mut self,
+        node: &Node,
+        pos: usize,
+        into: &mut Option<&mut Builder>,
+        row: usize,
+    ) -> Fast<Option<usize>> {
+        let text = self.text;
+        match &node.quick {
+            Quick::Nothing => Ok(None),
+            Quick::Constant(literal) => {
+                if !literal.is_at(text, pos) {
+                    return Ok(None);
+                }
+                let end = pos + literal.bytes().len();
+                self.tap(node, Kind::String, pos + 1, end - 1);
+                Ok(Some(end))
+            }
+            Quick::Uuid => {
+                let rest = text.get(pos..).and_then(|rest| rest.first_chunk::<38>());
+                let Some([b'"', inside @ .., b'"']) = rest else { return Ok(None) };
+                if !is_uuid(inside) {
+                    return Ok(None);
+                }
+                self.tap(node, Kind::String, pos + 1, pos + 37);
+                Ok(Some(pos + 38))
+            }
+            Quick::Text => {
+                let Some(into) = into else { return Ok(None) };
+                let (Some(b'"'), Some(chunk)) = (text.get(pos), lanes::chunk_at(text, pos + 1)) else {
+                    return Ok(None);
+                };
+                let (mut head, found) = (u128::from_le_bytes(*chunk), lanes::special(chunk));
+                let end = if found == 0 {
+                    json::plain_run(text, pos + 1 + lanes::WIDTH)
+                } else {
+                    let length = found.trailing_zeros() as usize;
+                    head &= lanes::first(length);
+                    pos + 1 + length
+                };
+                let (Some(b'"'), Some(plain)) = (text.get(end), text.get(pos + 1..end)) else { return Ok(None) };
+                self.tap(node, Kind::String, pos + 1, end);
+                into.reach(row);
+                let Values::Text(column) = &mut into.data else { return Err(Bail) };
+                let found = column.find(plain, head);
+                if !column.has_passed(found, node.check) && node.rule != RuleId::MAX {
+                    check_text(self.rules.get(node.rule), plain)?;
+                }
+                column.push_found(found, node.check, plain, head);
+                into.len += 1;
+                Ok(Some(end + 1))
+            }
+            Quick::Moment => {
+                let Some(into) = into else { return Ok(None) };
+                let rest = text.get(pos..).and_then(|rest| rest.first_chunk::<29>());
+                let Some([b'"', time @ .., b'"']) = rest else { return Ok(None) };
+                let Some(micros) = common_date_time(time) else { return Ok(None) };
+                self.tap(node, Kind::String, pos + 1, pos + 28);
+                self.scratch.time = (pos as u32 + 1, micros);
+                into.int(row, micros);
+                Ok(Some(pos + 29))
+            }
+            Quick::Whole(least, most) => {
+                let Some(into) = into else { return Ok(None) };
+                let (mut end, mut value) = (pos, 0i64);
+                while let Some(digit @ b'0'..=b'9') = text.get(end) {
+                    value = value.wrapping_mul(10).wrapping_add(i64::from(digit - b'0'));
+                    end += 1;
+                }
+                let zeros = end > pos + 1 && text[pos] == b'0';
+                let more = matches!(text.get(end), Some(b'.' | b'e' | b'E'));
+                if end == pos || end - pos > 18 || zeros || more || !(*least..=*most).contains(&value) {
+                    return Ok(None);
+                }
+                self.tap(node, Kind::Integer, pos, end);
+                into.int(row, value);
+                Ok(Some(end))
+            }
+        }
+    }
+
+    #[inline(never)]
     pub(super) fn string(&mut self, node: &Node, pos: usize, into: Option<&mut Builder>, row: usize) -> Fast<usize> {
-        let (end, escaped) = json::string(self.text, pos + 1)?;
+        let (end, escaped, head) = json::string_with_head(self.text, pos + 1)?;
         if node.types & 16 == 0 {
             return Err(Bail);
         }
@@ -28,17 +115,18 @@ impl Scan<'_> {
         } else {
             raw
         };
-        let rule = (node.rule != RuleId::MAX).then(|| self.rules.get(node.rule));
         let mut time = None;
         let mut check = || -> Fast<()> {
-            if let Some(rule) = rule {
-                time = check_text(rule, plain)?;
+            if node.rule != RuleId::MAX {
+                time = check_text(self.rules.get(node.rule), plain)?;
             }
             Ok(())
         };
         match (node.leaf, into) {
             (Leaf::Text, Some(into)) => {
-                into.checked_text(row, plain, node.check, check)?;
+                let head = head.unwrap_or_else(|| head_of(plain));
+                check()?;
+                into.text_with_head(row, plain, head);
                 if let Some(micros) = time {
                     self.scratch.time = (pos as u32 + 1, micros);
                 }
@@ -53,7 +141,7 @@ impl Scan<'_> {
     }
 
     /// Puts a string that has been checked where it belongs, unless that is a column of text. `place`: its quotes.
-    #[inline]
+    #[inline(always)]
     fn put_string(
         &mut self,
         leaf: Leaf,
@@ -192,7 +280,7 @@ impl Scan<'_> {
 }
 
 /// All that is said of a string; gives the microseconds when that includes `date-time`.
-#[inline]
+#[inline(never)]
 fn check_text(rule: &Rule, plain: &[u8]) -> Fast<Option<i64>> {
     let time = match &rule.string {
         Some(said) => check_string(said, plain)?,
@@ -215,7 +303,9 @@ fn check_string(said: &StringRule, plain: &[u8]) -> Fast<Option<i64>> {
     {
         return Err(Bail);
     }
+    // A character has at most four bytes.
     if let Some(min) = said.min
+        && (plain.len() as u64) / 4 < min
         && ((plain.len() as u64) < min || characters(plain) < min)
     {
         return Err(Bail);
@@ -244,16 +334,25 @@ fn within(bound: &Bound, raw: &[u8], small: Option<(i64, u32)>) -> bool {
     let (Some((value, digits)), Some((limit, limit_digits))) = (small, bound.small) else {
         return exact::within(bound, raw);
     };
+    if digits == limit_digits {
+        return match bound.test {
+            Test::AtLeast => value >= limit,
+            Test::AtMost => value <= limit,
+            Test::Above => value > limit,
+            Test::Below => value < limit,
+            Test::MultipleOf => limit != 0 && value % limit == 0,
+        };
+    }
     // Both as whole numbers of the finer of the two units.
     let scale = digits.max(limit_digits);
     let value = i128::from(value) * power_of_ten(scale - digits);
     let limit = i128::from(limit) * power_of_ten(scale - limit_digits);
-    match bound.keyword {
-        "minimum" => value >= limit,
-        "maximum" => value <= limit,
-        "exclusiveMinimum" => value > limit,
-        "exclusiveMaximum" => value < limit,
-        _ => limit != 0 && value % limit == 0,
+    match bound.test {
+        Test::AtLeast => value >= limit,
+        Test::AtMost => value <= limit,
+        Test::Above => value > limit,
+        Test::Below => value < limit,
+        Test::MultipleOf => limit != 0 && value % limit == 0,
     }
 }
 

@@ -10,11 +10,12 @@ use super::node::Kind;
 use super::output::Output;
 use super::pii::Secret;
 use super::plan::{Message, Plan, Tap};
+use super::quick::Literal;
 
 /// Finds a property by its name in quotes, at the first place where the text has it.
 #[derive(Debug)]
 pub struct Glance {
-    quoted: Vec<u8>,
+    quoted: Literal,
     finder: Finder<'static>,
 }
 
@@ -22,18 +23,18 @@ impl Glance {
     /// For the property at this place of a plan's taps.
     pub fn new(plan: &Plan, tap: Option<usize>) -> Option<Self> {
         let name = plan.taps.get(tap?)?.last()?;
-        let quoted = format!("\"{name}\"").into_bytes();
-        let finder = Finder::new(&quoted).into_owned();
+        let quoted = Literal::new(&format!("\"{name}\""));
+        let finder = Finder::new(quoted.bytes()).into_owned();
         Some(Self { quoted, finder })
     }
 
     /// The text of the scalar (of strings what stands between the quotes); `at` is where the property was the last time.
     #[inline]
     fn look<'t>(&self, text: &'t [u8], at: &mut usize) -> Option<&'t [u8]> {
-        if !text.get(*at..).is_some_and(|rest| rest.starts_with(&self.quoted)) {
+        if !self.quoted.is_at(text, *at) {
             *at = self.finder.find(text)?;
         }
-        let mut pos = json::skip_space(text, *at + self.quoted.len());
+        let mut pos = json::skip_space(text, *at + self.quoted.bytes().len());
         if text.get(pos) != Some(&b':') {
             return None;
         }
@@ -53,6 +54,8 @@ pub struct Speculation<'a> {
     latest: Option<i64>,
     scratch: Scratch,
     orders: Vec<Vec<u8>>,
+    /// For each version the numbers that its type's name and its own have in their columns; 0 where they are not known.
+    numbers: Vec<(u16, u16)>,
     type_at: usize,
     version_at: usize,
     last: usize,
@@ -63,13 +66,14 @@ impl<'a> Speculation<'a> {
     /// Begins a piece.
     pub fn new(compiled: &'a Compiled, secret: Option<&'a Secret>, max_depth: usize, latest: Option<i64>) -> Self {
         let versions = compiled.types.iter().flat_map(|t| &t.versions);
-        let orders = versions.map(|v| vec![u8::MAX; v.program.as_ref().map_or(0, |p| p.guesses)]).collect();
+        let orders: Vec<_> = versions.map(|v| vec![u8::MAX; v.program.as_ref().map_or(0, |p| p.guesses)]).collect();
         Self {
             compiled,
             secret,
             max_depth,
             latest,
             scratch: Scratch::default(),
+            numbers: vec![(0, 0); orders.len()],
             orders,
             type_at: 0,
             version_at: 0,
@@ -114,7 +118,7 @@ impl<'a> Speculation<'a> {
         if compiled.types[self.last].name.as_bytes() == name {
             return Some(self.last);
         }
-        self.last = find_type(compiled, std::str::from_utf8(name).ok()?)?.0;
+        self.last = find_type(compiled, name)?.0;
         Some(self.last)
     }
 
@@ -159,61 +163,91 @@ impl<'a> Speculation<'a> {
         }
         .event(&mut out.columns);
         self.orders[version.id] = order;
-        let mut taps: [Tap<'_>; MOST_TAPS] = [None; MOST_TAPS];
-        for (tap, place) in taps.iter_mut().zip(&self.scratch.taps) {
-            *tap = place.map(|(kind, from, to)| (kind, &text[from as usize..to as usize]));
-        }
         if scanned.is_err() {
             return Err(None);
         }
-        let taps = &taps[..version.plan.taps.len()];
-        self.roles(taps, message, row, out, kind, version)
+        self.roles(text, message, row, out, kind, version)
+    }
+
+    /// What the roles read.
+    fn taps<'t>(&self, text: &'t [u8]) -> [Tap<'t>; MOST_TAPS] {
+        self.scratch.taps.map(|place| place.map(|(kind, from, to)| (kind, &text[from as usize..to as usize])))
+    }
+
+    /// What a role reads, where it is a string without escapes.
+    #[inline(always)]
+    fn plain<'t>(&self, text: &'t [u8], tap: Option<usize>) -> Option<&'t [u8]> {
+        match self.scratch.taps.get(tap?) {
+            Some(Some((Kind::String, from, to))) => text.get(*from as usize..*to as usize),
+            _ => None,
+        }
     }
 
     #[inline]
     fn roles(
         &mut self,
-        taps: &[Tap<'_>],
+        text: &[u8],
         message: &Message<'_>,
         row: usize,
         out: &mut Output,
         kind: usize,
         version: &Version,
     ) -> Result<Read, Option<(usize, usize)>> {
-        let (plan, compiled, name) = (&version.plan, self.compiled, &mut self.name);
+        let (plan, compiled) = (&version.plan, self.compiled);
         let told = |_| None;
-        name.clear();
-        plan.event_type(taps, message, name).map_err(told)?;
         let expected = &compiled.types[kind];
-        if expected.name.as_bytes() != name.as_slice() {
-            let (truth, found) = std::str::from_utf8(name).ok().and_then(|n| find_type(compiled, n)).ok_or(None)?;
-            if truth != kind {
-                return Err((found.versions.len() == 1).then_some((truth, 0)));
+        // Mostly each role is a string of the event, and type and version are what they were guessed to be.
+        if self.plain(text, version.taps.event_type) != Some(expected.name.as_bytes()) {
+            let mut name = std::mem::take(&mut self.name);
+            name.clear();
+            plan.event_type(&self.taps(text), message, &mut name).map_err(told)?;
+            if expected.name.as_bytes() != name.as_slice() {
+                let (truth, found) = find_type(compiled, &name).ok_or(None)?;
+                if truth != kind {
+                    return Err((found.versions.len() == 1).then_some((truth, 0)));
+                }
             }
+            out.event_type.text(row, &name);
+            self.name = name;
+        } else {
+            let number = &mut self.numbers[version.id].0;
+            *number = out.event_type.text_again(row, *number, expected.name.as_bytes());
         }
-        out.event_type.text(row, name);
-        name.clear();
-        match plan.version(taps, message, name).map_err(told)? {
-            true if version.name.as_bytes() != name.as_slice() => {
-                let truth = expected.versions.iter().position(|v| v.name.as_bytes() == name.as_slice());
+        if plan.has_version() && self.plain(text, version.taps.version) != Some(version.name.as_bytes()) {
+            let mut name = Vec::new();
+            if plan.version(&self.taps(text), message, &mut name).map_err(told)? && version.name.as_bytes() != name {
+                let truth = expected.versions.iter().position(|v| v.name.as_bytes() == name);
                 return Err(truth.map(|version| (kind, version)));
             }
-            _ => out.version.text(row, version.name.as_bytes()),
         }
-        let time = match version.time_tap.and_then(|tap| self.scratch.taps[tap]) {
+        let number = &mut self.numbers[version.id].1;
+        *number = out.version.text_again(row, *number, version.name.as_bytes());
+        let time = match version.taps.time.and_then(|tap| self.scratch.taps[tap]) {
             // It was read as a date-time a moment ago.
             Some((Kind::String, from, _)) if from == self.scratch.time.0 => self.scratch.time.1,
-            _ => plan.event_time(taps, message).map_err(told)?,
+            _ => plan.event_time(&self.taps(text), message).map_err(told)?,
         };
         if self.latest.is_some_and(|latest| time > latest) {
             return Err(None);
         }
         out.event_time(row, time);
         let secret = self.secret;
-        out.key.try_text_with(row, |key| plan.key(taps, message, secret, key)).map_err(told)?;
+        match self.plain(text, version.taps.key) {
+            Some(key) => out.key.text(row, key),
+            None => {
+                let taps = self.taps(text);
+                out.key.try_text_with(row, |key| plan.key(&taps, message, secret, key)).map_err(told)?;
+            }
+        }
         if let (Some(out), true) = (&mut out.entity, plan.has_entity()) {
-            let entity = |entity: &mut Vec<u8>| plan.entity(taps, message, secret, entity).map(|_| ());
-            out.try_text_with(row, entity).map_err(told)?;
+            match self.plain(text, version.taps.entity) {
+                Some(entity) => out.text(row, entity),
+                None => {
+                    let taps = self.taps(text);
+                    let entity = |entity: &mut Vec<u8>| plan.entity(&taps, message, secret, entity).map(|_| ());
+                    out.try_text_with(row, entity).map_err(told)?;
+                }
+            }
         }
         if let Some(extra) = self.scratch.extra.end() {
             out.extra.text(row, extra);

@@ -41,7 +41,6 @@ struct Packed {
     /// Open addressing: a number, or 0 where there is none.
     slots: Vec<u16>,
     seed: u64,
-    last: u16,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +55,7 @@ struct Entry {
 
 /// A value that was looked up: small, so that it travels in registers.
 #[derive(Debug, Clone, Copy)]
-pub struct Probe {
+pub struct Found {
     /// The lower half of its hash.
     tag: u32,
     /// Its number, or 0.
@@ -84,15 +83,19 @@ impl TextBuilder {
         let waits = habit.plain.load(Ordering::Relaxed);
         if waits > 0 {
             habit.plain.store(waits - 1, Ordering::Relaxed);
-            let expected = habit.bytes.load(Ordering::Relaxed) * rows / 1024;
-            let mut offsets = Vec::with_capacity(rows + 1);
-            offsets.push(0);
-            return Self { offsets, bytes: Vec::with_capacity(expected), packed: None, gave_up: false };
+            return Self::plain(rows, habit);
         }
         let null = Entry { head: 0, passed: 0, length: u32::MAX, tag: 0 };
-        let packed =
-            Packed { numbers: Vec::with_capacity(rows), entries: vec![null], slots: vec![0; 64], seed, last: 0 };
+        let packed = Packed { numbers: Vec::with_capacity(rows), entries: vec![null], slots: vec![0; 64], seed };
         Self { offsets: vec![0, 0], bytes: Vec::new(), packed: Some(Box::new(packed)), gave_up: false }
+    }
+
+    /// A plain column of about so many rows, for values that hardly ever repeat.
+    pub fn plain(rows: usize, habit: &Habit) -> Self {
+        let mut offsets = Vec::with_capacity(rows + 1);
+        offsets.push(0);
+        let expected = habit.bytes.load(Ordering::Relaxed) * rows / 1024;
+        Self { offsets, bytes: Vec::with_capacity(expected), packed: None, gave_up: false }
     }
 
     /// Appends nulls, or takes rows back, so that there are `rows` of them.
@@ -118,33 +121,6 @@ impl TextBuilder {
         }
     }
 
-    /// Looks a value up; none when the column is plain.
-    #[inline]
-    pub fn probe(&self, value: &[u8]) -> Option<Probe> {
-        let packed = self.packed.as_deref()?;
-        let head = head_of(value);
-        let last = &packed.entries[usize::from(packed.last)];
-        let length = value.len() as u32;
-        if last.head == head && last.length == length && (length <= 16 || self.tail(packed.last) == &value[16..]) {
-            return Some(Probe { tag: last.tag, number: packed.last });
-        }
-        let hash = if length <= 16 { quick_short(head, length, packed.seed) } else { quick(value, packed.seed) };
-        let tag = hash as u32;
-        let mask = packed.slots.len() - 1;
-        let mut at = tag as usize & mask;
-        loop {
-            let number = packed.slots[at];
-            let entry = &packed.entries[usize::from(number)];
-            if number == 0 {
-                return Some(Probe { tag, number: 0 });
-            }
-            if entry.head == head && entry.length == length && (length <= 16 || self.tail(number) == &value[16..]) {
-                return Some(Probe { tag, number });
-            }
-            at = (at + 1) & mask;
-        }
-    }
-
     /// What a value longer than that has beyond its first 16 bytes.
     #[inline]
     fn tail(&self, number: u16) -> &[u8] {
@@ -152,35 +128,104 @@ impl TextBuilder {
         &self.bytes[self.offsets[number] as usize + 16..self.offsets[number + 1] as usize]
     }
 
-    /// Whether a value that was looked up has passed a check.
-    #[inline]
-    pub fn has_passed(&self, probe: &Probe, check: u64) -> bool {
-        self.packed.as_deref().is_some_and(|p| p.entries[usize::from(probe.number)].passed & check != 0)
+    /// Looks a value up; `head` is [`head_of`] it.
+    #[inline(always)]
+    pub fn find(&self, value: &[u8], head: u128) -> Found {
+        let Some(packed) = self.packed.as_deref() else { return Found { tag: 0, number: 0 } };
+        let length = value.len() as u32;
+        if length > 16 {
+            return self.find_long(packed, value, head);
+        }
+        let tag = quick_short(head, length, packed.seed) as u32;
+        let mask = packed.slots.len() - 1;
+        let mut at = tag as usize & mask;
+        loop {
+            let number = packed.slots[at];
+            let entry = &packed.entries[usize::from(number)];
+            // The entry of null has a length that no value has.
+            if entry.head == head && entry.length == length || number == 0 {
+                return Found { tag, number };
+            }
+            at = (at + 1) & mask;
+        }
     }
 
-    /// Appends a value that was looked up just now, and has passed a check.
-    #[inline]
-    pub fn push_probed(&mut self, probe: Probe, check: u64, value: &[u8]) {
-        let Some(packed) = self.packed.as_deref_mut() else { return self.push(value) };
-        if probe.number == 0 {
-            return self.push_new(probe, check, value);
+    #[inline(never)]
+    fn find_long(&self, packed: &Packed, value: &[u8], head: u128) -> Found {
+        let length = value.len() as u32;
+        let tag = quick(value, packed.seed) as u32;
+        let mask = packed.slots.len() - 1;
+        let mut at = tag as usize & mask;
+        loop {
+            let number = packed.slots[at];
+            let entry = &packed.entries[usize::from(number)];
+            let same = entry.head == head && entry.length == length && self.tail(number) == &value[16..];
+            if same || number == 0 {
+                return Found { tag, number };
+            }
+            at = (at + 1) & mask;
         }
-        packed.entries[usize::from(probe.number)].passed |= check;
-        packed.last = probe.number;
-        packed.numbers.push(probe.number);
+    }
+
+    /// Whether a value that was looked up is known to have passed a check.
+    #[inline(always)]
+    pub fn has_passed(&self, found: Found, check: u64) -> bool {
+        match self.packed.as_deref() {
+            // Null has passed none.
+            Some(packed) if found.number != 0 => packed.entries[usize::from(found.number)].passed & check != 0,
+            _ => false,
+        }
+    }
+
+    /// Appends a value that was looked up just now, and has passed a check (0: none that is remembered).
+    #[inline(always)]
+    pub fn push_found(&mut self, found: Found, check: u64, value: &[u8], head: u128) {
+        match self.packed.as_deref_mut() {
+            None => self.push_plain(value, head),
+            Some(_) if found.number == 0 => self.push_new(found, check, value, head),
+            Some(packed) => {
+                packed.entries[usize::from(found.number)].passed |= check;
+                packed.numbers.push(found.number);
+            }
+        }
     }
 
     /// Appends a value.
     #[inline]
     pub fn push(&mut self, value: &[u8]) {
-        match self.probe(value) {
-            Some(probe) => self.push_probed(probe, 0, value),
-            None => {
-                self.bytes.extend_from_slice(value);
-                // Whoever calls keeps what goes in below 2 GiB; `finish` checks it.
-                self.offsets.push(self.bytes.len() as i32);
+        let head = head_of(value);
+        let found = self.find(value, head);
+        self.push_found(found, 0, value, head);
+    }
+
+    /// Appends the value that has this number, where that is known (0: it is not); gives its number, 0 when it has none.
+    #[inline]
+    pub fn push_again(&mut self, number: u16, value: &[u8]) -> u16 {
+        match self.packed.as_deref_mut() {
+            Some(packed) if number != 0 && usize::from(number) < packed.entries.len() => {
+                packed.numbers.push(number);
+                number
+            }
+            _ => {
+                self.push(value);
+                self.packed.as_deref().and_then(|packed| packed.numbers.last().copied()).unwrap_or(0)
             }
         }
+    }
+
+    /// Appends a value to a column that is plain.
+    #[inline(always)]
+    fn push_plain(&mut self, value: &[u8], head: u128) {
+        if value.len() <= 16 {
+            // Two stores instead of a call.
+            let end = self.bytes.len() + value.len();
+            self.bytes.extend_from_slice(&head.to_le_bytes());
+            self.bytes.truncate(end);
+        } else {
+            self.bytes.extend_from_slice(value);
+        }
+        // Whoever calls keeps what goes in below 2 GiB; `finish` checks it.
+        self.offsets.push(self.bytes.len() as i32);
     }
 
     /// Appends a value that `write` appends to what it is given; when it fails the row has to be taken back.
@@ -198,17 +243,16 @@ impl TextBuilder {
     }
 
     #[inline(never)]
-    fn push_new(&mut self, probe: Probe, check: u64, value: &[u8]) {
+    fn push_new(&mut self, found: Found, check: u64, value: &[u8], head: u128) {
         let Some(packed) = self.packed.as_deref_mut() else { return };
         let distinct = packed.entries.len();
         if distinct >= MOST || distinct > GLANCE && distinct * 2 > packed.numbers.len() {
             self.unpack();
-            return self.push(value);
+            return self.push_plain(value, head);
         }
-        packed.entries.push(Entry { head: head_of(value), passed: check, length: value.len() as u32, tag: probe.tag });
+        packed.entries.push(Entry { head, passed: check, length: value.len() as u32, tag: found.tag });
         self.bytes.extend_from_slice(value);
         self.offsets.push(self.bytes.len() as i32);
-        packed.last = distinct as u16;
         packed.numbers.push(distinct as u16);
         if (distinct + 1) * 2 > packed.slots.len() {
             packed.slots = vec![0; packed.slots.len() * 2];
@@ -277,7 +321,7 @@ impl Packed {
 
 /// The first 16 bytes, with zeros after a shorter value.
 #[inline(always)]
-fn head_of(value: &[u8]) -> u128 {
+pub fn head_of(value: &[u8]) -> u128 {
     let n = value.len();
     let eight = |at: usize| value[at..].first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
     let four = |at: usize| value[at..].first_chunk().map_or(0, |b| u32::from_le_bytes(*b));
@@ -326,17 +370,17 @@ mod tests {
                         column.push_with(|out| { out.extend_from_slice(value.as_bytes()); Ok::<_, ()>(()) }).unwrap();
                         model.push(Some(value.clone()));
                     }
+                    4 => {
+                        let again = column.push_again(0, value.as_bytes());
+                        column.push_again(again, value.as_bytes());
+                        model.extend([Some(value.clone()), Some(value.clone())]);
+                    }
                     _ => {
-                        match column.probe(value.as_bytes()) {
-                            Some(probe) => {
-                                let check = 1 << (step % 2);
-                                column.push_probed(probe, check, value.as_bytes());
-                                if let Some(again) = column.probe(value.as_bytes()) {
-                                    prop_assert!(column.has_passed(&again, check));
-                                }
-                            }
-                            None => column.push(value.as_bytes()),
-                        }
+                        let (check, head) = (1 << (step % 2), head_of(value.as_bytes()));
+                        let found = column.find(value.as_bytes(), head);
+                        column.push_found(found, check, value.as_bytes(), head);
+                        let again = column.find(value.as_bytes(), head);
+                        prop_assert!(column.has_passed(again, check) || column.packed.is_none());
                         model.push(Some(value.clone()));
                     }
                 }
