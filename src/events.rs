@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, BinaryArray, BinaryViewArray, Int64Array, TimestampMicrosecondArray};
+use arrow::array::{Array, AsArray, BinaryArray, BinaryViewArray, Int64Array, TimestampMicrosecondArray, UInt32Array};
+use arrow::compute::{TakeOptions, take};
+use arrow::error::ArrowError;
+
+use crate::error::Result;
 
 /// The headers of one event, in the order they came. A value may be null.
 pub type Headers = Vec<(String, Option<Vec<u8>>)>;
@@ -53,6 +57,37 @@ impl RawEvents {
     /// How many events these are.
     pub fn len(&self) -> usize {
         self.values.len()
+    }
+
+    /// Some of them, in this order; the values lie where they lay.
+    ///
+    /// # Errors
+    /// [`crate::Error::Data`] when a row is beyond the last one.
+    pub fn take(&self, rows: &[u32]) -> Result<Self> {
+        let places = UInt32Array::from(rows.to_vec());
+        let checked = Some(TakeOptions { check_bounds: true });
+        let of = |array: &dyn Array| take(array, &places, checked.clone());
+        let headers = self.headers.as_ref().map(|all| rows.iter().map(|row| all[*row as usize].clone()).collect());
+        let truncated = rows.iter().enumerate().filter_map(|(at, row)| {
+            let known = self.truncated.iter().find(|t| t.row == *row)?;
+            Some(Truncated { row: at as u32, ..known.clone() })
+        });
+        Ok(Self {
+            topic: self.topic.clone(),
+            partition: self.partition,
+            offsets: of(&self.offsets)?.as_primitive().clone(),
+            values: of(&self.values)?.as_binary_view().clone(),
+            timestamps: self
+                .timestamps
+                .as_ref()
+                .map(|t| Ok::<_, ArrowError>(of(t)?.as_primitive().clone()))
+                .transpose()?,
+            timestamp_type: self.timestamp_type,
+            keys: self.keys.as_ref().map(|k| Ok::<_, ArrowError>(of(k)?.as_binary().clone())).transpose()?,
+            headers,
+            truncated: truncated.collect(),
+            arrival: self.arrival,
+        })
     }
 
     /// Whether there are none.

@@ -4,19 +4,33 @@
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const OWN_PAGES: std::ffi::c_int = 256 << 10;
 
+/// A heap asks the system for so much more than it needs now,
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const AHEAD: std::ffi::c_int = 1 << 20;
+/// and gives the end of it back only when so much is free there: the next epoch takes it again.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const KEPT: std::ffi::c_int = 64 << 20;
+
 /// Has glibc give the pages of every large block back when it is freed. By itself it begins so, but each large block that
 /// is freed lets it keep larger ones, up to 32 MiB, in heaps that the holes of freed columns and pages never leave: a
-/// sixth of the peak. What the environment says of it (`MALLOC_MMAP_THRESHOLD_`, `GLIBC_TUNABLES`) counts.
+/// sixth of the peak. The heaps of smaller blocks grow and shrink in larger steps than by themselves. What the environment
+/// says of it (`MALLOC_MMAP_THRESHOLD_`, `MALLOC_TOP_PAD_`, `MALLOC_TRIM_THRESHOLD_`, `GLIBC_TUNABLES`) counts.
 pub fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         let tunables = std::env::var("GLIBC_TUNABLES").unwrap_or_default();
-        if std::env::var_os("MALLOC_MMAP_THRESHOLD_").is_some() || tunables.contains("malloc.mmap_threshold") {
-            return;
+        for (parameter, value, name, tunable) in [
+            (libc::M_MMAP_THRESHOLD, OWN_PAGES, "MALLOC_MMAP_THRESHOLD_", "malloc.mmap_threshold"),
+            (libc::M_TOP_PAD, AHEAD, "MALLOC_TOP_PAD_", "malloc.top_pad"),
+            (libc::M_TRIM_THRESHOLD, KEPT, "MALLOC_TRIM_THRESHOLD_", "malloc.trim_threshold"),
+        ] {
+            if std::env::var_os(name).is_some() || tunables.contains(tunable) {
+                continue;
+            }
+            // SAFETY: `mallopt` takes two numbers and touches no memory of ours. It takes the lock of the main heap and
+            // stores a word that glibc's own `malloc` and `free` read (one of them, `free` stores to) without a lock:
+            // whatever other threads allocate meanwhile, they read the old value or the new one, and both are good.
+            unsafe { libc::mallopt(parameter, value) };
         }
-        // SAFETY: `mallopt` takes two numbers and touches no memory of ours. It takes the lock of the main heap and
-        // stores a threshold, a word that glibc's own `free` stores to without a lock whenever it frees such a block:
-        // whatever other threads allocate meanwhile, they read the old value or the new one, and both are good.
-        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, OWN_PAGES) };
     }
 }

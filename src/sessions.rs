@@ -288,7 +288,7 @@ impl Sessionizer {
             open_slots[n as usize].and_then(|slot| open.slot(slot).running)
         });
         let id = |s: &Session| hex(session_id(entities.name(s.entity), s.start));
-        let ids: Vec<[u8; 32]> = assigned.sessions.iter().map(id).collect();
+        let ids: Vec<[u8; 32]> = assigned.sessions.par_iter().map(id).collect();
         let events = self.events(&chosen, &positions.starts, assigned, &ids)?;
         let sessions = self.close(&entities, &open_slots, assigned, &ids, types, limit)?;
         self.forget_types();

@@ -1,5 +1,6 @@
 //! Rows on their way to and from Python, by the Arrow PyCapsule interface.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StructArray};
@@ -10,10 +11,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyTuple};
 use pyo3_arrow::ffi::{ArrayIterator, to_schema_pycapsule, to_stream_pycapsule};
 use pyo3_arrow::input::AnyRecordBatch;
+use rayon::prelude::*;
 
 use super::errors::to_python;
-use crate::Error;
 use crate::packed::{self, Rows};
+use crate::{Error, Result};
 
 /// Rows made by the engine. Any Arrow library takes them as they are: `pyarrow.table(t)`, `polars.from_arrow(t)`,
 /// `duckdb.from_arrow(t)`.
@@ -38,7 +40,7 @@ impl Table {
     }
 
     /// Batch after batch, as others see them; each is made when it is asked for.
-    pub fn plain(&self) -> impl Iterator<Item = crate::Result<RecordBatch>> + use<> {
+    pub fn plain(&self) -> impl Iterator<Item = Result<RecordBatch>> + use<> {
         let schema = self.schema.clone();
         self.rows.clone().into_iter().map(move |rows| packed::unpack(&schema, &rows.packed()?))
     }
@@ -73,7 +75,7 @@ impl Given {
         Ok(match self {
             Self::Own(table) => {
                 let rows = table.get().rows.clone();
-                (table.get().schema.clone(), Box::new(rows.into_iter().map(|rows| rows.packed())))
+                (table.get().schema.clone(), Box::new(packed_ahead(rows)))
             }
             Self::Other(rows) => {
                 let reader = rows.into_reader()?;
@@ -81,6 +83,28 @@ impl Given {
             }
         })
     }
+}
+
+/// So many rows are copied out of their batches together, on all cores.
+const AHEAD: usize = 64 << 10;
+
+/// The rows that count, batch after batch.
+fn packed_ahead(rows: Vec<Rows>) -> impl Iterator<Item = Result<RecordBatch>> {
+    let mut rest = rows.into_iter();
+    let mut ready = VecDeque::new();
+    std::iter::from_fn(move || {
+        if ready.is_empty() {
+            let (mut next, mut held) = (Vec::new(), 0);
+            while held < AHEAD
+                && let Some(rows) = rest.next()
+            {
+                held += rows.batch().num_rows();
+                next.push(rows);
+            }
+            ready = next.into_par_iter().map(|rows| rows.packed()).collect::<Vec<_>>().into();
+        }
+        ready.pop_front()
+    })
 }
 
 /// At least one batch, so that the columns are known when there are no rows.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, UInt32Array};
+use arrow::array::{Array, ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, UInt32Array};
 use arrow::buffer::ScalarBuffer;
 use arrow::compute::take;
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
@@ -14,7 +14,7 @@ use super::kernel::{Assigned, Position, Positions};
 use super::names::Names;
 use crate::columns::{index_of, micros, same_schema, text};
 use crate::error::{Error, Result};
-use crate::packed::{self, Rows, Text};
+use crate::packed::{self, Rows, Text, is_packed};
 
 /// Rows that one core takes at a time.
 const PIECE: usize = 1 << 16;
@@ -66,8 +66,13 @@ pub fn sessionize_rows(
         )));
     }
     let pieces: Vec<Rows> = rows.iter().flat_map(|rows| rows.cut(PIECE)).collect();
-    let names: Vec<StringArray> =
-        pieces.par_iter().map(|p| text(&p.column(entity_column)?, entity)).collect::<Result<_>>()?;
+    let names: Vec<ArrayRef> = pieces
+        .par_iter()
+        .map(|piece| {
+            let column = piece.column(entity_column)?;
+            Ok(if is_packed(column.data_type()) { column } else { Arc::new(text(&column, entity)?) })
+        })
+        .collect::<Result<_>>()?;
     let times: Vec<ScalarBuffer<i64>> =
         pieces.par_iter().map(|p| micros(&p.column(time_column)?, at)).collect::<Result<_>>()?;
     let rows: usize = pieces.iter().map(Rows::len).sum();
@@ -82,7 +87,10 @@ pub fn sessionize_rows(
     let mut starts = Vec::with_capacity(pieces.len());
     for names in &names {
         starts.push(numbers.len() as u32);
-        numbers.extend(names.iter().map(|name| entities.number(name)));
+        let Some(names) = Text::of(names) else {
+            return Err(Error::Internal(format!("column '{entity}' has no text")));
+        };
+        names.map(|name| entities.number(name), |n| numbers.push(n));
     }
     let times = times.iter().flat_map(|t| t.iter().copied()).collect::<Vec<i64>>();
     let positions = Positions { starts, pieces: pieces.iter().map(position).collect() };

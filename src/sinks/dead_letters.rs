@@ -2,12 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, BinaryViewArray, Int64Array, ListArray, RecordBatch, StringArray, StringBuilder, StructArray,
-    UInt32Array,
-};
+use arrow::array::{Array, ArrayRef, Int64Array, ListArray, RecordBatch, StringArray, StringBuilder, StructArray};
 use arrow::buffer::OffsetBuffer;
-use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
 use super::bronze;
@@ -98,22 +94,16 @@ pub fn late(event_time: i64, watermark: i64) -> Problem {
 /// # Errors
 /// [`Error::Internal`] when a letter names no row or has no problem.
 pub fn batch(events: &RawEvents, letters: &[Letter<'_>], contract: &str, epoch: u64) -> Result<RecordBatch> {
-    let rows: UInt32Array = letters.iter().map(|l| Some(l.row)).collect();
     if letters.iter().any(|l| l.row as usize >= events.len() || l.problems.is_empty()) {
         return Err(Error::Internal("a dead letter without an event or without a problem".into()));
     }
-    let mut times = vec![None; events.len()];
-    for letter in letters {
-        times[letter.row as usize] = letter.event_time;
-    }
-    let all = bronze::columns(events, &times)?;
-    let mut columns = all.iter().map(|column| Ok(take(column, &rows, None)?)).collect::<Result<Vec<ArrayRef>>>()?;
-    for column in &mut columns {
-        // A few letters must not keep all the text alive that was read with them.
-        if let Some(values) = column.as_any().downcast_ref::<BinaryViewArray>() {
-            *column = Arc::new(values.gc());
-        }
-    }
+    let rows: Vec<u32> = letters.iter().map(|l| l.row).collect();
+    let times: Vec<Option<i64>> = letters.iter().map(|l| l.event_time).collect();
+    // Of the events that are no letters nothing is looked at; and these must not keep all the text alive that was read with
+    // them.
+    let mut few = events.take(&rows)?;
+    few.values = few.values.gc();
+    let mut columns = bronze::columns(&few, &times)?;
     let text = |get: fn(&Letter<'_>) -> Option<String>| -> ArrayRef {
         Arc::new(letters.iter().map(get).collect::<StringArray>())
     };

@@ -290,13 +290,14 @@ impl Epoch {
         if rows.num_rows() == 0 {
             return Ok(());
         }
-        let offsets: Int64Array = judged
-            .rows
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| accepted.value(*i))
-            .map(|(_, row)| piece.offsets.value(*row as usize))
-            .collect();
+        let whole = all && judged.rows.len() == piece.len();
+        let offsets = if whole {
+            piece.offsets.clone()
+        } else {
+            let known = piece.offsets.values();
+            let offset = |i: usize| known[judged.rows[i] as usize];
+            Int64Array::from_iter_values(accepted.values().set_indices().map(offset))
+        };
         let mut columns = rows.columns().to_vec();
         columns.push(packed::repeated(&piece.topic, offsets.len())?);
         columns.push(Arc::new(Int32Array::from_value(piece.partition, offsets.len())));

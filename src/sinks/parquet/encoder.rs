@@ -10,8 +10,9 @@ use parquet::column::writer::ColumnCloseResult;
 use parquet::file::writer::SerializedFileWriter;
 use rayon::prelude::*;
 
-use super::ParquetSettings;
+use super::number::{self, NumberColumn};
 use super::text::{self, TextColumn};
+use super::{ParquetSettings, chunk};
 use crate::error::{Error, Result};
 use crate::packed::is_packed;
 
@@ -24,6 +25,8 @@ pub struct Encoder {
     file: SerializedFileWriter<Vec<u8>>,
     factory: ArrowRowGroupWriterFactory,
     columns: Vec<Column>,
+    /// Columns that are the same as one before them, in all rows of the row group so far: they are encoded once.
+    twins: Vec<Option<usize>>,
     group_rows: usize,
     groups: usize,
     rows: usize,
@@ -34,13 +37,14 @@ pub struct Encoder {
 /// The encoder of one field.
 enum Column {
     Text(Box<TextColumn>),
+    Number(Box<NumberColumn>),
     /// The general way; the writers of the leaves are made for each row group.
     Leaves(Vec<ArrowColumnWriter>),
 }
 
 /// What a field became in a row group.
 enum Chunk {
-    Text(Bytes, Box<ColumnCloseResult>),
+    Own(Bytes, Box<ColumnCloseResult>),
     Leaves(Vec<ArrowColumnChunk>),
 }
 
@@ -54,9 +58,12 @@ impl Encoder {
         let mut leaf = 0;
         let mut columns = Vec::with_capacity(schema.fields().len());
         for field in schema.fields() {
-            columns.push(if text::covers(field.data_type()) {
+            let kind = field.data_type();
+            columns.push(if text::covers(kind) {
                 let options = settings.text(field.name());
-                Column::Text(Box::new(TextColumn::new(descriptor.column(leaf), field.data_type(), options)))
+                Column::Text(Box::new(TextColumn::new(descriptor.column(leaf), kind, options)))
+            } else if leaves(field) == 1 && number::covers(kind, descriptor.column(leaf).physical_type()) {
+                Column::Number(Box::new(NumberColumn::new(descriptor.column(leaf), settings.number(field.name()))))
             } else {
                 Column::Leaves(Vec::new())
             });
@@ -68,6 +75,7 @@ impl Encoder {
             schema: Arc::clone(schema),
             file,
             factory,
+            twins: vec![None; columns.len()],
             columns,
             group_rows: 0,
             groups: 0,
@@ -93,7 +101,8 @@ impl Encoder {
     }
 
     fn group_bytes(&self) -> usize {
-        self.columns.iter().map(Column::bytes).sum()
+        let encoder = |(at, twin): (usize, &Option<usize>)| &self.columns[twin.unwrap_or(at)];
+        self.twins.iter().enumerate().map(encoder).map(Column::bytes).sum()
     }
 
     /// Encodes the rows of a batch after those before.
@@ -150,41 +159,82 @@ impl Encoder {
             for (field, column) in self.schema.fields().iter().zip(&mut self.columns) {
                 let fresh = writers.by_ref().take(leaves(field));
                 match column {
-                    Column::Text(_) => fresh.for_each(drop),
+                    Column::Text(_) | Column::Number(_) => fresh.for_each(drop),
                     Column::Leaves(leaves) => *leaves = fresh.collect(),
                 }
             }
         }
+        self.match_twins(batches);
         let fields = self.schema.fields();
-        let write = |((at, field), column): ((usize, &Arc<Field>), &mut Column)| {
-            batches.iter().try_for_each(|batch| column.write(field, batch.column(at)))
+        let write = |(((at, field), column), twin): (((usize, &Arc<Field>), &mut Column), &Option<usize>)| match twin {
+            Some(_) => Ok(()),
+            None => batches.iter().try_for_each(|batch| column.write(field, batch.column(at))),
         };
         let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
         if rows * fields.len() >= PARALLEL {
-            let columns = fields.par_iter().enumerate().zip(&mut self.columns);
+            let columns = fields.par_iter().enumerate().zip(&mut self.columns).zip(&self.twins);
             columns.with_max_len(1).try_for_each(write)?;
         } else {
-            fields.iter().enumerate().zip(&mut self.columns).try_for_each(write)?;
+            fields.iter().enumerate().zip(&mut self.columns).zip(&self.twins).try_for_each(write)?;
         }
         self.group_rows += rows;
         self.rows += rows;
         Ok(())
     }
 
+    /// Finds out which columns of text are the same in memory as one before them (roles are, and the columns that they are
+    /// read from). One that was so and is no longer goes its own way from here.
+    fn match_twins(&mut self, batches: &[RecordBatch]) {
+        let same = |a: usize, b: usize| {
+            batches.iter().all(|batch| batch.column(a).to_data().ptr_eq(&batch.column(b).to_data()))
+        };
+        for at in 0..self.columns.len() {
+            let Column::Text(column) = &self.columns[at] else { continue };
+            if self.group_rows == 0 {
+                let like = |before: &usize| match &self.columns[*before] {
+                    Column::Text(other) => self.twins[*before].is_none() && other.is_like(column) && same(*before, at),
+                    _ => false,
+                };
+                self.twins[at] = (0..at).find(like);
+            } else if let Some(twin) = self.twins[at].filter(|twin| !same(*twin, at))
+                && let Column::Text(other) = &self.columns[twin]
+            {
+                self.columns[at] = Column::Text(Box::new(other.copy_for(&column.column)));
+                self.twins[at] = None;
+            }
+        }
+    }
+
     fn close_group(&mut self) -> Result<()> {
         if self.group_rows == 0 {
             return Ok(());
         }
-        let chunks = if self.group_rows * self.columns.len() >= PARALLEL {
-            self.columns.par_iter_mut().with_max_len(1).map(Column::close).collect::<Result<Vec<_>>>()?
-        } else {
-            self.columns.iter_mut().map(Column::close).collect::<Result<Vec<_>>>()?
+        let close = |(column, twin): (&mut Column, &Option<usize>)| match twin {
+            Some(_) => Ok(None),
+            None => column.close().map(Some),
         };
+        let chunks = if self.group_rows * self.columns.len() >= PARALLEL {
+            self.columns.par_iter_mut().zip(&self.twins).with_max_len(1).map(close).collect::<Result<Vec<_>>>()?
+        } else {
+            self.columns.iter_mut().zip(&self.twins).map(close).collect::<Result<Vec<_>>>()?
+        };
+        let mut closed: Vec<Option<(Bytes, Box<ColumnCloseResult>)>> = vec![None; chunks.len()];
         let mut group = self.file.next_row_group()?;
-        for chunk in chunks {
-            match chunk {
-                Chunk::Text(bytes, close) => group.append_column(&bytes, *close)?,
-                Chunk::Leaves(leaves) => leaves.into_iter().try_for_each(|l| l.append_to_row_group(&mut group))?,
+        for (at, (chunk, twin)) in chunks.into_iter().zip(&self.twins).enumerate() {
+            match (chunk, twin.and_then(|twin| closed[twin].as_ref()), &self.columns[at]) {
+                (Some(Chunk::Own(bytes, close)), ..) => {
+                    if self.twins.contains(&Some(at)) {
+                        closed[at] = Some((bytes.clone(), close.clone()));
+                    }
+                    group.append_column(&bytes, *close)?;
+                }
+                (Some(Chunk::Leaves(leaves)), ..) => {
+                    leaves.into_iter().try_for_each(|l| l.append_to_row_group(&mut group))?;
+                }
+                (None, Some((bytes, close)), Column::Text(column)) => {
+                    group.append_column(bytes, chunk::same_as(close, &column.column)?)?;
+                }
+                (None, ..) => return Err(Error::Internal(format!("column {at} was not encoded"))),
             }
         }
         group.close()?;
@@ -213,6 +263,7 @@ impl Column {
     fn write(&mut self, field: &Field, array: &ArrayRef) -> Result<()> {
         match self {
             Self::Text(column) => column.write(array),
+            Self::Number(column) => column.write(array),
             Self::Leaves(writers) => {
                 for (leaf, writer) in compute_leaves(field, array)?.iter().zip(writers) {
                     writer.write(leaf)?;
@@ -226,7 +277,11 @@ impl Column {
         Ok(match self {
             Self::Text(column) => {
                 let (bytes, close) = column.close()?;
-                Chunk::Text(bytes, Box::new(close))
+                Chunk::Own(bytes, Box::new(close))
+            }
+            Self::Number(column) => {
+                let (bytes, close) = column.close()?;
+                Chunk::Own(bytes, Box::new(close))
             }
             Self::Leaves(leaves) => {
                 let leaves = std::mem::take(leaves).into_iter().map(ArrowColumnWriter::close);
@@ -238,6 +293,7 @@ impl Column {
     fn bytes(&self) -> usize {
         match self {
             Self::Text(column) => column.bytes(),
+            Self::Number(column) => column.bytes(),
             Self::Leaves(leaves) => leaves.iter().map(ArrowColumnWriter::get_estimated_total_bytes).sum(),
         }
     }

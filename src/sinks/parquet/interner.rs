@@ -3,6 +3,7 @@
 use crate::hash::quick;
 
 /// A dictionary, as its page will hold it, and the way from a value to its number.
+#[derive(Clone)]
 pub(super) struct Interner {
     /// Every value after its length, as Parquet's PLAIN has it.
     page: Vec<u8>,
@@ -35,12 +36,6 @@ impl Interner {
     pub(super) fn value(&self, id: u32) -> &[u8] {
         let (start, length) = self.spans[id as usize];
         &self.page[start as usize..(start + length) as usize]
-    }
-
-    /// A value with its length before it.
-    pub(super) fn plain(&self, id: u32) -> &[u8] {
-        let (start, length) = self.spans[id as usize];
-        &self.page[start as usize - 4..(start + length) as usize]
     }
 
     pub(super) fn clear(&mut self) {
@@ -121,7 +116,6 @@ mod tests {
                 prop_assert_eq!(interner.len(), model.len());
                 for (id, value) in model.iter().enumerate() {
                     prop_assert_eq!(interner.value(id as u32), value.as_bytes());
-                    prop_assert_eq!(&interner.plain(id as u32)[4..], value.as_bytes());
                 }
                 let page: usize = model.iter().map(|v| v.len() + 4).sum();
                 prop_assert_eq!(interner.page().len(), page);

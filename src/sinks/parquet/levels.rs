@@ -31,22 +31,23 @@ pub(super) fn definition_levels(valid: &BooleanBuffer, nulls: usize, out: &mut V
 pub(super) fn numbers(values: &[u32], count: usize, out: &mut Vec<u8>) {
     let width = count.saturating_sub(1).checked_ilog2().map_or(0, |b| b + 1) as u8;
     out.push(width);
-    let mut packed = 0;
-    let mut at = 0;
-    while at < values.len() {
+    // A packed stretch holds a multiple of eight values: a run begins where one may end.
+    let (mut packed, mut at) = (0, 0);
+    while at + RUN <= values.len() {
         let value = values[at];
-        let mut end = at + 1;
-        while end < values.len() && values[end] == value {
-            end += 1;
+        if values[at..at + 8].iter().fold(0, |other, v| other | (v ^ value)) != 0 {
+            at += 8;
+            continue;
         }
-        // A packed stretch holds a multiple of eight values, so it takes what it needs from the run.
-        let whole = packed + (at - packed).next_multiple_of(8);
-        if end >= whole + RUN {
-            pack(&values[packed..whole], width, out);
-            run(end - whole, value, width, out);
-            packed = end;
+        let length = values[at..].iter().take_while(|v| **v == value).count();
+        if length < RUN {
+            at += length / 8 * 8;
+            continue;
         }
-        at = end;
+        pack(&values[packed..at], width, out);
+        run(length, value, width, out);
+        at += length;
+        packed = at;
     }
     pack(&values[packed..], width, out);
 }
@@ -85,7 +86,8 @@ fn pack(values: &[u32], width: u8, out: &mut Vec<u8>) {
     out.extend((0..left).map(|i| bytes.get(i).copied().unwrap_or(0)));
 }
 
-fn varint(mut value: u64, out: &mut Vec<u8>) {
+/// Appends a number, seven bits a byte.
+pub(super) fn varint(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;

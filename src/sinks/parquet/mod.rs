@@ -4,10 +4,13 @@
 //! engine; never from threads or the time.
 
 mod bounds;
+mod chunk;
+mod delta;
 mod encoder;
 mod export;
 mod interner;
 mod levels;
+mod number;
 mod partitioned;
 mod text;
 
@@ -20,8 +23,12 @@ use parquet::schema::types::SchemaDescriptor;
 use crate::error::{Error, Result};
 pub use encoder::Encoder;
 pub use export::{Existing, Export, ExportOptions, write_parquet};
+use number::NumberOptions;
 pub use partitioned::{DataFile, PartitionedWriter};
 use text::TextOptions;
+
+/// Rows of a page at most.
+const PAGE_ROWS: usize = 32 << 10;
 
 /// How files are encoded.
 #[derive(Debug, Clone)]
@@ -71,6 +78,11 @@ impl ParquetSettings {
         }
     }
 
+    /// How a column of whole numbers or times at the top level is written.
+    fn number(&self, name: &String) -> NumberOptions {
+        NumberOptions { level: self.zstd_level, statistics: !self.opaque.contains(name), page_rows: PAGE_ROWS }
+    }
+
     /// The Parquet schema of an Arrow one, and how each of its columns is written.
     fn properties(&self, schema: &SchemaRef) -> Result<(SchemaDescriptor, WriterProperties)> {
         let descriptor = ArrowSchemaConverter::new()
@@ -84,7 +96,7 @@ impl ParquetSettings {
             .set_compression(Compression::ZSTD(level))
             .set_statistics_enabled(EnabledStatistics::Page)
             .set_coerce_types(true)
-            .set_data_page_row_count_limit(32 << 10)
+            .set_data_page_row_count_limit(PAGE_ROWS)
             .set_write_batch_size(4096);
         for column in descriptor.columns() {
             let path = column.path().clone();

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
@@ -208,4 +208,32 @@ proptest! {
         prop_assert!(files.iter().zip(&again).all(|(a, b)| a.path == b.path && a.bytes == b.bytes));
         prop_assert_eq!(files.len(), again.len());
     }
+}
+
+/// Columns that are one in memory are encoded once; the file says the same as if they were not.
+#[test]
+fn columns_that_are_the_same_are_encoded_once() {
+    let field = |name: &str, nullable| Field::new(name, DataType::Utf8, nullable);
+    let schema = Arc::new(Schema::new(vec![field("a", true), field("b", true), field("c", false)]));
+    let text = |from: usize, count: usize| -> ArrayRef {
+        Arc::new((from..from + count).map(|i| Some(format!("entity {}", i % 3000))).collect::<StringArray>())
+    };
+    let alone = |array: &ArrayRef| -> ArrayRef { Arc::new(array.as_string::<i32>().iter().collect::<StringArray>()) };
+    // In the second row group (and in none of the others) they part half-way.
+    let settings = ParquetSettings { row_group_rows: 40_000, ..ParquetSettings::default() };
+    let mut twins = Encoder::new(&schema, &settings).unwrap();
+    let mut plain = Encoder::new(&schema, &settings).unwrap();
+    let mut expected = vec![];
+    for (n, same) in [true, true, true, true, true, false, false, false, true, true].into_iter().enumerate() {
+        let a = text(n * 777, 10_000);
+        let b = if same { a.clone() } else { text(n, 10_000) };
+        let batch = RecordBatch::try_new(schema.clone(), vec![a.clone(), b, a]).unwrap();
+        let parted = batch.columns().iter().map(alone).collect();
+        plain.write(&RecordBatch::try_new(schema.clone(), parted).unwrap()).unwrap();
+        twins.write_all(&[batch.slice(0, 4000), batch.slice(4000, 6000)]).unwrap();
+        expected.push(batch);
+    }
+    let (twins, plain) = (twins.finish().unwrap(), plain.finish().unwrap());
+    assert_eq!(read(&twins), concat_batches(&schema, &expected).unwrap());
+    assert_eq!(twins, plain);
 }

@@ -147,27 +147,6 @@ proptest! {
 }
 
 #[test]
-fn a_compressor_that_was_used_gives_the_same_bytes() {
-    let mut state = 1u64;
-    let mut page = |length: usize, alphabet: u64| -> Vec<u8> {
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            state >> 33
-        };
-        (0..length).map(|_| (next() % alphabet) as u8).collect()
-    };
-    let pages: Vec<_> = (0..60).map(|i| page(7usize.pow(i % 7 + 1) / 3, [2u64, 16, 200][i as usize % 3])).collect();
-    for level in [1, 3] {
-        let used: Vec<_> = pages.iter().map(|p| compress(level, p).unwrap()).collect();
-        for (page, used) in pages.iter().zip(used).rev() {
-            let fresh = std::thread::scope(|s| s.spawn(|| compress(level, page).unwrap()).join().unwrap());
-            assert_eq!(fresh, used);
-            assert_eq!(compress(level, page).unwrap(), used);
-        }
-    }
-}
-
-#[test]
 fn a_dictionary_that_does_not_pay_is_dropped() {
     let values: Vec<_> = (0..100_000).map(|i| Some(format!("{i:036}").into_bytes())).collect();
     let array = array(&DataType::Utf8, &values);
