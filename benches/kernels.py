@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "benches" / "compare"))
 
 import common  # noqa: E402
 
-HEADER = ["kernel", "median", "95 % of the time within", "a second"]
+HEADER = ["kernel", "median", "95 % confidence", "a second"]
 
 
 def seconds(nanoseconds: float) -> str:
