@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, ListArray, RecordBatch, StringArray, StringBuilder, StructArray};
+use arrow::array::{ArrayRef, Int64Array, ListArray, RecordBatch, StringArray, StringBuilder, StructArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
@@ -146,7 +146,7 @@ fn problem_lists(letters: &[Letter<'_>]) -> Result<ListArray> {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::AsArray;
+    use arrow::array::{Array, AsArray};
     use arrow::datatypes::Int64Type;
 
     use super::super::bronze::tests::events;

@@ -34,6 +34,9 @@ pub struct Encoder {
     max_bytes: usize,
 }
 
+/// Where a field stands, and what it is.
+type Place<'a> = (usize, &'a Arc<Field>);
+
 /// The encoder of one field.
 enum Column {
     Text(Box<TextColumn>),
@@ -166,9 +169,9 @@ impl Encoder {
         }
         self.match_twins(batches);
         let fields = self.schema.fields();
-        let write = |(((at, field), column), twin): (((usize, &Arc<Field>), &mut Column), &Option<usize>)| match twin {
+        let write = |((place, column), twin): ((Place<'_>, &mut Column), &Option<usize>)| match twin {
             Some(_) => Ok(()),
-            None => batches.iter().try_for_each(|batch| column.write(field, batch.column(at))),
+            None => batches.iter().try_for_each(|batch| column.write(place.1, batch.column(place.0))),
         };
         let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
         if rows * fields.len() >= PARALLEL {
