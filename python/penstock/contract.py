@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import os
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock import _core
+from penstock._html import escape
 from penstock.errors import ContractError, DataError
 from penstock.progress import Progress
 from penstock.table import Table, is_arrow
@@ -45,7 +45,7 @@ class Validation:
 
     def _repr_html_(self) -> str:
         codes = "".join(
-            f"<tr><td>&nbsp;&nbsp;{html.escape(code)}</td><td style='text-align:right'>{count:,}</td></tr>"
+            f"<tr><td>&nbsp;&nbsp;{escape(code)}</td><td style='text-align:right'>{count:,}</td></tr>"
             for code, count in self.rejected_by_code.items()
         )
         return (
@@ -201,12 +201,10 @@ class Contract:
         return f"penstock.Contract({self.name!r}: {types}; {self.digest[:16]})"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{html.escape(kind)}</td></tr>" for name, kind in self.columns
-        )
-        types = html.escape(", ".join(self.event_types))
+        rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(kind)}</td></tr>" for name, kind in self.columns)
+        types = escape(", ".join(self.event_types))
         return (
-            f"<p><b>Contract {html.escape(self.name)}</b> <small>{self.digest[:16]}</small><br>{types}</p>"
+            f"<p><b>Contract {escape(self.name)}</b> <small>{self.digest[:16]}</small><br>{types}</p>"
             f"<table><thead><tr><th>column</th><th>type</th></tr></thead><tbody>{rows}</tbody></table>"
         )
 

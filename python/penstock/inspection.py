@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from penstock._html import escape
 from penstock.units import format_size
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Inspection:
 
     def _repr_html_(self) -> str:
         body = "".join(
-            f"<tr><td style='text-align:left'>{html.escape(name)}</td><td>{size['files']:,}</td>"
+            f"<tr><td style='text-align:left'>{escape(name)}</td><td>{size['files']:,}</td>"
             f"<td>{size['rows']:,}</td><td>{format_size(size['bytes'])}</td></tr>"
             for name, size in self.layers.items()
         )

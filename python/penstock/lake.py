@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import html
 import json
 import os
 from collections import deque
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from penstock import _core, damage
+from penstock._html import escape
 from penstock.errors import LakeError, WrongLakeError
 from penstock.nearest import did_you_mean
 from penstock.table import arrow, names, needs
@@ -160,7 +160,7 @@ class LakeTable:
         return f"penstock.LakeTable({self.lake} {self.layer}: {self.num_rows:,} rows in {len(self._files):,} files)"
 
     def _repr_html_(self) -> str:
-        title = f"<p><b>{html.escape(self.layer)}</b>: {self.num_rows:,} rows in {len(self._files):,} files</p>"
+        title = f"<p><b>{escape(self.layer)}</b>: {self.num_rows:,} rows in {len(self._files):,} files</p>"
         if not self._files:
             return title
         import duckdb
@@ -173,9 +173,9 @@ class LakeTable:
 
         own = _own()
         names, rows = self._whole(shown)
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+        head = "".join(f"<th>{escape(name)}</th>" for name in names)
         body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape('' if value is None else value[:80])}</td>" for value in row) + "</tr>"
+            "<tr>" + "".join(f"<td>{escape('' if value is None else value[:80])}</td>" for value in row) + "</tr>"
             for row in rows
         )
         return f"{title}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from penstock._html import escape
 from penstock.units import time_of
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Ledger(Counts):
     def _repr_html_(self) -> str:
         body = "".join(
             f"<tr><td style='text-align:left;padding-left:{1 + 1.5 * heading.startswith(' ')}em'>"
-            f"{html.escape(heading.strip())}</td><td>{total:,}</td><td>{run:,}</td></tr>"
+            f"{escape(heading.strip())}</td><td>{total:,}</td><td>{run:,}</td></tr>"
             for heading, total, run in self.rows()
         )
         verdict = "balanced" if self.balanced else "<b style='color:#b00'>does not balance</b>"
@@ -176,8 +176,8 @@ class Audit:
 
     def _repr_html_(self) -> str:
         body = "".join(
-            f"<tr><td>{'✓' if check.passed else '✗'}</td><td style='text-align:left'>{html.escape(check.name)}</td>"
-            f"<td style='text-align:left'>{html.escape(check.detail)}</td></tr>"
+            f"<tr><td>{'✓' if check.passed else '✗'}</td><td style='text-align:left'>{escape(check.name)}</td>"
+            f"<td style='text-align:left'>{escape(check.detail)}</td></tr>"
             for check in self.checks
         )
         verdict = "Everything agrees." if self.balanced else "<b style='color:#b00'>Something does not agree.</b>"

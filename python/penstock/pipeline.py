@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import html
 import json
 from typing import TYPE_CHECKING, Any
 
 from penstock import _core
 from penstock._arguments import duration, size
+from penstock._html import escape
 from penstock.connections import Connections
 from penstock.errors import SettingsError, SourceError, Stopped
-from penstock.inspection import Inspection
 from penstock.lake import layer_name
 from penstock.ledger import Audit, Counts, Ledger
 from penstock.progress import Progress
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
         RetentionReport,
     )
     from penstock.index import IndexReport
+    from penstock.inspection import Inspection
     from penstock.settings_models import Settings
     from penstock.storage import Spec
     from penstock.warehouse.refresh import RefreshReport
@@ -296,6 +296,8 @@ class Pipeline:
             LakeError: The lake is not there, or has no such pipeline.
             CheckpointError: The log, or a file that it names, is missing or damaged.
         """
+        from penstock.inspection import Inspection
+
         spec, secrets = self.spec(), self.file.storage.secrets
         found = json.loads(_core.inspect(json.dumps(spec), epochs=epochs, samples=samples, storage_secrets=secrets))
         kafka = spec["source"].get("kafka")
@@ -490,7 +492,7 @@ class Pipeline:
             "layers": ", ".join(self.settings.layers),
         }
         body = "".join(
-            f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left'>{html.escape(value)}</td></tr>"
+            f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left'>{escape(value)}</td></tr>"
             for name, value in rows.items()
         )
-        return f"<p><b>Pipeline {html.escape(self.name)}</b></p><table>{body}</table>"
+        return f"<p><b>Pipeline {escape(self.name)}</b></p><table>{body}</table>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import sys
 import time
@@ -118,4 +117,6 @@ class Progress:
 def _html(text: str) -> Any:
     from IPython.display import HTML
 
-    return HTML(f"<small>{html.escape(text)}</small>")
+    from penstock._html import escape
+
+    return HTML(f"<small>{escape(text)}</small>")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import json
 from typing import TYPE_CHECKING, Any
 
 from penstock import _core
+from penstock._html import escape
 from penstock.table import Table, arrow, names
 
 if TYPE_CHECKING:
@@ -60,10 +60,9 @@ class Merge:
 
     def _repr_html_(self) -> str:
         items = "".join(
-            f"<tr><th>{html.escape(str(name))}</th><td>{html.escape(str(value))}</td></tr>"
-            for name, value in self.counts.items()
+            f"<tr><th>{escape(str(name))}</th><td>{escape(str(value))}</td></tr>" for name, value in self.counts.items()
         )
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
         return f"<table>{items}</table>" + (f"<ul>{notes}</ul>" if notes else "")
 
 

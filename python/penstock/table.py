@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from penstock._html import escape
 from penstock.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -80,12 +80,9 @@ class Table:
     def _repr_html_(self) -> str:
         rows = _rows(self, _SHOWN)
         head = "".join(
-            f"<th>{html.escape(name)}<br><small>{html.escape(kind)}</small></th>"
-            for name, kind in self._inner.columns()
+            f"<th>{escape(name)}<br><small>{escape(kind)}</small></th>" for name, kind in self._inner.columns()
         )
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(_short(value))}</td>" for value in row) + "</tr>" for row in rows
-        )
+        body = "".join("<tr>" + "".join(f"<td>{escape(_short(value))}</td>" for value in row) + "</tr>" for row in rows)
         note = f"{self.num_rows:,} rows" + (f", the first {len(rows)} shown" if 0 < len(rows) < self.num_rows else "")
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{note}</p>"
 
