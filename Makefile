@@ -15,7 +15,7 @@ CORE    := $(VENV)/.stamp-core
 PROFILE ?= fast
 # In tests our own code checks what it asserts, and every sum. It is optimised a little: the simulation takes half the time.
 CARGO_TEST := cargo test --locked --profile $(PROFILE) --features kafka,s3 \
-  $(foreach set,debug-assertions=true overflow-checks=true opt-level=0,--config profile.$(PROFILE).package.penstock.$(set))
+  $(foreach set,debug-assertions=true overflow-checks=true opt-level=1,--config profile.$(PROFILE).package.penstock.$(set))
 # maturin tells PyO3's build script about the wheel, clippy does not: each has its own, else each undoes the other's.
 CARGO_LINT := cargo clippy --locked --profile $(PROFILE) --config profile.$(PROFILE).package.pyo3-ffi.opt-level=1
 # How many tests of the package run at a time (0: in one process, and what they print is seen): most wait for a server.
