@@ -244,7 +244,7 @@ fn only_what_a_leader_says_tells_that_a_partition_is_read_to_its_end() {
     look_until(&mut source, &mut now, "both answer", |all| all.len() == 2 && all.iter().all(|p| p.as_of.is_some()));
 
     // One hangs: it takes the question, and does not answer while it is waited for.
-    cluster.broker_round_trip_time(2, Duration::from_secs(60)).unwrap();
+    cluster.broker_round_trip_time(2, Duration::from_secs(20)).unwrap();
     look_until(&mut source, &mut now, "a question that the one does not answer", |all| all[0].as_of > all[1].as_of);
     let heard = source.partitions()[1].as_of;
     let since = now;
