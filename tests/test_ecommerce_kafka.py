@@ -86,7 +86,16 @@ def test_a_lake_goes_on_with_the_kind_of_source_that_filled_it(tmp_path: Path) -
     try:
         kafka.create_topic("transactions", partitions=2)
         brokers = {"KAFKA_BROKERS": kafka.bootstrap}
-        ok("produce", "payments", "--total-events", 1_000, "--brokers", kafka.bootstrap)
+        ok(
+            "produce",
+            "payments",
+            "--total-events",
+            1_000,
+            "--truth",
+            tmp_path / "truth.json",
+            "--brokers",
+            kafka.bootstrap,
+        )
         (tmp_path / "other").mkdir()
         for folder, first, then, was in (
             (tmp_path, files, (), "files"),
