@@ -226,7 +226,7 @@ pub fn repeated(text: &str, rows: usize) -> Result<ArrayRef> {
 pub enum Text<'a> {
     /// A value in each row.
     Plain(&'a StringArray),
-    /// A number in each row, and the values that they stand for.
+    /// A number in each row, and the values that they stand for (in a dictionary of somebody else one of them may be null).
     Packed(&'a UInt16Array, &'a StringArray),
 }
 
@@ -247,10 +247,9 @@ impl<'a> Text<'a> {
     #[inline]
     pub fn get(&self, row: usize) -> Option<&'a str> {
         match self {
-            Self::Plain(values) => values.is_valid(row).then(|| values.value(row)),
-            Self::Packed(numbers, values) => {
-                numbers.is_valid(row).then(|| values.value(usize::from(numbers.value(row))))
-            }
+            Self::Plain(values) => text_of(values, row),
+            Self::Packed(numbers, values) if numbers.is_valid(row) => text_of(values, usize::from(numbers.value(row))),
+            Self::Packed(..) => None,
         }
     }
 
@@ -264,7 +263,7 @@ impl<'a> Text<'a> {
                 for row in 0..numbers.len() {
                     each(if numbers.is_valid(row) {
                         let number = usize::from(numbers.value(row));
-                        *known[number].get_or_insert_with(|| of(Some(values.value(number))))
+                        *known[number].get_or_insert_with(|| of(text_of(values, number)))
                     } else {
                         *null.get_or_insert_with(|| of(None))
                     });
@@ -272,6 +271,11 @@ impl<'a> Text<'a> {
             }
         }
     }
+}
+
+#[inline]
+fn text_of(values: &StringArray, at: usize) -> Option<&str> {
+    values.is_valid(at).then(|| values.value(at))
 }
 
 /// A column as plain text; any other column as it is.
@@ -300,6 +304,19 @@ mod tests {
         assert!(numbered(&(0..1000).collect::<Vec<_>>()).is_none());
         assert!(numbered(&(0..200_000).map(|i| i % 66_000).collect::<Vec<_>>()).is_none());
         assert_eq!(numbered(&[]), Some((vec![], vec![])));
+    }
+
+    #[test]
+    fn a_null_among_the_values_is_null() {
+        let numbers = UInt16Array::from(vec![Some(0), Some(1), None, Some(2)]);
+        let values = StringArray::from(vec![Some("a"), None, Some("")]);
+        let column = DictionaryArray::<UInt16Type>::new(numbers, Arc::new(values));
+        let text = Text::of(&column).unwrap();
+        let texts = [Some("a"), None, None, Some("")];
+        assert_eq!((0..4).map(|row| text.get(row)).collect::<Vec<_>>(), texts);
+        let mut mapped = vec![];
+        text.map(|t| t, |t| mapped.push(t));
+        assert_eq!(mapped, texts);
     }
 
     #[test]

@@ -114,6 +114,14 @@ def test_horizon() -> None:
         assert len(penstock.deduplicate(frame, key="k", at="at", horizon=horizon)) == 2
 
 
+def test_a_null_among_the_values_of_a_dictionary_is_no_empty_name() -> None:
+    users = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0, 1], pa.uint16()), pa.array([None, ""]))
+    at = pa.array([T0 + dt.timedelta(minutes=n) for n in range(4)])
+    sessions = penstock.sessionize(pa.table({"user": users, "at": at}), entity="user", at="at", gap="30m").to_polars()
+    assert sessions["session_seq"].to_list() == [1, 1, 2, 2]
+    assert sessions["session_id"].n_unique() == 2
+
+
 def test_sessions_and_windows() -> None:
     sessions = penstock.sessionize(events(), entity="user", at="at", gap="30m").to_polars()
     assert sessions["session_seq"].to_list() == [1, 2, 1, 1, 3]
