@@ -63,7 +63,7 @@ fn text(batch: &arrow::array::RecordBatch, column: &str, row: usize) -> Option<S
     array.is_valid(row).then(|| array.value(row).to_owned())
 }
 
-const GOOD: &str = r#"{"id":"a-1","event_type":"purchase","event_time":"2024-12-17T01:02:03.5Z","v":"v1","user":{"id":7,"mail":"x@y.z","age":9},"amount":12.50,"quantity":2,"items":[{"sku":"s"},{"n":3,"w":[1, 2]}],"tags":["a",1],"note":null,"anything":{"b" : [ ]},"more":1}"#;
+pub(crate) const GOOD: &str = r#"{"id":"a-1","event_type":"purchase","event_time":"2024-12-17T01:02:03.5Z","v":"v1","user":{"id":7,"mail":"x@y.z","age":9},"amount":12.50,"quantity":2,"items":[{"sku":"s"},{"n":3,"w":[1, 2]}],"tags":["a",1],"note":null,"anything":{"b" : [ ]},"more":1}"#;
 
 #[test]
 fn valid_events_come_to_columns() {

@@ -24,6 +24,8 @@ pub mod lanes;
 #[cfg(test)]
 mod laws;
 pub mod load;
+#[cfg(test)]
+mod mutants;
 pub mod nearest;
 pub mod node;
 pub mod number;
