@@ -19,7 +19,7 @@ pytest_plugins = ["services.elasticsearch", "services.kafka", "services.postgres
 
 
 # What is dear to set up: whoever uses it runs in one process, where several run beside each other.
-DEAR = ("airflow", "elasticsearch")
+DEAR = ("airflow", "elasticsearch", "secure_broker", "twins", "built")
 
 
 @pytest.hookimpl(tryfirst=True)
