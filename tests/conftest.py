@@ -32,6 +32,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(used[0]))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """See that tests which belong together are told apart from the others: pytest-xdist may fail to, and say nothing."""
+    if getattr(session.config.option, "loadgroup", False):
+        lost = [i.nodeid for i in session.items if i.get_closest_marker("xdist_group") and "@" not in i.nodeid]
+        if lost:
+            raise pytest.UsageError(f"this pytest-xdist does not group tests under this pytest: {lost[:3]}")
+
+
 @pytest.fixture
 def figure(record_property: Callable[[str, object], None]) -> Callable[..., None]:
     """`figure("runs killed", times=3, lost=0)`: for the end of the whole run, added up over tests and processes.
