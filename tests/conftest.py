@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """See that tests which belong together are told apart from the others: pytest-xdist may fail to, and say nothing."""
+    """See that tests which belong together are told from the others: pytest-xdist may fail to, and say nothing."""
     if getattr(session.config.option, "loadgroup", False):
         lost = [i.nodeid for i in session.items if i.get_closest_marker("xdist_group") and "@" not in i.nodeid]
         if lost:
