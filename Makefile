@@ -19,7 +19,7 @@ CARGO_TEST := cargo test --locked --profile $(PROFILE) --features kafka,s3 \
 # maturin tells PyO3's build script about the wheel, clippy does not: each has its own, else each undoes the other's.
 CARGO_LINT := cargo clippy --locked --profile $(PROFILE) --config profile.$(PROFILE).package.pyo3-ffi.opt-level=1
 # How many tests of the package run at a time (0: in one process, and what they print is seen): most wait for a server.
-PYTEST_JOBS ?= 3
+PYTEST_JOBS ?= 4
 EVENTS  ?= 100000
 JOBS    ?= 2
 

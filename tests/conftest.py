@@ -19,7 +19,7 @@ pytest_plugins = ["services.elasticsearch", "services.kafka", "services.postgres
 
 
 # What is dear to set up: whoever uses it runs in one process, where several run beside each other.
-DEAR = ("airflow", "elasticsearch")
+DEAR = ("airflow", "elasticsearch", "secure_broker", "twins", "built")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -30,6 +30,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         used = [name for name in DEAR if name in getattr(item, "fixturenames", ())]
         if used:
             item.add_marker(pytest.mark.xdist_group(used[0]))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """See that tests which belong together are told from the others: pytest-xdist may fail to, and say nothing."""
+    if getattr(session.config.option, "loadgroup", False):
+        lost = [i.nodeid for i in session.items if i.get_closest_marker("xdist_group") and "@" not in i.nodeid]
+        if lost:
+            raise pytest.UsageError(f"this pytest-xdist does not group tests under this pytest: {lost[:3]}")
 
 
 @pytest.fixture

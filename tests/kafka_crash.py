@@ -52,6 +52,8 @@ def group(pipeline: crash.Pipeline) -> str:
 def entry(pipeline: crash.Pipeline, kind: str, options: dict[str, Any], failpoint: str | None = None) -> Any:
     """Makes an entry of the log in a process of its own."""
     env = {k: v for k, v in os.environ.items() if k != "PENSTOCK_FAILPOINT"}
+    # What a killed one leaves goes with the test.
+    env["PENSTOCK_SPILL_DIR"] = str(pipeline.folder / "spill")
     if failpoint:
         env["PENSTOCK_FAILPOINT"] = failpoint
     command = [sys.executable, str(ENTRY), str(pipeline.spec), kind, json.dumps(options)]

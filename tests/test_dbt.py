@@ -51,7 +51,7 @@ def query(warehouse: Path, sql: str) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture(scope="module")
-def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A warehouse with a few users, loaded and built."""
     folder = tmp_path_factory.mktemp("dbt")
     lake = Lake(folder / "lake")
@@ -71,27 +71,27 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
         install(lake, patch)
         load(lake.spec())
     path = folder / "warehouse.duckdb"
-    built = dbt(path, "build")
-    assert built.returncode == 0, built.stdout
+    done = dbt(path, "build")
+    assert done.returncode == 0, done.stdout
     return path
 
 
-def test_everything_is_built_and_every_test_passes(warehouse: Path) -> None:
-    status = results(warehouse)
+def test_everything_is_built_and_every_test_passes(built: Path) -> None:
+    status = results(built)
     kinds = {name.split(".")[0] for name in status}
     assert {"model", "test", "unit_test"} <= kinds
     assert set(status.values()) <= {"success", "pass", "no-op"}
 
 
-def test_the_unit_tests_pass_under_any_name_of_a_pipeline(warehouse: Path) -> None:
-    done = dbt(warehouse, "test", "--select", "test_type:unit", "--vars", "pipeline: shop")
+def test_the_unit_tests_pass_under_any_name_of_a_pipeline(built: Path) -> None:
+    done = dbt(built, "test", "--select", "test_type:unit", "--vars", "pipeline: shop")
     assert done.returncode == 0, done.stdout
     assert "a_day_ends_at_midnight_and_a_user_counts_once" in done.stdout
 
 
-def test_daily_active_users(warehouse: Path) -> None:
+def test_daily_active_users(built: Path) -> None:
     assert query(
-        warehouse,
+        built,
         "SELECT activity_date, daily_active_users, total_events, purchases, failed_payments "
         "FROM daily_active_users ORDER BY 1",
     ) == [
@@ -102,9 +102,9 @@ def test_daily_active_users(warehouse: Path) -> None:
     ]
 
 
-def test_revenue_per_user(warehouse: Path) -> None:
+def test_revenue_per_user(built: Path) -> None:
     assert query(
-        warehouse,
+        built,
         "SELECT user_id, plan_type, currency, purchase_count, lifetime_value, average_order_value "
         "FROM revenue_per_user ORDER BY 1, 3",
     ) == [
@@ -115,29 +115,29 @@ def test_revenue_per_user(warehouse: Path) -> None:
     ]
 
 
-def test_churn_risk(warehouse: Path) -> None:
+def test_churn_risk(built: Path) -> None:
     newest = at("2024-12-16T09:00:00").replace(tzinfo=None)
-    rows = query(warehouse, "SELECT user_id, plan_type, days_inactive, risk_level, as_of FROM churn_risk ORDER BY 1")
+    rows = query(built, "SELECT user_id, plan_type, days_inactive, risk_level, as_of FROM churn_risk ORDER BY 1")
     assert rows == [
         ("ada", "premium", 13, "low", newest),
         ("bob", None, 7, "low", newest),
     ]
 
 
-def test_docs_are_generated(warehouse: Path) -> None:
-    made = dbt(warehouse, "docs", "generate")
+def test_docs_are_generated(built: Path) -> None:
+    made = dbt(built, "docs", "generate")
     assert made.returncode == 0, made.stdout
-    catalog = json.loads((warehouse.parent / "target/catalog.json").read_text())
+    catalog = json.loads((built.parent / "target/catalog.json").read_text())
     assert "model.penstock.revenue_per_user" in catalog["nodes"]
-    manifest = json.loads((warehouse.parent / "target/manifest.json").read_text())
+    manifest = json.loads((built.parent / "target/manifest.json").read_text())
     models = [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
     undescribed = [model["name"] for model in models if not model["description"]]
     assert undescribed == []
 
 
-def test_the_postgres_target_parses(warehouse: Path) -> None:
+def test_the_postgres_target_parses(built: Path) -> None:
     pytest.importorskip("dbt.adapters.postgres")
-    parsed = dbt(warehouse, "parse", "--target", "postgres")
+    parsed = dbt(built, "parse", "--target", "postgres")
     assert parsed.returncode == 0, parsed.stdout
 
 
@@ -157,9 +157,9 @@ DAMAGE = {
 }
 
 
-def test_a_broken_warehouse_is_noticed(warehouse: Path, tmp_path: Path) -> None:
+def test_a_broken_warehouse_is_noticed(built: Path, tmp_path: Path) -> None:
     broken = tmp_path / "warehouse.duckdb"
-    broken.write_bytes(warehouse.read_bytes())
+    broken.write_bytes(built.read_bytes())
     with duckdb.connect(str(broken)) as con:
         for damage in DAMAGE.values():
             con.execute(damage)

@@ -279,17 +279,15 @@ def test_with_a_postgresql_that_pip_brings() -> None:
     with tempfile.TemporaryDirectory(prefix="penstock-demo-") as folder:
         if os.geteuid() == 0:
             os.chown(folder, pwd.getpwnam("nobody").pw_uid, -1)
+        own = {"PATH": os.environ["PATH"], "HOME": folder, "PYTHONDONTWRITEBYTECODE": "1"} | ENVIRONMENT | env
+
+        def ran(*command: str, timeout: float) -> str:
+            done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=timeout, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done.stdout
+
         options = ["--events", "2000", "--dir", f"{folder}/demo", "--postgres", "embedded", "--json"]
-        done = subprocess.run(
-            [*command, "-m", "penstock", "demo", "payments", *options],
-            env={"PATH": os.environ["PATH"], "HOME": folder, "PYTHONDONTWRITEBYTECODE": "1"} | ENVIRONMENT | env,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        told = json.loads(done.stdout)
+        told = json.loads(ran(*command, "-m", "penstock", "demo", "payments", *options, timeout=200))
         assert told["ok"] and [step["name"] for step in told["steps"]] == STEPS
         assert "penstock_demo" in next(step["said"] for step in told["steps"] if step["name"] == "run")
         # It has ended with the demo.
@@ -305,13 +303,5 @@ def test_with_a_postgresql_that_pip_brings() -> None:
         start, end = (line.replace(sys.executable, python) for line in (start, end))
         refresh = f"{python} -m penstock refresh pipeline.yaml"
         script = [enter, start, f"test -e {running}", refresh, end]
-        done = subprocess.run(
-            ["bash", "-euc", "\n".join(script)],
-            env={"PATH": os.environ["PATH"], "HOME": folder, "PYTHONDONTWRITEBYTECODE": "1"} | ENVIRONMENT | env,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        ran("bash", "-euc", "\n".join(script), timeout=100)
         assert not running.exists()

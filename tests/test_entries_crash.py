@@ -37,6 +37,8 @@ def seen(shop: Shop) -> dict[str, list[Any]]:
 def entry(shop: Shop, kind: str, failpoint: str | None = None) -> subprocess.CompletedProcess[str]:
     """Make an entry in a process of its own."""
     env = {k: v for k, v in os.environ.items() if k != "PENSTOCK_FAILPOINT"}
+    # What a killed one leaves goes with the test.
+    env["PENSTOCK_SPILL_DIR"] = str(shop.folder / "spill")
     if failpoint:
         env["PENSTOCK_FAILPOINT"] = failpoint
     spec = shop.folder / "spec.json"

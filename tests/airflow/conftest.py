@@ -33,6 +33,11 @@ os.environ |= {
 }
 
 
+def pytest_unconfigure() -> None:
+    """Also where no test asked for an Airflow there is a folder."""
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A thread watches how long a test takes: a task with a time-out of its own takes the signal away."""
     here = Path(__file__).parent
@@ -125,13 +130,12 @@ class Airflow:
 
 
 @pytest.fixture(scope="session")
-def _home() -> Iterator[Path]:
+def _home() -> Path:
     (HOME / "dags").mkdir()
     from airflow.utils.db import initdb
 
     initdb()
-    yield HOME
-    shutil.rmtree(HOME)
+    return HOME
 
 
 @pytest.fixture

@@ -95,10 +95,24 @@ def until(what: str, check: Callable[[], T | None], *, seconds: float = 60.0, ev
 
 
 class Process:
-    """A server's process, which ends with the test process however that ends; with `group` all that it has started."""
+    """A server's process, which ends with the test process however that ends; with `group` all that it has started.
+
+    Args:
+        command: What runs.
+        log: What it says goes there.
+        env: Its environment.
+        group: All that it has started ends with it.
+        folder: What is its own alone: gone, too, where the test process was killed and can tidy nothing.
+    """
 
     def __init__(
-        self, command: list[str], log: Path, *, env: dict[str, str] | None = None, group: bool = False
+        self,
+        command: list[str],
+        log: Path,
+        *,
+        env: dict[str, str] | None = None,
+        group: bool = False,
+        folder: Path | None = None,
     ) -> None:
         self.group = group
         with log.open("ab") as out:
@@ -106,8 +120,12 @@ class Process:
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=env, start_new_session=True
             )
         # Its standard input ends when this process does.
+        end = f"read _; kill -9 {'-' if group else ''}{self.child.pid}"
+        if folder is not None:
+            # While it ends it may still write.
+            end += '; for _ in 1 2 3 4 5; do rm -rf -- "$0" && break; sleep 1; done'
         self.watch = subprocess.Popen(
-            ["sh", "-c", f"read _; kill -9 {'-' if group else ''}{self.child.pid}"],
+            ["sh", "-c", end, *([str(folder)] if folder is not None else [])],
             stdin=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

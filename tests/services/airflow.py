@@ -71,7 +71,8 @@ class Standalone:
         self._token = ""
 
     def __enter__(self) -> Self:
-        self.process = Process([sys.executable, "-m", "airflow", "standalone"], self.log, env=self.env, group=True)
+        command = [sys.executable, "-m", "airflow", "standalone"]
+        self.process = Process(command, self.log, env=self.env, group=True, folder=self.folder)
         try:
             # What it takes on a machine that does nothing else is half a minute.
             until(f"Airflow's API answers (see {self.log})", self._answers, seconds=180, every=0.3)

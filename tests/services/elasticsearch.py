@@ -147,7 +147,9 @@ class ElasticsearchServer:
             "ES_TMPDIR": str(self.folder / "tmp"),
         }
         log = self.folder / "log"
-        self.process = Process([*became, str(self.home / "bin" / "elasticsearch")], log, env=env, group=True)
+        self.process = Process(
+            [*became, str(self.home / "bin" / "elasticsearch")], log, env=env, group=True, folder=self.folder
+        )
 
         def answers() -> bool:
             assert self.process is not None

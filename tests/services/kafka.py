@@ -112,7 +112,9 @@ class KafkaBroker:
         if self.process and self.process.running():
             return
         command = java(self.classpath, heap=self.heap, quick=self.quick, archive=self.archive)
-        self.process = Process([*command, "kafka.Kafka", str(self.folder / "server.properties")], self.log)
+        self.process = Process(
+            [*command, "kafka.Kafka", str(self.folder / "server.properties")], self.log, folder=self.folder
+        )
         if wait:
             self.wait()
 

@@ -139,7 +139,7 @@ class PostgresServer:
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         log = self.folder / "log"
-        self.process = Process(self._command("postgres", *options), log, env=self._environment())
+        self.process = Process(self._command("postgres", *options), log, env=self._environment(), folder=self.folder)
 
         def answers() -> bool:
             import psycopg
@@ -234,7 +234,9 @@ def postgres_server(**settings: str) -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A server for the whole session, that nobody stops; each test takes a database of its own."""
-    with postgres_server() as server:
+    # Nothing is recovered, and no database lasts until it needs to be cleaned.
+    idle = {"autovacuum": "off", "full_page_writes": "off", "wal_level": "minimal", "max_wal_senders": "0"}
+    with postgres_server(**idle) as server:
         yield server
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import TaskGroup
 from cosmos import DbtTaskGroup, ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
+from cosmos import settings as cosmos_settings
 from cosmos.constants import ExecutionMode, InvocationMode, LoadMode, TestBehavior
 from cosmos.operators.local import DbtTestLocalOperator
 
@@ -142,6 +143,8 @@ def dbt_test(
                 env=_environment(warehouse, postgres_conn_id),
                 install_deps=False,
                 invocation_mode=InvocationMode.DBT_RUNNER,
+                # What dbt has read of the project is kept for the next task; Cosmos itself does so for models only.
+                cache_dir=_kept(group),
                 # Once, for a connection that was lost; a test that fails does so again.
                 retries=1,
                 **_arguments(postgres_conn_id),
@@ -151,6 +154,13 @@ def dbt_test(
         if postgres_conn_id is None:
             _one_by_one(tasks)
     return group
+
+
+def _kept(group: TaskGroup) -> Path | None:
+    """Where Cosmos keeps what dbt has read of the project, as it does for models; none where that is switched off."""
+    if not (cosmos_settings.enable_cache and cosmos_settings.enable_cache_partial_parse):
+        return None
+    return Path(cosmos_settings.cache_dir, f"{group.dag.dag_id}__{group.group_id}")
 
 
 def _one_by_one(tasks: Iterable[Any]) -> None:

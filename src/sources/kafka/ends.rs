@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 
 /// So long after an answer it is asked again.
 const EVERY: Duration = Duration::from_secs(1);
-/// For so long the leaders may take to answer: one that is away must not hold back what the others say for longer.
+/// For so long the leaders may take to answer, or until the cluster is given up where that is sooner: one that is away must
+/// not hold back what the others say for longer.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// A partition that nothing was heard of for so long, in microseconds, while others answer, is worth a warning.
@@ -52,7 +53,8 @@ impl Kafka<'_> {
             list.add_partition_offset(topic, *partition, Offset::End).map_err(|e| Error::Internal(e.to_string()))?;
         }
         if list.count() > 0 {
-            self.asking = Some((native::ask_offsets(&self.questions.client, &list, false, ANSWER), self.now));
+            let answer = ANSWER.min(self.settings.give_up);
+            self.asking = Some((native::ask_offsets(&self.questions.client, &list, false, answer), self.now));
         }
         Ok(())
     }

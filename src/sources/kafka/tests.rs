@@ -235,7 +235,14 @@ fn only_what_a_leader_says_tells_that_a_partition_is_read_to_its_end() {
     cluster.partition_leader("events", 0, Some(1)).unwrap();
     cluster.partition_leader("events", 1, Some(2)).unwrap();
     let quiet = Quiet::default();
-    let mut settings = settings(&cluster.bootstrap_servers());
+    let mut spec = spec(&cluster.bootstrap_servers(), &["events"]);
+    // Who was away is looked for again soon.
+    for (name, value) in
+        [("socket.timeout.ms", "1000"), ("api.version.request.timeout.ms", "1000"), ("reconnect.backoff.max.ms", "500")]
+    {
+        spec.settings.insert(name.to_owned(), value.to_owned());
+    }
+    let mut settings = KafkaSettings::new(&spec, &BTreeMap::new()).unwrap();
     settings.until_caught_up = false;
     settings.give_up = Duration::from_millis(500);
     let mut source = Kafka::new(settings, &quiet).unwrap();
@@ -261,6 +268,7 @@ fn only_what_a_leader_says_tells_that_a_partition_is_read_to_its_end() {
             assert!(Instant::now() < deadline, "the question is never given up");
             now += 1;
             source.refresh(now).unwrap();
+            drain(&mut source, &Want { bytes: 1 << 20, events: 1_000, arrival: now });
         }
     }
     assert!(source.partitions().iter().all(|p| p.as_of <= Some(since)), "{:?}", source.partitions());
