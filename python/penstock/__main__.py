@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from typing import NoReturn
 
 # As `penstock.cli` has it for a command that is interrupted.
 _INTERRUPTED = 130
+# What is imported stays: looking through it for garbage again and again takes some milliseconds.
+_OBJECTS = 100_000
 
 
 def _leave(*_: object) -> NoReturn:
@@ -16,6 +19,7 @@ def _leave(*_: object) -> NoReturn:
 
 def main() -> NoReturn:
     """The command `penstock`. Interrupted while it is being imported it ends at once: nothing was begun."""
+    gc.set_threshold(_OBJECTS)
     # Who started it may have let it ignore Ctrl-C.
     answers = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if answers:
