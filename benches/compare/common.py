@@ -19,6 +19,8 @@ OUT = HERE.parent / "out"
 # process starts the job and measures it.
 LAUNCHER = """
 import json, os, subprocess, sys, time
+# What was installed with a package manager is compiled; so is what was run once, unless that is forbidden.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 with open(sys.argv[1], "wb") as log:
     start = time.perf_counter()
     child = subprocess.Popen(sys.argv[2:], stdout=log, stderr=subprocess.STDOUT)

@@ -126,9 +126,25 @@ def examples(*lines: str) -> str:
 
 def open_pipeline(pipeline: str, overrides: Sequence[str] | None) -> Pipeline:
     """The pipeline that a command line names."""
-    from penstock.pipeline import Pipeline
+    with _own_models():
+        from penstock.pipeline import Pipeline
 
     return Pipeline.load(pipeline, list(overrides or ()))
+
+
+@contextlib.contextmanager
+def _own_models() -> Iterator[None]:
+    """Pydantic looks for plugins in all packages that are installed; they are for models of others than ours."""
+    name = "PYDANTIC_DISABLE_PLUGINS"
+    said = os.environ.get(name)
+    os.environ[name] = "__all__"
+    try:
+        yield
+    finally:
+        if said is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = said
 
 
 def ledger_table(ledger: Ledger, truth: dict[str, Any] | None = None) -> Any:
