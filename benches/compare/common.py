@@ -60,6 +60,7 @@ def machine() -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "penstock": version_of("penstock"),
+        "profile": profile(),
         "polars": version_of("polars"),
         "duckdb": version_of("duckdb"),
     }
@@ -74,11 +75,21 @@ def version_of(package: str) -> str:
     return version(package)
 
 
+def profile() -> str:
+    """How the engine that is measured was built: the Makefile puts it below target/bench, by the name of its profile."""
+    import penstock
+
+    folder = Path(penstock.__file__).resolve().parents[1]
+    if folder.parent == HERE.parents[1] / "target" / "bench":
+        return folder.name
+    return "fast" if folder == HERE.parents[1] / "python" else "release"
+
+
 def described(where: dict[str, str]) -> str:
     """The machine and the versions in a sentence."""
     return (
         f"{where['cpu']}, {where['cores']} cores, {where['memory']}, {where['system']}, load {where['load']} before; "
-        f"Python {where['python']}, penstock {where['penstock']}, polars {where['polars']}, duckdb {where['duckdb']}."
+        f"Python {where['python']}, penstock {where['penstock']} (profile {where['profile']}), polars {where['polars']}, duckdb {where['duckdb']}."
     )
 
 

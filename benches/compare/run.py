@@ -61,6 +61,14 @@ class Contestant:
     memory: list[float] = field(default_factory=list)
 
 
+def penstock_run(name: str, out: Path, settings: dict[str, object]) -> Contestant:
+    """`penstock run` over the pipeline of the benchmark, with these settings, into a lake below `out`."""
+    command = [sys.executable, "-m", "penstock", "run", str(HERE / "pipeline.yaml"), "--until-caught-up", "--json"]
+    for key, value in ({"contract": CONTRACT, "lake": str(out / "lake")} | settings).items():
+        command += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    return Contestant(name, command, str(out / "lake" / "silver" / "events" / "**" / "*.parquet"))
+
+
 def contestants(source: Path, out: Path) -> list[Contestant]:
     """All of them; each writes below `out`, and finds that folder empty."""
     python = sys.executable
@@ -72,28 +80,13 @@ def contestants(source: Path, out: Path) -> list[Contestant]:
             name, [python, str(HERE / script), str(source), str(target), *options], str(target), same_rows=same
         )
 
-    def run(name: str, **settings: object) -> Contestant:
-        settings = {"contract": CONTRACT, "source.files.paths": [str(source)], "lake": str(out / "lake")} | settings
-        options = [
-            x for k, v in settings.items() for x in ("--set", f"{k}={v if isinstance(v, str) else json.dumps(v)}")
-        ]
-        command = [
-            python,
-            "-m",
-            "penstock",
-            "run",
-            str(HERE / "pipeline.yaml"),
-            "--until-caught-up",
-            "--json",
-            *options,
-        ]
-        return Contestant(name, command, str(out / "lake" / "silver" / "events" / "**" / "*.parquet"))
-
+    files = {"source.files.paths": [str(source)]}
+    silver = {"layers": ["silver"], "durability": "process"}
     api = [python, str(HERE / "penstock_api.py"), CONTRACT, str(source), str(out)]
     return [
         Contestant("penstock, Python API", api, str(out / "silver" / "**" / "*.parquet")),
-        run("penstock run, layers [silver], durability process", layers=["silver"], durability="process"),
-        run("penstock run, defaults"),
+        penstock_run("penstock run, layers [silver], durability process", out, files | silver),
+        penstock_run("penstock run, defaults", out, files),
         job("polars", "polars_job.py"),
         job("polars, its own typing", "polars_job.py", "--tool-typing"),
         job("duckdb", "duckdb_job.py"),
@@ -101,9 +94,14 @@ def contestants(source: Path, out: Path) -> list[Contestant]:
     ]
 
 
+def asked_for(events: int) -> dict[str, object]:
+    """What the generator is told: the same gives the same events, in a file and in a topic."""
+    return {"total": events, "seed": 42, "bad_rate": 0.01, "duplicate_rate": 0.02, "flaws": FLAWS}
+
+
 def generate(target: Path, events: int) -> int:
     """Writes the input; how many rows the job has to give."""
-    options = {"total": events, "seed": 42, "bad_rate": 0.01, "duplicate_rate": 0.02, "flaws": FLAWS}
+    options = asked_for(events)
     truth = json.loads(_core.generate("ecommerce", json.dumps(options), target))
     return int(truth["expected_batch"]["silver"])
 
@@ -136,6 +134,18 @@ def check(all_of_them: list[Contestant], out: Path, log: Path, expected: int | N
             if contestant.same_rows:
                 sys.exit(f"{contestant.name}: {contestant.differs}. Nothing was timed.")
         print(f"  {contestant.name}: {rows.height:,} rows {contestant.differs or '(the same)'}", file=sys.stderr)
+
+
+def take_turns(all_of_them: list[Contestant], rounds: int, out: Path, log: Path) -> None:
+    """Measures each, round by round."""
+    for number in range(rounds):
+        print(f"round {number + 1} of {rounds}", file=sys.stderr)
+        for contestant in all_of_them:
+            empty(out)
+            wall, cpu, memory = measure(contestant.command, log)
+            contestant.wall.append(wall)
+            contestant.cpu.append(cpu)
+            contestant.memory.append(memory)
 
 
 def table(all_of_them: list[Contestant]) -> str:
@@ -177,14 +187,7 @@ def main() -> None:
         all_of_them = [c for c in contestants(source, out) if any(c.name.startswith(o) for o in options.only)]
         print("comparing rows", file=sys.stderr)
         check(all_of_them, out, log, expected)
-        for number in range(options.rounds):
-            print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
-            for contestant in all_of_them:
-                empty(out)
-                wall, cpu, memory = measure(contestant.command, log)
-                contestant.wall.append(wall)
-                contestant.cpu.append(cpu)
-                contestant.memory.append(memory)
+        take_turns(all_of_them, options.rounds, out, log)
         with source.open("rb") as file:
             events, size = sum(1 for _ in file), source.stat().st_size
     text = (
