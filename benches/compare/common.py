@@ -76,7 +76,7 @@ def version_of(package: str) -> str:
 
 
 def profile() -> str:
-    """How the engine that is measured was built: the Makefile puts it below target/bench, by the name of its profile."""
+    """How the engine that is measured was built: `make bench` puts it below target/bench, by its profile's name."""
     import penstock
 
     folder = Path(penstock.__file__).resolve().parents[1]
@@ -89,7 +89,8 @@ def described(where: dict[str, str]) -> str:
     """The machine and the versions in a sentence."""
     return (
         f"{where['cpu']}, {where['cores']} cores, {where['memory']}, {where['system']}, load {where['load']} before; "
-        f"Python {where['python']}, penstock {where['penstock']} (profile {where['profile']}), polars {where['polars']}, duckdb {where['duckdb']}."
+        f"Python {where['python']}, penstock {where['penstock']} (profile {where['profile']}), "
+        f"polars {where['polars']}, duckdb {where['duckdb']}."
     )
 
 
