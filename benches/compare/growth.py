@@ -1,10 +1,9 @@
 """How cost grows with work: 1, 2, 4, … million events that come at one rate, so that live state stays the same.
 
-    python benches/compare/growth.py [--most 8] [--rounds 1] [--defaults]
+    python benches/compare/growth.py [--most 8] [--rounds 3] [--defaults]
 
 `penstock run` reads a file of so many million events, a million a day, until it is caught up; whole processes are
-measured, as in run.py. There is one file at a time (390 MB a million).
-Time should grow as the events do, and the peak of memory stay as it is from two million on: the last columns hold each
+measured, as in run.py. There is one file at a time (390 MB a million), in the folder for temporary files. Time should grow as the events do, and the peak of memory stay as it is from two million on: the last columns hold each
 against the run over two million. The table goes to standard output and to benches/out/growth.md, the numbers to
 benches/out/growth.json.
 """
@@ -13,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -29,10 +29,12 @@ RATE = MILLION / 86_400
 
 
 def generate(target: Path, events: int) -> None:
-    """Writes so many events at the one rate."""
+    """Writes so many events at the one rate, to the disk: a system that still wrote them would be measured, too."""
     flawed = {"bad_rate": 0.01, "duplicate_rate": 0.02}
     options = {"total": events, "seed": 42, "users": 50_000, "events_per_second": RATE, **flawed}
     _core.generate("ecommerce", json.dumps(options), target)
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def cells(rows: list[dict[str, float]]) -> list[list[str]]:
@@ -57,7 +59,7 @@ def main() -> None:
     """Generates, measures, prints, size by size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most", type=int, default=8, help="millions of events at most")
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--defaults", action="store_true", help="with Bronze, synced to disk, not Silver alone")
     options = parser.parse_args()
 
