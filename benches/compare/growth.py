@@ -3,9 +3,9 @@
     python benches/compare/growth.py [--most 8] [--rounds 3] [--defaults]
 
 `penstock run` reads a file of so many million events, a million a day, until it is caught up; whole processes are
-measured, as in run.py. There is one file at a time (390 MB a million), in the folder for temporary files. Time should grow as the events do, and the peak of memory stay as it is from two million on: the last columns hold each
-against the run over two million. The table goes to standard output and to benches/out/growth.md, the numbers to
-benches/out/growth.json.
+measured, as in run.py. There is one file at a time (390 MB a million), in the folder for temporary files. Time should
+grow as the events do, and the peak of memory stay as it is from two million on: two columns hold each against the run
+over two million. The table goes to standard output and to benches/out/growth.md, the numbers to growth.json beside it.
 """
 
 from __future__ import annotations
