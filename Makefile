@@ -85,6 +85,7 @@ CRITERION := --warm-up-time 0.5 --measurement-time 1
 
 .PHONY: bench
 bench: $(BENCHED) ## Measure, as wheels are built: kernels, whole runs beside Polars and DuckDB, a topic, growth, state, imports
+	rm -rf $${CARGO_TARGET_DIR:-target}/criterion
 	cargo bench --locked --profile $(MEASURED) --features kafka,s3 -- $(CRITERION)
 	$(MEASURE) benches/kernels.py
 	$(MEASURE) benches/compare/run.py $(ARGS)
