@@ -44,6 +44,12 @@ def empty(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
+def settle(file: Path) -> None:
+    """Waits until a file is on the disk: else what is measured next would share the disk with it."""
+    with file.open("rb") as written:
+        os.fsync(written.fileno())
+
+
 def machine() -> dict[str, str]:
     """What the numbers were measured on."""
     cpu = platform.processor() or platform.machine()

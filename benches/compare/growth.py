@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -29,12 +28,11 @@ RATE = MILLION / 86_400
 
 
 def generate(target: Path, events: int) -> None:
-    """Writes so many events at the one rate, to the disk: a system that still wrote them would be measured, too."""
+    """Writes so many events at the one rate."""
     flawed = {"bad_rate": 0.01, "duplicate_rate": 0.02}
     options = {"total": events, "seed": 42, "users": 50_000, "events_per_second": RATE, **flawed}
     _core.generate("ecommerce", json.dumps(options), target)
-    with target.open("rb") as file:
-        os.fsync(file.fileno())
+    common.settle(target)
 
 
 def cells(rows: list[dict[str, float]]) -> list[list[str]]:

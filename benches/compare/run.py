@@ -104,6 +104,7 @@ def generate(target: Path, events: int) -> int:
     """Writes the input; how many rows the job has to give."""
     options = asked_for(events)
     truth = json.loads(_core.generate("ecommerce", json.dumps(options), target))
+    common.settle(target)
     return int(truth["expected_batch"]["silver"])
 
 
