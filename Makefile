@@ -10,9 +10,14 @@ BIN     := $(VENV)/bin
 # The stamps lie in the environment: whoever removes it removes them too.
 DEPS    := $(VENV)/.stamp-deps
 CORE    := $(VENV)/.stamp-core
-# How everything is built: `fast` skips link-time optimisation; `make bench PROFILE=release` does not. One profile for the
-# package, the lints and the tests, so that what the engine stands on is compiled once.
+# How everything is built: `fast` skips link-time optimisation. One profile for the package, the lints and the tests, so that
+# what the engine stands on is compiled once. Benchmarks measure `release`, as wheels are built, unless PROFILE is given:
+# a package of its own, so that tests and benchmarks never take each other's.
 PROFILE ?= fast
+MEASURED := $(if $(filter file,$(origin PROFILE)),release,$(PROFILE))
+BUILT   := target/bench/$(MEASURED)
+BENCHED := $(BUILT)/.stamp
+MEASURE := PYTHONPATH=$(CURDIR)/$(BUILT) $(BIN)/python
 # In tests our own code checks what it asserts, and every sum. It is optimised a little: the simulation takes half the time.
 CARGO_TEST := cargo test --locked --profile $(PROFILE) --features kafka,s3 \
   $(foreach set,debug-assertions=true overflow-checks=true opt-level=1,--config profile.$(PROFILE).package.penstock.$(set))
@@ -75,16 +80,22 @@ oldest-airflow: $(CORE) ## The tests of operators, DAGs and sensor with the olde
 	  tests/airflow/test_sensor.py tests/airflow/test_daily_checks.py \
 	  -k "not manifest and not postgresql and not started_again and not cannot_look and not asked_again" --timeout 600
 
+# Short: what the machine does beside moves a median more than more samples would.
+CRITERION := --warm-up-time 0.5 --measurement-time 1
+
 .PHONY: bench
-bench: $(CORE) ## Measure: each kernel, whole runs beside Polars and DuckDB, SCD-2, growing state, the warehouse, imports
-	cargo bench --locked --profile $(PROFILE) --features kafka,s3
-	$(BIN)/python benches/kernels.py
-	$(BIN)/python benches/compare/run.py $(ARGS)
-	$(BIN)/python benches/compare/scd2.py
-	$(BIN)/python benches/compare/state.py
-	$(BIN)/python benches/warehouse.py --only duckdb
-	$(BIN)/python benches/compare/imports.py
-	$(BIN)/python benches/pages.py
+bench: $(BENCHED) ## Measure, as wheels are built: kernels, whole runs beside Polars and DuckDB, a topic, growth, state, imports
+	rm -rf $${CARGO_TARGET_DIR:-target}/criterion
+	cargo bench --locked --profile $(MEASURED) --features kafka,s3 -- $(CRITERION)
+	$(MEASURE) benches/kernels.py
+	$(MEASURE) benches/compare/run.py $(ARGS)
+	$(MEASURE) benches/compare/kafka.py
+	$(MEASURE) benches/compare/growth.py --most 4
+	$(MEASURE) benches/compare/scd2.py
+	$(MEASURE) benches/compare/state.py
+	$(MEASURE) benches/warehouse.py --only duckdb
+	$(MEASURE) benches/compare/imports.py
+	$(MEASURE) benches/pages.py
 
 .PHONY: bench-check
 bench-check: $(DEPS) ## Have kernels become slower? Counts instructions with valgrind (UPDATE=1 keeps the counts)
@@ -100,16 +111,19 @@ memcheck: $(DEPS) ## The tests that reach `unsafe` code, under valgrind's memche
 	$(CARGO_TEST) $(MEMCHECK) --lib -- --test-threads=1 kafka:: producer:: memory:: failpoint:: lanes::
 
 .PHONY: bench-plot
-bench-plot: $(CORE) ## Time and memory against events, drawn into docs/images/growth.svg
-	$(BIN)/python benches/compare/plot.py $(ARGS)
-	$(BIN)/python benches/pages.py
+bench-plot: $(BENCHED) ## Time and memory against events, beside Polars and DuckDB (docs/images/growth.svg); up to 16 M alone
+	$(MEASURE) benches/compare/growth.py --most 16
+	$(MEASURE) benches/compare/plot.py $(ARGS)
+	$(MEASURE) benches/pages.py
 
 .PHONY: bench-spark
-bench-spark: $(CORE) ## The job beside Spark local[2] (needs Java 17 or newer; installs PySpark into target/)
+bench-spark: $(BENCHED) ## File and topic beside Spark local[2] (needs Java 17 or newer and Maven; installs PySpark into target/)
 	@java -version >/dev/null 2>&1 || { echo "Java is needed and was not found: apt-get install default-jre-headless" >&2; exit 1; }
+	@command -v mvn >/dev/null || { echo "Maven is needed and was not found: apt-get install maven" >&2; exit 1; }
 	$(UV) venv --quiet --allow-existing --python $(BIN)/python target/pyspark
 	$(UV) pip install --quiet --python target/pyspark/bin/python "pyspark>=4.0"
-	$(BIN)/python benches/compare/spark.py --spark target/pyspark/bin/python $(ARGS)
+	$(MEASURE) benches/compare/spark.py --spark $(CURDIR)/target/pyspark/bin/python $(ARGS)
+	$(MEASURE) benches/pages.py
 
 .PHONY: lint
 lint: lint-rust lint-python ## Check format, lints and types of Rust and Python
@@ -175,4 +189,11 @@ $(DEPS): uv.lock pyproject.toml | $(if $(filter .uv/bin/uv,$(UV)),.uv/bin/uv)
 $(CORE): $(DEPS) Cargo.toml Cargo.lock $(shell find src -name '*.rs' 2>/dev/null)
 	PATH="$(CURDIR)/$(BIN):$(dir $(abspath $(UV))):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" \
 	  maturin develop --uv --locked --profile $(PROFILE)
+	@touch $@
+
+$(BENCHED): $(DEPS) Cargo.toml Cargo.lock $(shell find src python/penstock -type f -not -name '*.so' -not -path '*/__pycache__/*' 2>/dev/null)
+	rm -rf $(BUILT)
+	PATH="$(CURDIR)/$(BIN):$(dir $(abspath $(UV))):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" \
+	  maturin build --quiet --locked --profile $(MEASURED) --out $(BUILT)/wheel
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --target $(BUILT) $(BUILT)/wheel/*.whl
 	@touch $@

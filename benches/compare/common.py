@@ -46,6 +46,12 @@ def empty(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
+def settle(file: Path) -> None:
+    """Waits until a file is on the disk: else what is measured next would share the disk with it."""
+    with file.open("rb") as written:
+        os.fsync(written.fileno())
+
+
 def machine() -> dict[str, str]:
     """What the numbers were measured on."""
     cpu = platform.processor() or platform.machine()
@@ -62,6 +68,7 @@ def machine() -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "penstock": version_of("penstock"),
+        "profile": profile(),
         "polars": version_of("polars"),
         "duckdb": version_of("duckdb"),
     }
@@ -76,11 +83,22 @@ def version_of(package: str) -> str:
     return version(package)
 
 
+def profile() -> str:
+    """How the engine that is measured was built: `make bench` puts it below target/bench, by its profile's name."""
+    import penstock
+
+    folder = Path(penstock.__file__).resolve().parents[1]
+    if folder.parent == HERE.parents[1] / "target" / "bench":
+        return folder.name
+    return "fast" if folder == HERE.parents[1] / "python" else "release"
+
+
 def described(where: dict[str, str]) -> str:
     """The machine and the versions in a sentence."""
     return (
         f"{where['cpu']}, {where['cores']} cores, {where['memory']}, {where['system']}, load {where['load']} before; "
-        f"Python {where['python']}, penstock {where['penstock']}, polars {where['polars']}, duckdb {where['duckdb']}."
+        f"Python {where['python']}, penstock {where['penstock']} (profile {where['profile']}), "
+        f"polars {where['polars']}, duckdb {where['duckdb']}."
     )
 
 

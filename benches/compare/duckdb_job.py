@@ -13,15 +13,7 @@ import sys
 
 import duckdb
 
-NUMBERS = ["load_time_ms", "quantity", "amount", "attempt"]
-TEXTS = [
-    "event_type", "schema_version", "idempotency_key", "user_id", "event_timestamp", "device_type", "os", "browser",
-    "country", "ip_address", "page", "user_agent", "order_id", "product_id", "product_category", "currency",
-    "payment_method", "failure_reason", "plan_type", "signup_channel", "language", "referrer",
-]  # fmt: skip
-FIELDS = [*TEXTS, *NUMBERS, "marketing_consent"]
-
-BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+from shop import BYTE, FIELDS, NUMBERS, TEXTS
 
 QUERY = """
 COPY (
@@ -102,11 +94,11 @@ def main(source: str, target: str, *, check_types: bool) -> None:
     """Runs the job."""
     con = duckdb.connect()
     con.execute("SET TimeZone = 'UTC'")
-    not_times = [name for name in TEXTS if name != "event_timestamp"]
+    not_times = [name for name in [*TEXTS, "referrer"] if name != "event_timestamp"]
     if check_types:
         kind = "JSON"
         texts = ", ".join(f"{name} ->> '$' AS {name}" for name in not_times)
-        tests = [f"coalesce(left({name}::VARCHAR, 1) = '\"', true)" for name in TEXTS if name != "referrer"]
+        tests = [f"coalesce(left({name}::VARCHAR, 1) = '\"', true)" for name in TEXTS]
         tests += ["coalesce(left(referrer::VARCHAR, 1) IN ('\"', 'n'), true)"]
         tests += [f"coalesce(left({name}::VARCHAR, 1) BETWEEN '-' AND '9', true)" for name in NUMBERS]
         tests += ["coalesce(left(marketing_consent::VARCHAR, 1) IN ('t', 'f'), true)"]

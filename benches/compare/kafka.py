@@ -1,10 +1,13 @@
-"""How fast a topic is drained: `penstock run` to committed Silver, beside a bare librdkafka consumer that only counts.
+"""A topic drained to committed Silver, beside the same events from a file and a consumer that only counts.
 
-    python benches/compare/kafka.py [--events 1000000] [--partitions 4] [--rounds 3] [--brokers HOST:PORT]
+    python benches/compare/kafka.py [--events 1000000] [--rounds 5] [--partitions 4] [--brokers HOST:PORT]
 
-A real Kafka is started on loopback (see tests/services/kafka.py) unless one is named. The contestants take turns on
-one topic; printed are medians and their ratio. Everything runs on one machine: broker and consumer share its cores.
-The table goes to standard output and to benches/out/kafka.md, the numbers to benches/out/kafka.json.
+The consumer is librdkafka alone (bare_consumer.rs). A real Kafka is started on loopback (tests/services/kafka.py)
+unless one is named; broker and contestants share this machine's cores. The events of the file are sent to the topic, by
+user, and one event for each partition after them, hours later: so the watermark passes all others, and the rows of
+topic and file have to be the same. They are compared before anything is timed. Whole processes are measured, and the
+contestants take turns; the table holds medians. It goes to standard output and to benches/out/kafka.md, the numbers to
+benches/out/kafka.json.
 """
 
 from __future__ import annotations
@@ -12,124 +15,127 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import platform
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.resources import files
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from penstock.producer import produce
+import common
+import run
+
+from penstock import _core
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-OUT = HERE.parent / "out"
-CONTRACT = str(files("penstock") / "pipelines" / "ecommerce" / "contract.yaml")
+ROOT = common.HERE.parents[1]
+HEADER = ["job", "wall", "events/s", "CPU", "peak memory", "of file + consumer"]
+# The last events of a topic: so much later than all others.
+LATER = 6 * 3_600_000_000
 
 
 @contextlib.contextmanager
 def broker(named: str | None) -> Iterator[str]:
-    """The address of a Kafka."""
+    """The address of a Kafka. Where none can be had, that is said, and the process ends: others can be measured."""
     if named:
         yield named
         return
     sys.path.insert(0, str(ROOT / "tests"))
+    import pytest
+
     from services.kafka import KafkaBroker
 
-    with KafkaBroker(quick=False, heap="1g") as running:
+    with contextlib.ExitStack() as stack:
+        try:
+            running = stack.enter_context(KafkaBroker(quick=False, heap="1g"))
+        except pytest.skip.Exception as reason:
+            print(f"{Path(sys.argv[0]).name} is left out. {reason}", file=sys.stderr)
+            sys.exit(0)
         yield running.bootstrap
 
 
-def build(profile: str) -> Path:
-    """The bare consumer."""
-    command = ["cargo", "build", "--quiet", "--locked", "--profile", profile, "--features", "kafka"]
+def fill(brokers: str, events: int, partitions: int) -> str:
+    """Sends the events that run.py writes to a file; the name of the topic that has them."""
+    topic = f"bench_{time.time_ns()}"
+    target = {"brokers": brokers, "topic": topic, "partitions": partitions, "settings": {}}
+    given = (run.asked_for(events), target, {"heartbeat": LATER})
+    sent = json.loads(_core.produce("ecommerce", *(json.dumps(part) for part in given)))
+    print(f"sent {sent['delivered']:,} events in {sent['seconds']:.1f} s", file=sys.stderr)
+    if sent["delivered"] != events + partitions:
+        sys.exit(f"{sent['delivered']:,} events were delivered, not {events + partitions:,}: {sent['undelivered']}")
+    return topic
+
+
+def drains(name: str, out: Path, brokers: str, topic: str, **settings: object) -> run.Contestant:
+    """`penstock run` over the topic."""
+    kafka = {"topics": [topic], "group": "bench", "brokers": brokers}
+    return run.penstock_run(name, out, {"source": {"kafka": kafka}} | settings)
+
+
+def bare_consumer(profile: str) -> Path:
+    """The program that only counts."""
+    command = ["cargo", "build", "--quiet", "--locked", "--profile", profile, "--features", "kafka,s3"]
     command += ["--example", "bare_consumer", "--message-format", "json"]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     return Path(next(f["executable"] for f in found if f.get("target", {}).get("name") == "bare_consumer"))
 
 
-def bare(program: Path, brokers: str, topic: str) -> dict[str, Any]:
-    """Drain the topic with nothing but librdkafka."""
-    done = subprocess.run([str(program), brokers, topic], stdout=subprocess.PIPE, text=True, check=True)
-    return dict(json.loads(done.stdout))
-
-
-def drain(brokers: str, topic: str, folder: Path, **settings: object) -> dict[str, Any]:
-    """Drain it to a lake; the seconds are those of the run, from its start to the last commit."""
-    kafka = {"topics": [topic], "group": "bench", "brokers": brokers}
-    own = {"contract": CONTRACT, "source": {"kafka": kafka}, "lake": str(folder / "lake"), **settings}
-    command = [sys.executable, "-m", "penstock", "run", str(HERE / "pipeline.yaml"), "--until-caught-up", "--json"]
-    command += ["--quiet"]
-    for name, value in own.items():
-        command += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
-    began = time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    wall = time.perf_counter() - began
-    ledger = json.loads(done.stdout)
-    assert ledger["balanced"], ledger
-    shutil.rmtree(folder / "lake")
-    return {"messages": ledger["consumed"], "seconds": ledger["run"]["seconds"], "wall": wall}
-
-
 def main() -> None:
-    """Measure and print."""
+    """Compare, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--partitions", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--brokers")
-    parser.add_argument("--profile", default="fast", help="how the bare consumer is built")
+    parser.add_argument("--consumer", type=Path, help="the bare consumer, built already")
     options = parser.parse_args()
-    program = build(options.profile)
-    topic = f"bench_{int(time.time())}"
-    with broker(options.brokers) as brokers, tempfile.TemporaryDirectory() as work:
-        sent = produce(
-            "ecommerce", brokers=brokers, topic=topic, partitions=options.partitions, total=options.events, seed=42,
-            span="30d", progress=False,
-        )  # fmt: skip
-        contestants = {
-            "bare librdkafka consumer, counting": lambda: bare(program, brokers, topic),
-            "penstock run, layers [silver], durability process": lambda: drain(
-                brokers, topic, Path(work), layers=["silver"], durability="process"
-            ),
-            "penstock run, defaults": lambda: drain(brokers, topic, Path(work)),
-        }
-        rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
-        for _ in range(options.rounds):
-            for name, run in contestants.items():
-                found = run()
-                assert found["messages"] == sent["delivered"], (name, found, sent["delivered"])
-                rounds[name].append(found)
-    rates = {name: options.events / statistics.median(r["seconds"] for r in runs) for name, runs in rounds.items()}
-    first = next(iter(rates.values()))
-    lines = [
-        f"{options.events:,} events, {options.partitions} partitions, {sent['bytes'] / options.events:.0f} bytes each",
-        f"{options.rounds} rounds, {os.cpu_count()} cores ({platform.machine()}), broker on the same machine",
-        "",
-        f"produced: {sent['delivered'] / sent['seconds']:,.0f} events/s",
-        "",
-        "| drain | seconds | events/s | beside the bare consumer |",
-        "|---|---:|---:|---:|",
+    where = common.machine()
+    consumer = options.consumer or bare_consumer(where["profile"])
+    with tempfile.TemporaryDirectory(prefix="penstock-bench-") as name, broker(options.brokers) as brokers:
+        folder = Path(name)
+        source, out, log = folder / "events.jsonl", folder / "out", folder / "log"
+        expected = run.generate(source, options.events)
+        topic = fill(brokers, options.events, options.partitions)
+        silver = {"layers": ["silver"], "durability": "process"}
+        files = {"source.files.paths": [str(source)]}
+        of_file = run.penstock_run("file, layers [silver], durability process", out, files | silver)
+        counting = run.Contestant("topic, bare librdkafka consumer, counting", [str(consumer), brokers, topic], "")
+        of_topic = drains("topic, layers [silver], durability process", out, brokers, topic, **silver)
+        with_bronze = run.penstock_run("file, defaults", out, files)
+        defaults = drains("topic, defaults", out, brokers, topic)
+        run.check([of_file, of_topic, with_bronze, defaults], out, log, expected)
+        common.measure(counting.command, log)
+        counted = json.loads(log.read_text().splitlines()[-1])["messages"]
+        if counted != options.events + options.partitions:
+            sys.exit(f"{counting.name}: {counted:,} messages. Nothing was timed.")
+        all_of_them = [of_file, counting, of_topic, with_bronze, defaults]
+        run.take_turns(all_of_them, options.rounds, out, log)
+
+    def wall(one: run.Contestant) -> float:
+        return statistics.median(one.wall)
+
+    beside = {of_topic.name: of_file, defaults.name: with_bronze}
+    cells = [
+        [
+            one.name,
+            f"{wall(one):.2f} s",
+            f"{options.events / wall(one):,.0f}",
+            f"{statistics.median(one.cpu):.2f} s",
+            f"{statistics.median(one.memory):,.0f} MiB",
+            f"{wall(one) / (wall(beside[one.name]) + wall(counting)):.2f}" if one.name in beside else "",
+        ]
+        for one in all_of_them
     ]
-    for name, runs in rounds.items():
-        seconds = statistics.median(r["seconds"] for r in runs)
-        lines.append(f"| {name} | {seconds:.2f} | {rates[name]:,.0f} | {rates[name] / first:.2f} |")
-    table = "\n".join(lines)
-    OUT.mkdir(exist_ok=True)
-    (OUT / "kafka.md").write_text(table + "\n")
-    (OUT / "kafka.json").write_text(
-        json.dumps({"rounds": rounds, "rates": rates, "produced": sent["seconds"]}, indent=2)
+    text = (
+        f"{options.events:,} events, {options.partitions} partitions, broker on the same machine; medians of "
+        f"{options.rounds}; whole processes.\n{common.described(where)}\n\n{common.table(HEADER, cells)}"
     )
-    print(table)
+    common.keep("kafka", text, {"machine": where, "jobs": [asdict(one) for one in all_of_them]})
 
 
 if __name__ == "__main__":

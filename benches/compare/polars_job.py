@@ -13,25 +13,9 @@ import sys
 
 import polars as pl
 
-NUMBERS = ["load_time_ms", "quantity", "amount", "attempt"]
-TEXTS = [
-    "event_type", "schema_version", "idempotency_key", "user_id", "event_timestamp", "device_type", "os", "browser",
-    "country", "ip_address", "page", "user_agent", "order_id", "product_id", "product_category", "currency",
-    "payment_method", "failure_reason", "plan_type", "signup_channel", "language",
-]  # fmt: skip
-FIELDS = [*TEXTS, "referrer", *NUMBERS, "marketing_consent"]
-
-WRONG_TYPE = "|".join(
-    [
-        rf'"(?:{"|".join(TEXTS)})":\s*[^"\s]',
-        r'"referrer":\s*[^"n\s]',
-        rf'"(?:{"|".join(NUMBERS)})":\s*[^-0-9\s]',
-        r'"marketing_consent":\s*[^tf\s]',
-    ]
-)
+from shop import BYTE, FIELDS, NUMBERS, WRONG_TYPE
 
 UUID = r"^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$"
-BYTE = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 PAYMENTS = ["card", "paypal", "bank_transfer", "gift_card"]
 
 

@@ -12,27 +12,12 @@ import sys
 
 from pyspark.sql import SparkSession
 
-NUMBERS = ["load_time_ms", "quantity", "amount", "attempt"]
-TEXTS = [
-    "event_type", "schema_version", "idempotency_key", "user_id", "event_timestamp", "device_type", "os", "browser",
-    "country", "ip_address", "page", "user_agent", "order_id", "product_id", "product_category", "currency",
-    "payment_method", "failure_reason", "plan_type", "signup_channel", "language",
-]  # fmt: skip
-FIELDS = [*TEXTS, "referrer", *NUMBERS, "marketing_consent"]
-BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-WRONG_TYPE = "|".join(
-    [
-        f'"({"|".join(TEXTS)})":[ ]*[^" ]',
-        '"referrer":[ ]*[^"n ]',
-        f'"({"|".join(NUMBERS)})":[ ]*[^-0-9 ]',
-        '"marketing_consent":[ ]*[^tf ]',
-    ]
-)
+from shop import BYTE, FIELDS, TEXTS, WRONG_TYPE
 
-QUERY = """
+VALID = """
 WITH fields AS (
     -- Both in one place: what is not deterministic keeps Spark from parsing the line again for each condition below.
-    SELECT monotonically_increasing_id() AS position, from_json(value, '$schema') AS event FROM source
+    SELECT $position AS position, from_json(value, '$schema') AS event FROM source
     WHERE startswith(value, '{') AND endswith(value, '}') AND NOT value RLIKE '$wrong_type'
 ),
 typed AS (
@@ -76,7 +61,10 @@ valid AS (
               AND (language IS NULL OR language RLIKE '^[a-z]{2}(-[A-Z]{2})?$')
           ELSE false
       END
-),
+)
+"""
+
+SESSIONS = """,
 ranked AS (SELECT *, row_number() OVER (PARTITION BY idempotency_key ORDER BY position) AS copy FROM valid),
 opened AS (
     SELECT *, coalesce(event_timestamp - lag(event_timestamp) OVER in_order > INTERVAL 30 MINUTES, true) AS opens
@@ -95,9 +83,9 @@ FROM numbered
 """
 
 
-def main(source: str, target: str, cores: str = "2") -> None:
-    """Runs the job."""
-    spark = (
+def session(cores: str, **more: str) -> SparkSession:
+    """Spark on so many cores of this machine."""
+    builder = (
         SparkSession.builder.master(f"local[{cores}]")
         .config("spark.driver.memory", "6g")
         .config("spark.sql.session.timeZone", "UTC")
@@ -109,26 +97,44 @@ def main(source: str, target: str, cores: str = "2") -> None:
         .config("spark.driver.host", "127.0.0.1")
         .config("spark.driver.bindAddress", "127.0.0.1")
         .config("spark.log.level", "ERROR")
-        .getOrCreate()
     )
-    spark.read.text(source).createOrReplaceTempView("source")
+    for name, value in more.items():
+        builder = builder.config(name, value)
+    return builder.getOrCreate()
+
+
+def valid(position: str) -> str:
+    """What leaves the valid events of `source`, which has their text; `position` is put beside each."""
     texts = [name for name in [*TEXTS, "referrer"] if name != "event_timestamp"]
     given = {
         "wrong_type": WRONG_TYPE,
+        "position": position,
         "schema": ", ".join(f"{name} STRING" for name in FIELDS),
         "texts": ", ".join(f"event.{name}" for name in texts),
         "ipv4": "[.]".join([BYTE] * 4),
     }
-    query = QUERY
+    query = VALID
     for name, value in given.items():
         query = query.replace(f"${name}", value)
-    spark.sql(query).write.mode("overwrite").parquet(target)
-    # The virtual machine is waited for, so that its time and memory are counted with those of this process.
+    return query
+
+
+def end(spark: SparkSession) -> None:
+    """Ends it. The virtual machine is waited for: its time and memory count with those of this process."""
     machine = spark.sparkContext._gateway  # noqa: SLF001
     spark.stop()
     machine.shutdown()
     machine.proc.stdin.close()
     machine.proc.wait()
+
+
+def main(source: str, target: str, cores: str = "2") -> None:
+    """Runs the job."""
+    spark = session(cores)
+    spark.read.text(source).createOrReplaceTempView("source")
+    query = valid("monotonically_increasing_id()") + SESSIONS
+    spark.sql(query).write.mode("overwrite").parquet(target)
+    end(spark)
 
 
 if __name__ == "__main__":
