@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import datetime as dt
 import importlib.util
 import json
@@ -17,6 +18,8 @@ from typing import Any
 import pytest
 
 HOME = Path(tempfile.mkdtemp(prefix="penstock-airflow-"))
+# After what Airflow itself does at the end, which makes its folder for logs again.
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 # Airflow reads its settings when it is imported first.
 os.environ |= {
     "AIRFLOW_HOME": str(HOME),

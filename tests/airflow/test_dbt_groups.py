@@ -108,3 +108,16 @@ def test_the_models_belong_to_a_role(
         written = yaml.safe_load(text)["penstock"]["outputs"]["postgres"]["role"]
         env_var = {"PENSTOCK_PG_ROLE": named} if named else {}
         assert jinja2.Template(written).render(env_var=env_var.get) == found
+
+
+def test_each_task_keeps_what_dbt_has_read(airflow: object, connection: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cosmos import settings
+
+    connection("tested_kept", conn_type="postgres", host="h", login="u", schema="d", password="p")
+    kept = {task.task_id.split(".")[0]: task.cache_dir for task in tasks_of("tested_kept", None)}
+    assert {name: place.parent for name, place in kept.items()} == dict.fromkeys(
+        ("dbt_run", "dbt_test"), settings.cache_dir
+    )
+    monkeypatch.setattr(settings, "enable_cache_partial_parse", False)
+    tests = [task for task in tasks_of("tested_kept", None) if task.task_id.startswith("dbt_test.")]
+    assert tests and not any(task.cache_dir for task in tests)
