@@ -24,9 +24,13 @@ def _leave(*_: object) -> NoReturn:
 def _end(code: int) -> None:
     """Ends the process as Python does, but for what is in memory: taking that apart, object by object, is for nobody.
 
-    Comes back where that is not enough: threads are waited for, and DuckDB calls what is left a leak.
+    Comes back where that is not enough: others' code may have left something unwritten, threads are waited for, and
+    DuckDB calls what is left a leak.
     """
-    if "duckdb" in sys.modules or any(not t.daemon for t in threading.enumerate() if t is not threading.main_thread()):
+    from penstock.cli._common import nothing_is_left
+
+    others = any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
+    if not nothing_is_left() or "duckdb" in sys.modules or others:
         return
     atexit._run_exitfuncs()  # noqa: SLF001 - there is no other way to run them
     for stream in (sys.stdout, sys.stderr):

@@ -217,6 +217,16 @@ def transient_bar(title: str, what: str, *, show: bool = True) -> Iterator[Calla
         yield lambda done, todo: progress.update(task, completed=done, total=todo)
 
 
+def leaves_nothing() -> None:
+    """The command says that all is written but for standard output."""
+    _STATE["written"] = True
+
+
+def nothing_is_left() -> bool:
+    """Whether the command said so."""
+    return _STATE.get("written", False)
+
+
 def was_said() -> bool:
     """Whether the way out for errors was taken already."""
     return _STATE.get("said", False)

@@ -15,6 +15,7 @@ from penstock.cli._common import (
     QuietOption,
     SetOption,
     fail,
+    leaves_nothing,
     ledger_table,
     open_pipeline,
 )
@@ -113,6 +114,9 @@ def run(
     if not as_json:
         _show(ledger, out)
     out.result(ledger.to_dict())
+    # A transform is others' code, which may keep a file of its own.
+    if flow.settings.transform is None:
+        leaves_nothing()
     if not ledger.balanced:
         raise typer.Exit(1)
 
