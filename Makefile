@@ -90,13 +90,13 @@ bench: $(CORE) ## Measure: each kernel, whole runs beside Polars and DuckDB, SCD
 bench-check: $(DEPS) ## Have kernels become slower? Counts instructions with valgrind (UPDATE=1 keeps the counts)
 	$(BIN)/python benches/check.py --profile $(PROFILE) $(if $(UPDATE),--update) $(ARGS)
 
-# All of `unsafe` calls C (librdkafka, libc), which Miri cannot run: valgrind looks at both sides of the calls.
+# Nearly all of `unsafe` calls C (librdkafka, libc), which Miri cannot run: valgrind looks at both sides of the calls.
 MEMCHECK := --config "target.'cfg(unix)'.runner=['valgrind', '--quiet', '--error-exitcode=99', '--fair-sched=yes']"
 
 .PHONY: memcheck
 memcheck: $(DEPS) ## The tests that reach `unsafe` code, under valgrind's memcheck
 	@command -v valgrind >/dev/null || { echo "valgrind is needed and was not found: apt-get install valgrind" >&2; exit 1; }
-	$(CARGO_TEST) $(MEMCHECK) --lib -- --test-threads=1 kafka:: producer:: memory:: failpoint::
+	$(CARGO_TEST) $(MEMCHECK) --lib -- --test-threads=1 kafka:: producer:: memory:: failpoint:: packed::
 
 .PHONY: bench-plot
 bench-plot: $(CORE) ## Time and memory against events, drawn into docs/images/growth.svg
