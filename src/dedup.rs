@@ -29,8 +29,6 @@ use table::Table;
 
 /// Into how many stretches the life of a key is cut; so many closed buckets are alive beside the open one.
 const STRETCHES: i64 = 4;
-/// So many keys are looked up ahead of being judged.
-const AHEAD: usize = 64;
 /// Remembers keys and tells which events are duplicates or late.
 #[derive(Debug, Clone)]
 pub struct Deduplicator {
@@ -147,29 +145,23 @@ impl Deduplicator {
         self.look_up_closed(hashes, oldest)?;
         verdicts.reserve(hashes.len());
         let open = &mut self.open;
-        let known = self.scratch.known.chunks(AHEAD);
-        for ((hashes, times), known) in hashes.chunks(AHEAD).zip(times.chunks(AHEAD)).zip(known) {
-            // What these keys need of the table comes from memory side by side, before any of them waits for its own.
-            let near = hashes.iter().map(|hash| usize::from(open.keys.holds(&Key::new(*hash, 0)))).sum::<usize>();
-            std::hint::black_box(near);
-            for ((&hash, &time), &known_before) in hashes.iter().zip(times).zip(known) {
-                let key = Key::new(hash, time);
-                let known = open.keys.find_mut(&key);
-                let verdict = if known_before || known.as_ref().is_some_and(|k| k.time >= oldest) {
-                    Verdict::Duplicate
-                } else if watermark.is_some_and(|w| time < w) {
-                    Verdict::Late
-                } else {
-                    match known {
-                        Some(expired) => expired.time = time,
-                        None => open.keys.insert(key),
-                    }
-                    open.newest = if open.keys.len() == 1 { time } else { open.newest.max(time) };
-                    self.unsaved.push(key);
-                    Verdict::Accepted
-                };
-                verdicts.push(verdict);
-            }
+        for ((&hash, &time), &known_before) in hashes.iter().zip(times).zip(&self.scratch.known) {
+            let key = Key::new(hash, time);
+            let known = open.keys.find_mut(&key);
+            let verdict = if known_before || known.as_ref().is_some_and(|k| k.time >= oldest) {
+                Verdict::Duplicate
+            } else if watermark.is_some_and(|w| time < w) {
+                Verdict::Late
+            } else {
+                match known {
+                    Some(expired) => expired.time = time,
+                    None => open.keys.insert(key),
+                }
+                open.newest = if open.keys.len() == 1 { time } else { open.newest.max(time) };
+                self.unsaved.push(key);
+                Verdict::Accepted
+            };
+            verdicts.push(verdict);
         }
         Ok(())
     }

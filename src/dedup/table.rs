@@ -46,11 +46,6 @@ impl Table {
         self.segments[segment].keys.find_mut(key.low, |k| k.is(key))
     }
 
-    /// Whether there is a key of the same hash.
-    pub fn holds(&self, key: &Key) -> bool {
-        self.segments[self.segment(key)].keys.find(key.low, |k| k.is(key)).is_some()
-    }
-
     /// Puts in a key that is not there.
     pub fn insert(&mut self, key: Key) {
         let mut n = self.segment(&key);
