@@ -101,14 +101,14 @@ bench: $(BENCHED) ## Measure, as wheels are built: kernels, whole runs beside Po
 bench-check: $(DEPS) ## Have kernels become slower? Counts instructions with valgrind (UPDATE=1 keeps the counts)
 	$(BIN)/python benches/check.py --profile $(PROFILE) $(if $(UPDATE),--update) $(ARGS)
 
-# All of `unsafe` calls C (librdkafka, libc), which Miri cannot run: valgrind looks at both sides of the calls. Only that of
-# `contract::lanes` does not: it computes with registers and touches no memory.
+# Nearly all of `unsafe` calls C (librdkafka, libc), which Miri cannot run: valgrind looks at both sides of the calls. That of
+# `contract::lanes` computes with registers and touches no memory; that of `packed` skips a check that was just made.
 MEMCHECK := --config "target.'cfg(unix)'.runner=['valgrind', '--quiet', '--error-exitcode=99', '--fair-sched=yes']"
 
 .PHONY: memcheck
 memcheck: $(DEPS) ## The tests that reach `unsafe` code, under valgrind's memcheck
 	@command -v valgrind >/dev/null || { echo "valgrind is needed and was not found: apt-get install valgrind" >&2; exit 1; }
-	$(CARGO_TEST) $(MEMCHECK) --lib -- --test-threads=1 kafka:: producer:: memory:: failpoint:: lanes::
+	$(CARGO_TEST) $(MEMCHECK) --lib -- --test-threads=1 kafka:: producer:: memory:: failpoint:: lanes:: packed::
 
 .PHONY: bench-plot
 bench-plot: $(BENCHED) ## Time and memory against events, beside Polars and DuckDB (docs/images/growth.svg); up to 16 M alone

@@ -284,7 +284,7 @@ impl Sessionizer {
         let open_slots: Vec<Option<u32>> =
             (0..entities.len() as u32).map(|n| self.open.find(entities.hash(n), entities.name(n))).collect();
         let open = &self.open;
-        assigned.assign(numbers, times, entities.len(), &self.settings, &positions, |n| {
+        assigned.assign(numbers, times.iter().copied(), entities.len(), &self.settings, &positions, |n| {
             open_slots[n as usize].and_then(|slot| open.slot(slot).running)
         });
         let id = |s: &Session| hex(session_id(entities.name(s.entity), s.start));

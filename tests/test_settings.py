@@ -125,7 +125,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert spec["sessions"] is None
     assert spec["windows"] == []
     assert spec["epoch"] == {
-        "max_events": 500_000,
+        "max_events": 250_000,
         "max_bytes": 256 << 20,
         "max_wait_us": 30_000_000,
         "tick_us": 100_000,

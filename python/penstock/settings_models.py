@@ -116,7 +116,7 @@ class Window(_Model):
 class Epoch(_Model):
     """`epoch`: how much goes into one commit."""
 
-    max_events: int = Field(default=500_000, gt=0)
+    max_events: int = Field(default=250_000, gt=0)
     max_bytes: Size = 256 * 2**20
     max_wait: Duration = 30_000_000
     tick: PositiveDuration = 100_000

@@ -7,12 +7,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-use arrow::array::{ArrayRef, DictionaryArray, StringArray, UInt16Array};
+use arrow::array::{ArrayRef, StringArray};
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::UInt16Type;
 
 use crate::error::{Error, Result};
 use crate::hash::{quick, quick_short};
+use crate::packed;
 
 /// So many distinct values are taken before it is asked whether they repeat.
 const GLANCE: usize = 256;
@@ -303,8 +303,7 @@ impl TextBuilder {
             return Ok(Arc::new(StringArray::try_new(offsets, self.bytes.into(), nulls)?));
         };
         let values = StringArray::try_new(offsets, self.bytes.into(), None)?;
-        let numbers = UInt16Array::try_new(packed.numbers.into(), nulls)?;
-        Ok(Arc::new(DictionaryArray::<UInt16Type>::try_new(numbers, Arc::new(values))?))
+        packed::of(packed.numbers, nulls, values)
     }
 }
 

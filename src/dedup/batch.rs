@@ -76,7 +76,8 @@ pub fn deduplicate_rows(
     let hashes: Vec<Vec<u128>> = pieces.par_iter().map(|p| hash_keys(p, &columns, &secret)).collect::<Result<_>>()?;
     let times: Option<Vec<ScalarBuffer<i64>>> =
         horizon.map(|(_, (i, at))| pieces.par_iter().map(|p| micros(&p.column(i)?, at)).collect()).transpose()?;
-    let parts = rayon::current_num_threads().next_power_of_two().min(64);
+    // More parts than cores: a table is in memory while its part is looked through, and a small one is near.
+    let parts = (rayon::current_num_threads() * 4).next_power_of_two().min(64);
     let dropped: Vec<Vec<(u32, u32)>> = (0..parts)
         .into_par_iter()
         .map(|part| match (&times, horizon) {
@@ -103,7 +104,7 @@ fn part_of(hash: u128, parts: usize) -> usize {
 
 fn repeated(hashes: &[Vec<u128>], part: usize, parts: usize) -> Vec<(u32, u32)> {
     let rows: usize = hashes.iter().map(Vec::len).sum();
-    let mut seen: HashTable<[u64; 2]> = HashTable::with_capacity(rows / parts + rows / 64);
+    let mut seen: HashTable<[u64; 2]> = HashTable::with_capacity(rows / parts + rows / parts / 16);
     let mut dropped = Vec::new();
     for (piece, hashes) in hashes.iter().enumerate() {
         for (row, hash) in hashes.iter().enumerate().filter(|(_, h)| part_of(**h, parts) == part) {

@@ -86,7 +86,7 @@ impl Given {
 }
 
 /// So many rows are copied out of their batches together, on all cores.
-const AHEAD: usize = 64 << 10;
+const AHEAD: usize = 32 << 10;
 
 /// The rows that count, batch after batch.
 fn packed_ahead(rows: Vec<Rows>) -> impl Iterator<Item = Result<RecordBatch>> {

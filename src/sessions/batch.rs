@@ -18,6 +18,8 @@ use crate::packed::{self, Rows, Text, is_packed};
 
 /// Rows that one core takes at a time.
 const PIECE: usize = 1 << 16;
+/// Pieces whose entities are looked at together.
+const COPIED: usize = 16;
 
 /// Adds `session_id`, `session_start` and `session_seq` to every row; rows keep their order. `gap` and `max_duration` in
 /// microseconds. Entities that are null are one entity; `entity` may be of any type that has a text.
@@ -66,15 +68,6 @@ pub fn sessionize_rows(
         )));
     }
     let pieces: Vec<Rows> = rows.iter().flat_map(|rows| rows.cut(PIECE)).collect();
-    let names: Vec<ArrayRef> = pieces
-        .par_iter()
-        .map(|piece| {
-            let column = piece.column(entity_column)?;
-            Ok(if is_packed(column.data_type()) { column } else { Arc::new(text(&column, entity)?) })
-        })
-        .collect::<Result<_>>()?;
-    let times: Vec<ScalarBuffer<i64>> =
-        pieces.par_iter().map(|p| micros(&p.column(time_column)?, at)).collect::<Result<_>>()?;
     let rows: usize = pieces.iter().map(Rows::len).sum();
     if u32::try_from(rows).is_err() {
         return Err(Error::Data(format!(
@@ -85,17 +78,28 @@ pub fn sessionize_rows(
     let mut entities = Names::default();
     let mut numbers = Vec::with_capacity(rows);
     let mut starts = Vec::with_capacity(pieces.len());
-    for names in &names {
-        starts.push(numbers.len() as u32);
-        let Some(names) = Text::of(names) else {
-            return Err(Error::Internal(format!("column '{entity}' has no text")));
-        };
-        names.map(|name| entities.number(name), |n| numbers.push(n));
+    // Only so many columns are copied out at a time: what is made of them is smaller.
+    for some in pieces.chunks(COPIED) {
+        let names = some.par_iter().map(|piece| {
+            let column = piece.column(entity_column)?;
+            Ok(if is_packed(column.data_type()) { column } else { Arc::new(text(&column, entity)?) as ArrayRef })
+        });
+        for names in names.collect::<Result<Vec<_>>>()? {
+            starts.push(numbers.len() as u32);
+            let Some(names) = Text::of(&names) else {
+                return Err(Error::Internal(format!("column '{entity}' has no text")));
+            };
+            names.map(|name| entities.number(name), |n| numbers.push(n));
+        }
     }
-    let times = times.iter().flat_map(|t| t.iter().copied()).collect::<Vec<i64>>();
+    let times: Vec<ScalarBuffer<i64>> =
+        pieces.par_iter().map(|p| micros(&p.column(time_column)?, at)).collect::<Result<_>>()?;
     let positions = Positions { starts, pieces: pieces.iter().map(position).collect() };
     let mut assigned = Assigned::default();
-    assigned.assign(&numbers, &times, entities.len(), &settings, &positions, |_| None);
+    let in_order = times.iter().flat_map(|times| times.iter().copied());
+    assigned.assign(&numbers, in_order, entities.len(), &settings, &positions, |_| None);
+    // What is not needed any more goes before the columns come.
+    drop((times, numbers, std::mem::take(&mut assigned.grouped)));
     let ids: Vec<[u8; 32]> =
         assigned.sessions.par_iter().map(|s| hex(session_id(entities.name(s.entity), s.start))).collect();
     pieces

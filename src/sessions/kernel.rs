@@ -90,7 +90,7 @@ impl Assigned {
     pub fn assign(
         &mut self,
         entities: &[u32],
-        times: &[i64],
+        times: impl Iterator<Item = i64>,
         known: usize,
         settings: &SessionSettings,
         positions: &Positions<'_>,
@@ -111,7 +111,7 @@ impl Assigned {
         }
         for (row, (entity, time)) in entities.iter().zip(times).enumerate() {
             let place = &mut next[*entity as usize];
-            grouped[*place as usize] = (*time, row as u32);
+            grouped[*place as usize] = (time, row as u32);
             *place += 1;
         }
         // Now each entity's place is where the next one's rows begin.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, ListArray, RecordBatch, StringArray, StringBuilder, StructArray};
+use arrow::array::{Array, ArrayRef, Int64Array, ListArray, RecordBatch, StringArray, StringBuilder, StructArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
@@ -105,7 +105,9 @@ pub fn batch(events: &RawEvents, letters: &[Letter<'_>], contract: &str, epoch: 
     few.values = few.values.gc();
     let mut columns = bronze::columns(&few, &times)?;
     let text = |get: fn(&Letter<'_>) -> Option<String>| -> ArrayRef {
-        Arc::new(letters.iter().map(get).collect::<StringArray>())
+        let mut column: StringArray = letters.iter().map(get).collect();
+        column.shrink_to_fit();
+        Arc::new(column)
     };
     columns.push(text(|l| l.event_type.map(str::to_owned)));
     columns.push(text(|l| l.schema_version.map(str::to_owned)));
@@ -138,8 +140,13 @@ fn problem_lists(letters: &[Letter<'_>]) -> Result<ListArray> {
         columns[2].append_value(&problem.message);
         columns[3].append_option(problem.value.as_deref());
     }
-    let columns = columns.into_iter().map(|mut c| Arc::new(c.finish()) as ArrayRef).collect();
-    let structs = StructArray::try_new(problem_fields(), columns, None)?;
+    // A builder begins with room for a thousand values, and these few stay.
+    let columns = columns.into_iter().map(|mut c| {
+        let mut column = c.finish();
+        column.shrink_to_fit();
+        Arc::new(column) as ArrayRef
+    });
+    let structs = StructArray::try_new(problem_fields(), columns.collect(), None)?;
     let offsets = OffsetBuffer::from_lengths(letters.iter().map(|l| l.problems.len()));
     Ok(ListArray::try_new(problem(), offsets, Arc::new(structs), None)?)
 }

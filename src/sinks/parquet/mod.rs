@@ -56,7 +56,7 @@ impl Default for ParquetSettings {
         let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
         Self {
             zstd_level: 1,
-            row_group_rows: 256 << 10,
+            row_group_rows: 128 << 10,
             row_group_bytes: 128 << 20,
             file_rows: 8 << 20,
             file_bytes: 512 << 20,

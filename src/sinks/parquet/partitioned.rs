@@ -20,7 +20,7 @@ const PATIENCE: usize = 16 << 10;
 /// So many rows wait at most, in all partitions together.
 const WAITING: usize = 256 << 10;
 /// So many rows are encoded in one go where many come at once.
-const TOGETHER: usize = 64 << 10;
+const TOGETHER: usize = 32 << 10;
 /// What an encoder takes for each column before it holds anything, about.
 const OVERHEAD: usize = 4 << 10;
 

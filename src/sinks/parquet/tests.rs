@@ -134,7 +134,7 @@ fn a_large_file_is_written_while_it_is_encoded() {
 
         // One that is given up half way leaves nothing.
         let other = ExportOptions { name: "other".into(), ..options };
-        let broken = all().take(8).chain([Err(Error::Interrupted)]);
+        let broken = all().take(6).chain([Err(Error::Interrupted)]);
         assert!(matches!(write_parquet(&table(), broken, &path, other), Err(Error::Interrupted)));
         let mut left: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
         left.sort();
