@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::events::RawEvents;
 
 /// Bytes that one core judges at a time.
-const PIECE: usize = 1 << 20;
+const PIECE: usize = 2 << 20;
 
 /// The events in a text, one a line, in pieces; nothing is copied. Blank lines are no events. A position is the line's
 /// first byte.
