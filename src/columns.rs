@@ -11,7 +11,7 @@ use arrow::datatypes::{
 };
 
 use crate::error::{Error, Result};
-use crate::packed::is_packed;
+use crate::packed::plain_type;
 use crate::time::DAY;
 
 /// The type of every moment in the lake: microseconds, UTC.
@@ -103,6 +103,7 @@ pub fn micros(array: &dyn Array, name: &str) -> Result<ScalarBuffer<i64>> {
             Ok(array.as_primitive::<Date32Type>().values().iter().map(|d| i64::from(*d) * DAY).collect())
         }
         DataType::Date64 => scaled(array.as_primitive::<Date64Type>().values(), 1_000),
+        packed if plain_type(packed) != packed => micros(&cast(array, plain_type(packed))?, name),
         other => Err(Error::Data(format!(
             "column '{name}' is {other}, not a timestamp; cast it to a timestamp first (its unit cannot be guessed)"
         ))),
@@ -163,10 +164,9 @@ pub fn same_schema<'a>(batches: impl IntoIterator<Item = &'a RecordBatch>) -> Re
     let Some(first) = batches.next() else { return Ok(()) };
     for (i, batch) in batches.enumerate().map(|(i, batch)| (i + 1, batch)) {
         let (ours, theirs) = (batch.schema_ref().fields(), first.schema_ref().fields());
-        // Which text columns are packed may differ.
-        let plain = |kind: &DataType| if is_packed(kind) { DataType::Utf8 } else { kind.clone() };
-        let alike = |a: &DataType, b: &DataType| a == b || plain(a) == plain(b);
-        let same = ours.iter().zip(theirs).all(|(a, b)| a.name() == b.name() && alike(a.data_type(), b.data_type()));
+        // Which columns are packed may differ.
+        let alike = |a: &Field, b: &Field| plain_type(a.data_type()) == plain_type(b.data_type());
+        let same = ours.iter().zip(theirs).all(|(a, b)| a.name() == b.name() && alike(a, b));
         if ours.len() != theirs.len() || !same {
             return Err(Error::Data(format!(
                 "batch {i} has other columns than batch 0: {} against {}",

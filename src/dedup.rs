@@ -7,12 +7,12 @@
 //! and a key that has expired counts as absent to the microsecond.
 //!
 //! The open bucket is a hash table. A closed one is a sorted [`run`] behind a filter, so that a lookup of a key that is
-//! not there, the common case, costs one cache line, however many keys there are; and so that it can be spilled as it is:
+//! not there, the common case, costs one cache line, which is fetched ahead, however many keys there are; and so that it can be spilled as it is:
 //! then a lookup that the filter lets through reads one page of a file. What is judged does not depend on what is spilled.
 
 use std::sync::Arc;
 
-use rayon::slice::ParallelSliceMut;
+use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::spill::Spill;
@@ -29,6 +29,12 @@ use table::Table;
 
 /// Into how many stretches the life of a key is cut; so many closed buckets are alive beside the open one.
 const STRETCHES: i64 = 4;
+/// The memory that keys are looked up in is fetched for so many events ahead: no cache holds it when there are many keys,
+/// and a loop that judges waits for each line of it.
+const AHEAD: usize = 32;
+/// Events that one core looks up in closed buckets.
+const PIECE: usize = 1 << 12;
+
 /// Remembers keys and tells which events are duplicates or late.
 #[derive(Debug, Clone)]
 pub struct Deduplicator {
@@ -62,7 +68,6 @@ const LIMITS: Limits = Limits { runs: 16, largest: 4 << 20, smallest: 1 << 12 };
 struct Scratch {
     /// Whether a key is in a closed bucket.
     known: Vec<bool>,
-    candidates: Vec<u32>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -75,7 +80,7 @@ struct Bucket {
 }
 
 /// A key and the event time that it is remembered by (24 bytes: two halves align better than a u128).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     high: u64,
     low: u64,
@@ -83,10 +88,12 @@ struct Key {
 }
 
 impl Key {
+    #[inline]
     fn new(hash: u128, time: i64) -> Self {
         Self { high: (hash >> 64) as u64, low: hash as u64, time }
     }
 
+    #[inline]
     fn is(&self, other: &Key) -> bool {
         self.low == other.low && self.high == other.high
     }
@@ -145,56 +152,51 @@ impl Deduplicator {
         self.look_up_closed(hashes, oldest)?;
         verdicts.reserve(hashes.len());
         let open = &mut self.open;
-        for ((&hash, &time), &known_before) in hashes.iter().zip(times).zip(&self.scratch.known) {
-            let key = Key::new(hash, time);
-            let known = open.keys.find_mut(&key);
-            let verdict = if known_before || known.as_ref().is_some_and(|k| k.time >= oldest) {
-                Verdict::Duplicate
-            } else if watermark.is_some_and(|w| time < w) {
-                Verdict::Late
-            } else {
-                match known {
-                    Some(expired) => expired.time = time,
-                    None => open.keys.insert(key),
-                }
-                open.newest = if open.keys.len() == 1 { time } else { open.newest.max(time) };
-                self.unsaved.push(key);
-                Verdict::Accepted
-            };
-            verdicts.push(verdict);
+        let mut ahead = hashes.chunks(AHEAD);
+        let mut fetch = |table: &Table| {
+            for hash in ahead.next().unwrap_or_default() {
+                table.fetch(&Key::new(*hash, 0));
+            }
+        };
+        fetch(&open.keys);
+        let pieces = hashes.chunks(AHEAD).zip(times.chunks(AHEAD)).zip(self.scratch.known.chunks(AHEAD));
+        for ((hashes, times), known) in pieces {
+            fetch(&open.keys);
+            for ((&hash, &time), &known_before) in hashes.iter().zip(times).zip(known) {
+                let key = Key::new(hash, time);
+                let known = open.keys.find_mut(&key);
+                let verdict = if known_before || known.as_ref().is_some_and(|k| k.time >= oldest) {
+                    Verdict::Duplicate
+                } else if watermark.is_some_and(|w| time < w) {
+                    Verdict::Late
+                } else {
+                    match known {
+                        Some(expired) => expired.time = time,
+                        None => open.keys.insert(key),
+                    }
+                    open.newest = if open.keys.len() == 1 { time } else { open.newest.max(time) };
+                    self.unsaved.push(key);
+                    Verdict::Accepted
+                };
+                verdicts.push(verdict);
+            }
         }
         Ok(())
     }
 
     /// Which keys are in closed buckets, and not older than `oldest`: into the scratch.
     fn look_up_closed(&mut self, hashes: &[u128], oldest: i64) -> Result<()> {
-        let Scratch { known, candidates } = &mut self.scratch;
+        let Scratch { known } = &mut self.scratch;
         known.clear();
         known.resize(hashes.len(), false);
-        for run in self.runs.iter().filter(|run| run.newest >= oldest) {
-            candidates.clear();
-            match run.filter() {
-                // No branch depends on what is found, so many lookups are under way at once.
-                Some(filter) => {
-                    candidates.resize(hashes.len(), 0);
-                    let mut found = 0;
-                    for (n, hash) in hashes.iter().enumerate() {
-                        let key = Key::new(*hash, 0);
-                        candidates[found] = n as u32;
-                        found += usize::from(filter.may_hold(key.place(), key.low));
-                    }
-                    candidates.truncate(found);
-                }
-                None => candidates.extend(0..hashes.len() as u32),
-            }
-            for n in candidates.iter() {
-                let known = &mut known[*n as usize];
-                if !*known {
-                    *known = run.find(&Key::new(hashes[*n as usize], 0))?.is_some_and(|time| time >= oldest);
-                }
-            }
+        let runs: Vec<&Run> = self.runs.iter().filter(|run| run.newest >= oldest).collect();
+        let look_up = |(hashes, known): (&[u128], &mut [bool])| {
+            runs.iter().try_for_each(|run| run.look_up(hashes, oldest, known))
+        };
+        if hashes.len() <= PIECE || runs.is_empty() {
+            return look_up((hashes, known));
         }
-        Ok(())
+        hashes.par_chunks(PIECE).zip(known.par_chunks_mut(PIECE)).try_for_each(look_up)
     }
 
     /// Moves on to the watermark of a commit: drops the buckets whose keys have all expired.
@@ -232,8 +234,7 @@ impl Deduplicator {
 
     /// The memory that state takes, in bytes.
     pub fn memory(&self) -> usize {
-        let scratch = self.scratch.known.capacity() + self.scratch.candidates.capacity() * size_of::<u32>();
-        self.keys_memory() + self.unsaved.capacity() * size_of::<Key>() + scratch
+        self.keys_memory() + self.unsaved.capacity() * size_of::<Key>() + self.scratch.known.capacity()
     }
 
     /// What of it are keys, which can be spilled.
@@ -281,15 +282,23 @@ impl Deduplicator {
 
     /// Puts neighbours together, the smallest first, until there are few.
     fn put_together(&mut self) -> Result<()> {
-        let oldest = self.oldest(self.watermark);
         while self.runs.len() > self.limits.runs {
-            let size = |n: &usize| self.runs[*n].len() + self.runs[n + 1].len();
-            let Some(n) = (0..self.runs.len() - 1).min_by_key(size).filter(|n| size(n) <= self.limits.largest) else {
-                break;
-            };
-            let both = self.runs[n].merged(&self.runs[n + 1], oldest, self.spill.as_deref())?;
-            self.runs.splice(n..n + 2, both);
+            let Some(n) = self.smallest_pair() else { break };
+            self.put_pair_together(n)?;
         }
+        Ok(())
+    }
+
+    /// The first of two neighbours that are the smallest together; none when all are too large for it.
+    fn smallest_pair(&self) -> Option<usize> {
+        let size = |n: &usize| self.runs[*n].len() + self.runs[n + 1].len();
+        (0..self.runs.len().saturating_sub(1)).min_by_key(size).filter(|n| size(n) <= self.limits.largest)
+    }
+
+    fn put_pair_together(&mut self, n: usize) -> Result<()> {
+        let oldest = self.oldest(self.watermark);
+        let both = self.runs[n].merged(&self.runs[n + 1], oldest, self.spill.as_deref())?;
+        self.runs.splice(n..n + 2, both);
         Ok(())
     }
 
@@ -326,7 +335,16 @@ impl Deduplicator {
             self.runs.push(Run::of(part));
         }
         self.runs.sort_by_key(|run| run.newest);
-        self.put_together()
+        self.put_together()?;
+        // State comes file by file. Now nobody waits for an event: there are to be no more buckets than if the keys had come
+        // as events, each of which is looked up in all of them for as long as they live.
+        while self.runs.len() > STRETCHES as usize {
+            let Some(n) = self.smallest_pair().filter(|n| !self.runs[*n..n + 2].iter().any(Run::is_spilled)) else {
+                break;
+            };
+            self.put_pair_together(n)?;
+        }
+        Ok(())
     }
 }
 

@@ -19,6 +19,7 @@ pub mod lake;
 mod librdkafka;
 pub mod memory;
 pub mod packed;
+mod prefetch;
 #[cfg(feature = "kafka")]
 pub mod producer;
 pub mod scd2;

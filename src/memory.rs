@@ -2,7 +2,7 @@
 
 /// Blocks of so many bytes have pages of their own.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const OWN_PAGES: std::ffi::c_int = 256 << 10;
+const OWN_PAGES: std::ffi::c_int = 1 << 20;
 
 /// A heap asks the system for so much more than it needs now,
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

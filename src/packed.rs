@@ -1,29 +1,38 @@
-//! Text whose values repeat, as it travels through the engine: each distinct value once a batch, and a number of 16 bits
-//! for each row.
+//! Columns whose values repeat, or are mostly null, as they travel through the engine: each value once a batch, and a number
+//! of 16 bits for each row.
 //!
-//! Most columns of events have few distinct values among the thousands of rows of a piece. Packed, such a column is a
-//! fifth as large, is filtered by its numbers alone, and lets every later stage do its work once a value and not once a
-//! row. A packed batch has the columns of its plain schema by name, place and nullability; which of its text columns are
-//! packed may differ from batch to batch. Nothing outside the engine sees it: files, state and Python have plain text.
+//! Most columns of events have few distinct values among the thousands of rows of a piece. Packed, such a column of text is
+//! a fifth as large, is filtered by its numbers alone, and lets every later stage do its work once a value and not once a
+//! row. A number that only some types of events have takes two bytes where it is null, not eight or sixteen. A packed batch
+//! has the columns of its plain schema by name, place and nullability; which of them are packed may differ from batch to
+//! batch. Nothing outside the engine sees it: files, state and Python have plain columns.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, DictionaryArray, RecordBatch, StringArray, UInt16Array};
-use arrow::buffer::NullBuffer;
+use arrow::buffer::{Buffer, NullBuffer, ScalarBuffer};
 use arrow::compute::{FilterBuilder, cast};
 use arrow::datatypes::{DataType, Schema, UInt16Type};
 
 use crate::error::{Error, Result};
 
-/// The type of a packed column.
+/// The type of a packed column of text.
 pub fn packed_type() -> DataType {
     DataType::Dictionary(Box::new(DataType::UInt16), Box::new(DataType::Utf8))
 }
 
-/// Whether a column is packed.
+/// Whether a column is packed text.
 pub fn is_packed(kind: &DataType) -> bool {
-    matches!(kind, DataType::Dictionary(key, value) if **key == DataType::UInt16 && **value == DataType::Utf8)
+    *plain_type(kind) == DataType::Utf8 && *kind != DataType::Utf8
+}
+
+/// The type of a column when it is plain.
+pub fn plain_type(kind: &DataType) -> &DataType {
+    match kind {
+        DataType::Dictionary(key, value) if **key == DataType::UInt16 => value,
+        plain => plain,
+    }
 }
 
 /// A batch of these columns, whose schema is the plain one but for the columns that come packed.
@@ -32,8 +41,9 @@ pub fn is_packed(kind: &DataType) -> bool {
 /// When the columns are not those of the schema.
 pub fn batch(plain: &Schema, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
     let fields = plain.fields().iter().zip(&columns).map(|(field, column)| {
-        if is_packed(column.data_type()) && *field.data_type() == DataType::Utf8 {
-            Arc::new(field.as_ref().clone().with_data_type(packed_type()))
+        let kind = column.data_type();
+        if field.data_type() != kind && field.data_type() == plain_type(kind) {
+            Arc::new(field.as_ref().clone().with_data_type(kind.clone()))
         } else {
             Arc::clone(field)
         }
@@ -42,14 +52,15 @@ pub fn batch(plain: &Schema, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
     Ok(RecordBatch::try_new(Arc::new(schema), columns)?)
 }
 
-/// The batch with plain text in every column that the schema has as such.
+/// The batch with every column plain that the schema has as such.
 ///
 /// # Errors
 /// When the columns are not those of the schema, or the text of one comes to more than 2 GiB.
 pub fn unpack(plain: &Arc<Schema>, batch: &RecordBatch) -> Result<RecordBatch> {
     let columns = plain.fields().iter().zip(batch.columns()).map(|(field, column)| {
-        Ok(if *field.data_type() == DataType::Utf8 && is_packed(column.data_type()) {
-            cast(column, &DataType::Utf8)?
+        let kind = column.data_type();
+        Ok(if field.data_type() != kind && field.data_type() == plain_type(kind) {
+            cast(column, field.data_type())?
         } else {
             Arc::clone(column)
         })
@@ -60,16 +71,17 @@ pub fn unpack(plain: &Arc<Schema>, batch: &RecordBatch) -> Result<RecordBatch> {
 /// The schema of a batch whose packed columns are made plain.
 pub fn plain_schema(schema: &Schema) -> Schema {
     let fields = schema.fields().iter().map(|field| {
-        if is_packed(field.data_type()) {
-            Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8))
-        } else {
+        let kind = plain_type(field.data_type());
+        if kind == field.data_type() {
             Arc::clone(field)
+        } else {
+            Arc::new(field.as_ref().clone().with_data_type(kind.clone()))
         }
     });
     Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone())
 }
 
-/// A batch of the engine with plain text in every column.
+/// A batch of the engine with every column plain.
 ///
 /// # Errors
 /// When the text of a column comes to more than 2 GiB.
@@ -98,9 +110,9 @@ pub fn filter(batch: &RecordBatch, chosen: &BooleanArray) -> Result<RecordBatch>
 ///
 /// # Errors
 /// When a place is beyond the values.
-pub fn of(numbers: Vec<u16>, nulls: Option<NullBuffer>, values: StringArray) -> Result<ArrayRef> {
+pub fn of(numbers: Vec<u16>, nulls: Option<NullBuffer>, values: impl Array + 'static) -> Result<ArrayRef> {
     let highest = numbers.iter().fold(0, |highest, number| (*number).max(highest));
-    let numbers = UInt16Array::try_new(numbers.into(), nulls)?;
+    let numbers = UInt16Array::try_new(if highest == 0 { zeros(numbers) } else { numbers.into() }, nulls)?;
     let values: ArrayRef = Arc::new(values);
     if usize::from(highest) < values.len() {
         // Arrow's own check looks at one number and one null at a time: a tenth of what it costs to fill the column.
@@ -110,6 +122,80 @@ pub fn of(numbers: Vec<u16>, nulls: Option<NullBuffer>, values: StringArray) -> 
     }
     // Numbers of nulls may be anything: there may even be no value at all.
     Ok(Arc::new(DictionaryArray::<UInt16Type>::try_new(numbers, values)?))
+}
+
+/// So many zeros are kept for all columns that have one value, or none.
+const ZEROS: usize = 1 << 15;
+
+/// Numbers that are all 0, which many columns share.
+fn zeros(numbers: Vec<u16>) -> ScalarBuffer<u16> {
+    static SHARED: LazyLock<Buffer> = LazyLock::new(|| Buffer::from_vec(vec![0u16; ZEROS]));
+    if numbers.len() > ZEROS { numbers.into() } else { ScalarBuffer::new(SHARED.clone(), 0, numbers.len()) }
+}
+
+fn nulls_of(runs: &[(usize, usize)]) -> usize {
+    runs.iter().map(|(from, to)| to - from).sum()
+}
+
+/// Whether half of the rows are null, and there is one at all: what is never null stays plain in a batch without rows, too.
+pub fn mostly_null(rows: usize, runs: &[(usize, usize)]) -> bool {
+    let nulls = nulls_of(runs);
+    nulls > 0 && nulls * 2 >= rows
+}
+
+/// The numbers and the values of a column that is mostly null; none when it is not, or has more values than there are
+/// numbers, or is empty. `runs`: where it is null, first row and the row after the last.
+pub fn sparse<T: Copy>(column: &[T], runs: &[(usize, usize)]) -> Option<(Vec<u16>, Vec<T>)> {
+    let count = column.len() - nulls_of(runs);
+    if !mostly_null(column.len(), runs) || count > usize::from(u16::MAX) {
+        return None;
+    }
+    let mut numbers = vec![0; column.len()];
+    let mut values = Vec::with_capacity(count);
+    let mut from = 0;
+    for (null, next) in runs.iter().copied().chain([(column.len(), column.len())]) {
+        for (number, place) in numbers[from..null].iter_mut().zip(values.len()..) {
+            *number = place as u16;
+        }
+        values.extend_from_slice(&column[from..null]);
+        from = next;
+    }
+    Some((numbers, values))
+}
+
+/// The same of whole numbers that repeat: none when they hardly do.
+pub fn repeating(column: &[i64]) -> Option<(Vec<u16>, Vec<i64>)> {
+    // Beyond that they would take more than half of what they take as they are.
+    let most = usize::from(u16::MAX).min(column.len() / 4);
+    if most == 0 {
+        return None;
+    }
+    let slots = (most * 2).next_power_of_two().max(16);
+    let mut table: Vec<u16> = vec![u16::MAX; slots];
+    let mut values: Vec<i64> = Vec::new();
+    let mut numbers = Vec::with_capacity(column.len());
+    for value in column {
+        let mut at = (*value as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize >> 32;
+        // Numbers that somebody has chosen to collide are not worth a long search.
+        let mut tries = 0..32;
+        let number = loop {
+            tries.next()?;
+            at &= slots - 1;
+            match table[at] {
+                u16::MAX if values.len() >= most => return None,
+                u16::MAX => {
+                    table[at] = values.len() as u16;
+                    values.push(*value);
+                    break table[at];
+                }
+                known if values[usize::from(known)] == *value => break known,
+                _ => at += 1,
+            }
+        };
+        numbers.push(number);
+    }
+    values.shrink_to_fit();
+    Some((numbers, values))
 }
 
 /// For each item the place of its first equal, and those; none when there are too many for packing to pay.
@@ -287,101 +373,17 @@ fn text_of(values: &StringArray, at: usize) -> Option<&str> {
     values.is_valid(at).then(|| values.value(at))
 }
 
-/// A column as plain text; any other column as it is.
+/// A packed column as a plain one; any other column as it is.
 ///
 /// # Errors
 /// When its text comes to more than 2 GiB.
 pub fn plain(column: &ArrayRef) -> Result<Cow<'_, ArrayRef>> {
-    if is_packed(column.data_type()) {
-        return Ok(Cow::Owned(cast(column, &DataType::Utf8)?));
+    let kind = plain_type(column.data_type());
+    if kind == column.data_type() {
+        return Ok(Cow::Borrowed(column));
     }
-    Ok(Cow::Borrowed(column))
+    Ok(Cow::Owned(cast(column, kind)?))
 }
 
 #[cfg(test)]
-mod tests {
-    use arrow::datatypes::Field;
-
-    use super::*;
-
-    #[test]
-    fn equal_items_have_one_number() {
-        let items: Vec<u32> = (0..1000).map(|i| i % 7 * 1000).collect();
-        let (numbers, distinct) = numbered(&items).unwrap();
-        assert_eq!(distinct, [0, 1000, 2000, 3000, 4000, 5000, 6000]);
-        assert!(items.iter().zip(&numbers).all(|(item, n)| distinct[usize::from(*n)] == *item));
-        assert!(numbered(&(0..1000).collect::<Vec<_>>()).is_none());
-        assert!(numbered(&(0..200_000).map(|i| i % 66_000).collect::<Vec<_>>()).is_none());
-        assert_eq!(numbered(&[]), Some((vec![], vec![])));
-    }
-
-    #[test]
-    fn a_null_among_the_values_is_null() {
-        let numbers = UInt16Array::from(vec![Some(0), Some(1), None, Some(2)]);
-        let values = StringArray::from(vec![Some("a"), None, Some("")]);
-        let column = DictionaryArray::<UInt16Type>::new(numbers, Arc::new(values));
-        let text = Text::of(&column).unwrap();
-        let texts = [Some("a"), None, None, Some("")];
-        assert_eq!((0..4).map(|row| text.get(row)).collect::<Vec<_>>(), texts);
-        let mut mapped = vec![];
-        text.map(|t| t, |t| mapped.push(t));
-        assert_eq!(mapped, texts);
-    }
-
-    #[test]
-    fn a_place_beyond_the_values_is_refused() {
-        let values = |n: usize| StringArray::from_iter_values((0..n).map(|i| i.to_string()));
-        for rows in [0, 1, 7, 8, 9, 40] {
-            let numbers: Vec<u16> = (0..rows).map(|row| row % 5).collect();
-            let last = usize::from(rows.clamp(1, 5));
-            let column = of(numbers.clone(), None, values(last)).unwrap();
-            let text = Text::of(&column).unwrap();
-            assert!((0..rows).all(|row| text.get(usize::from(row)) == Some((row % 5).to_string().as_str())));
-            column.to_data().validate_full().unwrap();
-            assert_eq!(of(numbers.clone(), None, values(last - 1)).is_err(), rows > 0);
-            // Where a row is null its number does not count.
-            let nulls = NullBuffer::from_iter(numbers.iter().map(|n| usize::from(*n) + 1 < last));
-            let column = of(numbers, Some(nulls), values(last - 1)).unwrap();
-            assert!(
-                (0..rows).all(|row| Text::of(&column).unwrap().get(usize::from(row)).is_some()
-                    == (usize::from(row % 5) + 1 < last))
-            );
-        }
-        assert!(of(vec![u16::MAX, 0], None, values(usize::from(u16::MAX))).is_err());
-    }
-
-    #[test]
-    fn packed_and_plain_say_the_same() {
-        let texts = [Some("a"), None, Some("bb"), Some("a")];
-        let plain: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
-        let packed: ArrayRef = cast(&plain, &packed_type()).unwrap();
-        let schema =
-            Arc::new(Schema::new(vec![Field::new("x", DataType::Utf8, true), Field::new("y", DataType::Utf8, true)]));
-        let both = batch(&schema, vec![Arc::clone(&plain), Arc::clone(&packed)]).unwrap();
-        assert!(is_packed(both.column(1).data_type()) && !is_packed(both.column(0).data_type()));
-        assert_eq!(unpack(&schema, &both).unwrap().column(1), &plain);
-        for column in both.columns() {
-            let text = Text::of(column).unwrap();
-            assert_eq!((0..4).map(|row| text.get(row)).collect::<Vec<_>>(), texts);
-            let (mut lengths, mut asked) = (vec![], 0);
-            text.map(
-                |t| {
-                    asked += 1;
-                    t.map(str::len)
-                },
-                |n| lengths.push(n),
-            );
-            assert_eq!(lengths, [Some(1), None, Some(2), Some(1)]);
-            assert!(asked == 4 || asked == 3);
-        }
-        let chosen = BooleanArray::from(vec![true, false, true, true]);
-        let rows = Rows::new(both.clone(), Some(chosen)).unwrap();
-        assert_eq!((rows.len(), Text::of(&rows.column(1).unwrap()).unwrap().get(1)), (3, Some("bb")));
-        let pieces: Vec<_> = rows.cut(3).map(|piece| unpack(&schema, &piece.packed().unwrap()).unwrap()).collect();
-        assert_eq!(pieces.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [2, 1]);
-        assert_eq!(pieces[0].column(1).as_string::<i32>().value(1), "bb");
-        assert!(Rows::new(both, Some(BooleanArray::from(vec![true]))).is_err());
-        let repeated = repeated("t", 3).unwrap();
-        assert_eq!(Text::of(&repeated).unwrap().get(2), Some("t"));
-    }
-}
+mod tests;

@@ -21,6 +21,7 @@ use crate::spill::Spill;
 mod batch;
 mod columns;
 mod held;
+mod index;
 mod kernel;
 mod names;
 mod open;
@@ -32,7 +33,7 @@ use columns::{fields, hex, id_array, session_id};
 use held::{Pending, Slice};
 use kernel::{Assigned, Position, Positions, Running, Session};
 use names::Names;
-use open::{Closed, OpenSessions, Types, add_counts, counts_field};
+use open::{AHEAD, Closed, OpenSessions, Types, add_counts, counts_field};
 
 /// When a session ends, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -281,9 +282,8 @@ impl Sessionizer {
         let mut entities = Names::hashed_like(&self.open.hasher);
         let positions = self.gather(&chosen, &mut entities, &mut scratch)?;
         let Scratch { numbers, times, types, assigned } = &mut scratch;
-        let open_slots: Vec<Option<u32>> =
-            (0..entities.len() as u32).map(|n| self.open.find(entities.hash(n), entities.name(n))).collect();
         let open = &self.open;
+        let open_slots = open.find_all(&entities);
         assigned.assign(numbers, times.iter().copied(), entities.len(), &self.settings, &positions, |n| {
             open_slots[n as usize].and_then(|slot| open.slot(slot).running)
         });
@@ -378,6 +378,7 @@ impl Sessionizer {
         let over = |last: i64| limit.is_none_or(|watermark| settings.has_passed(last, watermark));
         for (entity, sessions) in assigned.of_entity.iter().enumerate() {
             let (place, name) = (entities.hash(entity as u32), entities.name(entity as u32));
+            self.open.fetch(entities.hash((entity as u32 + AHEAD).min(entities.len() as u32 - 1)));
             let mut slot = open_slots[entity];
             for n in sessions.clone() {
                 let session: &Session = &assigned.sessions[n as usize];
@@ -411,8 +412,11 @@ impl Sessionizer {
             Some(watermark) => self.open.over(&settings, watermark),
             None => self.open.which(|_| true),
         };
-        for slot in rest {
-            closed.extend(Closed::of(self.open.remove(slot)));
+        for (n, slot) in rest.iter().enumerate() {
+            if let Some(later) = rest.get(n + AHEAD as usize) {
+                self.open.fetch(self.open.slot(*later).place);
+            }
+            closed.extend(Closed::of(self.open.remove(*slot)));
         }
         let mut order: Vec<u32> = (0..closed.len() as u32).collect();
         order.sort_unstable_by_key(|n| {

@@ -302,9 +302,11 @@ def write_parquet(
         rows: Any Arrow table; memory follows the batch.
         path: The folder, or `s3://bucket/prefix`.
         partition_by: Columns whose values become folders (`date=2024-12-17/`); percent-encoded, so no value can choose
-            a path.
+            a path. As with Hive and Spark, null and '' share a folder (`__HIVE_DEFAULT_PARTITION__`): both are read as
+            null.
         name: How file names begin.
-        replace: Replace files of the same name instead of refusing.
+        replace: Remove the Parquet files that the folders written to had before, instead of refusing a name that is
+            taken.
         storage: How the bucket is reached, as `storage` in a pipeline file; the environment counts where it is silent.
 
     Returns:

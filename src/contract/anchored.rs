@@ -1,10 +1,15 @@
 //! Patterns that only say how a text begins, and which ASCII characters follow to its end: most of those that schemas have.
 //! They need no engine.
 
+use super::lanes;
+use super::text::head_of;
+
 /// `^`, literal characters, then perhaps one class of characters so many times, then perhaps `$`.
 #[derive(Clone)]
 pub struct Anchored {
     prefix: Box<[u8]>,
+    /// The first 16 bytes of that as one number, and the bits of it that count.
+    head: (u128, u128),
     rest: Rest,
 }
 
@@ -23,7 +28,8 @@ impl Anchored {
     pub fn of(pattern: &str) -> Option<Self> {
         let mut rest = pattern.strip_prefix('^')?.as_bytes();
         let literal = rest.iter().take_while(|b| b.is_ascii_alphanumeric() || b"_-/:@,=#%& ".contains(b)).count();
-        let prefix = Box::from(&rest[..literal]);
+        let prefix: Box<[u8]> = Box::from(&rest[..literal]);
+        let head = (head_of(&prefix), lanes::first(prefix.len()));
         rest = &rest[literal..];
         let rest = match rest {
             [] => Rest::Open,
@@ -36,13 +42,16 @@ impl Anchored {
             }
             _ => return None,
         };
-        Some(Self { prefix, rest })
+        Some(Self { prefix, head, rest })
     }
 
-    /// Whether a text matches.
+    /// Whether a text matches; `head` is [`head_of`] it.
     #[inline]
-    pub fn is_match(&self, text: &[u8]) -> bool {
-        let Some(rest) = text.strip_prefix(&*self.prefix) else { return false };
+    pub fn is_match(&self, text: &[u8], head: u128) -> bool {
+        let Some((prefix, rest)) = text.split_at_checked(self.prefix.len()) else { return false };
+        if head & self.head.1 != self.head.0 || prefix.len() > 16 && *prefix != *self.prefix {
+            return false;
+        }
         match &self.rest {
             Rest::Open => true,
             Rest::End => rest.is_empty(),
@@ -139,7 +148,8 @@ mod tests {
             let Some(own) = Anchored::of(&pattern) else { return Ok(()) };
             let engine = regex::bytes::Regex::new(&pattern).unwrap();
             for text in texts {
-                prop_assert_eq!(own.is_match(text.as_bytes()), engine.is_match(text.as_bytes()), "{} {:?}", pattern, text);
+                let head = head_of(text.as_bytes());
+                prop_assert_eq!(own.is_match(text.as_bytes(), head), engine.is_match(text.as_bytes()), "{} {:?}", pattern, text);
             }
         }
     }

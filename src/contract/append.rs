@@ -2,8 +2,8 @@
 
 use super::builders::{Builder, Values};
 use super::columns::{ColumnType, Pii, Property, Shape};
+use super::date_time::date_time;
 use super::extra::Extra;
-use super::formats::date_time;
 use super::node::{Doc, Id, Kind};
 use super::number::{Decimal, to_f64};
 use super::pii::{MASK, Secret, plain_into};

@@ -4,15 +4,16 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int64Array, ListArray, StructArray,
+    Array, ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int64Array, ListArray, StructArray,
     TimestampMicrosecondArray,
 };
 use arrow::buffer::{BooleanBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::Field;
+use arrow::datatypes::{ArrowNativeType, Field};
 
 use super::columns::{ColumnType, fields};
 use super::text::{Habit, TextBuilder};
 use crate::error::{Error, Result};
+use crate::packed;
 
 /// A column that is being built.
 #[derive(Debug)]
@@ -179,6 +180,16 @@ impl Builder {
         }
     }
 
+    /// Puts the text that stands from one place of another to the next.
+    #[inline]
+    pub fn text_part(&mut self, row: usize, text: &[u8], from: usize, to: usize) {
+        self.reach(row);
+        if let Values::Text(column) = &mut self.data {
+            column.push_part(text, from, to);
+            self.len += 1;
+        }
+    }
+
     /// Puts a text whose first bytes are at hand ([`super::text::head_of`]).
     #[inline]
     pub fn text_with_head(&mut self, row: usize, value: &[u8], head: u128) {
@@ -275,24 +286,31 @@ impl Builder {
         self.finish_with(rows, None)
     }
 
-    /// The same; `habit` is told what it was like.
+    /// The same, but packed where that pays; `habit` is told what it was like.
     ///
     /// # Errors
     /// As [`Builder::finish`].
     pub fn finish_with(mut self, rows: usize, habit: Option<&Habit>) -> Result<ArrayRef> {
         self.reach(rows);
         let nulls = null_buffer(&self.nulls, rows);
+        let runs = habit.map(|_| self.nulls.as_slice());
         Ok(match self.data {
             Values::Boolean(v) => Arc::new(BooleanArray::new(BooleanBuffer::from(v), nulls)),
-            Values::Int64(v) => Arc::new(Int64Array::try_new(ScalarBuffer::from(v), nulls)?),
-            Values::Float64(v) => Arc::new(Float64Array::try_new(ScalarBuffer::from(v), nulls)?),
-            Values::Timestamp(v) => {
-                Arc::new(TimestampMicrosecondArray::try_new(ScalarBuffer::from(v), nulls)?.with_timezone("UTC"))
+            Values::Int64(v) => {
+                let of = |v, nulls| Ok(Int64Array::try_new(v, nulls)?);
+                let mostly_null = runs.is_none_or(|runs| packed::mostly_null(rows, runs));
+                match if mostly_null { None } else { packed::repeating(&v) } {
+                    Some((numbers, values)) => packed::of(numbers, nulls, of(values.into(), None)?)?,
+                    None => numbers(v, runs, nulls, of)?,
+                }
             }
-            Values::Decimal(v, precision, scale) => {
-                let array = Decimal128Array::try_new(ScalarBuffer::from(v), nulls)?;
-                Arc::new(array.with_precision_and_scale(precision, scale as i8)?)
-            }
+            Values::Float64(v) => numbers(v, runs, nulls, |v, nulls| Ok(Float64Array::try_new(v, nulls)?))?,
+            Values::Timestamp(v) => numbers(v, runs, nulls, |v, nulls| {
+                Ok(TimestampMicrosecondArray::try_new(v, nulls)?.with_timezone("UTC"))
+            })?,
+            Values::Decimal(v, precision, scale) => numbers(v, runs, nulls, |v, nulls| {
+                Ok(Decimal128Array::try_new(v, nulls)?.with_precision_and_scale(precision, scale as i8)?)
+            })?,
             Values::Text(text) => text.finish(nulls, habit)?,
             Values::Struct(builders, kind) => {
                 let ColumnType::Struct(columns) = &kind else { return Err(Error::Internal("no struct".into())) };
@@ -308,6 +326,19 @@ impl Builder {
                 Arc::new(ListArray::try_new(field, offsets, items.finish(count)?, nulls)?)
             }
         })
+    }
+}
+
+/// A column of numbers: packed where it is mostly null and may be packed (then `runs` tells where it is null).
+fn numbers<T: ArrowNativeType, A: Array + 'static>(
+    column: Vec<T>,
+    runs: Option<&[(usize, usize)]>,
+    nulls: Option<NullBuffer>,
+    of: impl Fn(ScalarBuffer<T>, Option<NullBuffer>) -> Result<A>,
+) -> Result<ArrayRef> {
+    match runs.and_then(|runs| packed::sparse(&column, runs)) {
+        Some((numbers, values)) => packed::of(numbers, nulls, of(values.into(), None)?),
+        None => Ok(Arc::new(of(column.into(), nulls)?)),
     }
 }
 
@@ -346,6 +377,7 @@ mod tests {
 
     use super::super::columns::Column;
     use super::*;
+    use crate::packed::plain_type;
 
     #[test]
     fn rows_can_be_taken_back() {
@@ -383,6 +415,44 @@ mod tests {
         assert_eq!(items.column(0).as_primitive::<Int64Type>().values(), &[1, 2, 8]);
         assert_eq!(items.column(1).as_string::<i32>().value(2), "8");
         assert!(items.column(1).is_null(0));
+    }
+
+    #[test]
+    fn what_is_mostly_null_is_packed() {
+        let decimal = ColumnType::Decimal(12, 2);
+        for kind in [ColumnType::Int64, ColumnType::Float64, ColumnType::Timestamp, decimal] {
+            let column = |step: usize, habit: Option<&Habit>| {
+                let mut column = Builder::new(&kind);
+                for row in (0..90).step_by(step) {
+                    match kind {
+                        ColumnType::Float64 => column.float(row, row as f64),
+                        ColumnType::Decimal(..) => column.decimal(row, row as i128),
+                        _ => column.int(row, row as i64),
+                    }
+                }
+                // A row that was taken back leaves nothing.
+                column.null(95);
+                column.truncate(91);
+                column.finish_with(100, habit).unwrap()
+            };
+            let habit = Habit::default();
+            let packed = column(7, Some(&habit));
+            assert_eq!(plain_type(packed.data_type()), &kind.arrow());
+            assert_ne!(packed.data_type(), &kind.arrow());
+            assert_eq!(packed.as_any_dictionary().values().len(), 13);
+            assert_eq!(packed::plain(&packed).unwrap().as_ref(), &column(7, None));
+            // Columns without a habit are not at the top level; one with more values than nulls stays as it is.
+            assert_eq!(column(7, None).data_type(), &kind.arrow());
+            assert_eq!(column(1, Some(&habit)).data_type(), &kind.arrow());
+        }
+        let repeating = |habit: Option<&Habit>| {
+            let mut column = Builder::new(&ColumnType::Int64);
+            (0..100).filter(|row| row % 9 != 0).for_each(|row| column.int(row, row as i64 % 5));
+            column.finish_with(100, habit).unwrap()
+        };
+        let packed = repeating(Some(&Habit::default()));
+        assert_eq!(packed.as_any_dictionary().values().len(), 5);
+        assert_eq!(packed::plain(&packed).unwrap().as_ref(), &repeating(None));
     }
 
     #[test]

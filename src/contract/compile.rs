@@ -10,6 +10,7 @@ use super::fast::MOST_TAPS;
 use super::load::Spec;
 use super::plan::{Plan, impossible};
 use super::program::Program;
+use super::quick::Literal;
 use super::rules::Rules;
 use super::source::File;
 use super::speculate::Glance;
@@ -54,6 +55,10 @@ pub struct EventType {
     pub versions: Vec<Version>,
     /// How the version is found at a glance, where it is a property.
     pub glance: Option<Glance>,
+    /// Its name in quotes.
+    pub quoted: Literal,
+    /// The property with its name, where the event type is one, as in a text without white space.
+    pub announced: Option<Literal>,
 }
 
 /// The place among a plan's taps of each role that is read as it stands.
@@ -76,6 +81,8 @@ pub struct RoleTaps {
 pub struct Version {
     /// Its name.
     pub name: String,
+    /// Its name in quotes.
+    pub quoted: Literal,
     /// The schema's file.
     pub file: File,
     /// The schema as rules.
@@ -144,6 +151,7 @@ pub fn compile(spec: &Spec, formats: bool) -> Result<Compiled> {
             };
             versions.push(Version {
                 name: version.name.clone(),
+                quoted: Literal::new(&format!("\"{}\"", version.name)),
                 file: file.clone(),
                 rules,
                 fallback,
@@ -155,7 +163,8 @@ pub fn compile(spec: &Spec, formats: bool) -> Result<Compiled> {
             });
         }
         let glance = versions.first().and_then(|v| Glance::new(&v.plan, v.plan.version_tap()));
-        types.push(EventType { name: kind.name.clone(), versions, glance });
+        let quoted = Literal::new(&format!("\"{}\"", kind.name));
+        types.push(EventType { name: kind.name.clone(), versions, glance, quoted, announced: None });
     }
     // The named ones first: their places are those of `event_types()`.
     types.sort_by_key(|t| t.name == "*");
@@ -186,6 +195,9 @@ pub fn compile(spec: &Spec, formats: bool) -> Result<Compiled> {
     let needs_secret = types.iter().flat_map(|t| &t.versions).any(|v| v.shape.has_hash() || v.plan.has_hash());
     let schema = schema(&columns);
     let glance = Glance::new(&plan, plan.event_type_tap());
+    for kind in &mut types {
+        kind.announced = glance.as_ref().map(|glance| glance.before(&kind.name));
+    }
     let entity_column = common_column(&types, Plan::entity_property, &ColumnType::Text);
     let time_column = common_column(&types, Plan::time_property, &ColumnType::Timestamp);
     let habits = (0..columns.len() + ROLE_COLUMNS).map(|_| Habit::default()).collect();

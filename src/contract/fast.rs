@@ -3,6 +3,7 @@
 
 use super::append::{append, representable};
 use super::builders::{Builder, Values};
+use super::date_time::Day;
 use super::exact;
 use super::extra::Extra;
 use super::json;
@@ -43,6 +44,8 @@ pub struct Scratch {
     pub taps: [Option<(Kind, u32, u32)>; MOST_TAPS],
     /// The last date-time met: where it starts, and its microseconds.
     pub time: (u32, i64),
+    /// The day of the last one of the common form.
+    pub(super) day: Day,
 }
 
 impl Default for Scratch {
@@ -55,8 +58,18 @@ impl Default for Scratch {
             extra: Extra::default(),
             taps: [None; MOST_TAPS],
             time: (0, 0),
+            day: Day::default(),
         }
     }
+}
+
+/// How far an object has been read.
+struct Place {
+    pos: usize,
+    /// The bits of the keys that have come.
+    seen: u128,
+    /// The guess of what comes next.
+    before: usize,
 }
 
 /// One event on the fast path.
@@ -268,91 +281,31 @@ impl Scan<'_> {
         if depth > self.max_depth {
             return Err(Bail);
         }
-        let (text, program) = (self.text, self.program);
+        let text = self.text;
         let first_unknown = self.scratch.unknown.len();
-        let mut seen = 0u128;
-        let mut before = object.guess;
-        let mut pos = json::skip_space(text, pos + 1);
-        if text.get(pos) == Some(&b'}') {
-            pos += 1;
-        } else {
+        let mut place = Place { pos: json::skip_space(text, pos + 1), seen: 0, before: object.guess };
+        if text.get(place.pos) != Some(&b'}') {
             loop {
-                // Events of one kind have their keys in one order: try the key that came next the last time.
-                let start = pos;
-                let guess =
-                    object.keys.get(usize::from(self.order[before])).filter(|key| key.quoted.is_at(text, start));
-                let (key, end, colon) = match guess {
-                    Some(key) => {
-                        let colon = start + key.quoted.bytes().len() - 1;
-                        (guess, colon, colon)
-                    }
-                    None => self.key(object, start, before)?,
+                let after_value = match fields.as_deref_mut() {
+                    Some(fields) => self.common(object, fields, row, &mut place)?,
+                    None => false,
                 };
-                match key {
-                    Some(key) => {
-                        if seen & key.bit != 0 || key.forbidden {
-                            return Err(Bail);
-                        }
-                        seen |= key.bit;
-                        before = object.guess + key.place + 1;
-                        if key.extra {
-                            let value = json::skip_space(text, colon + 1);
-                            pos = self.unknown(key.node, (start, end), value, depth)?;
-                        } else {
-                            let mut field = fields.as_deref_mut().and_then(|fields| fields.get_mut(key.slot));
-                            let node = program.node(key.node);
-                            pos = match self.quick(node, colon + 1, &mut field, row)? {
-                                Some(end) => end,
-                                None => {
-                                    let value = json::skip_space(text, colon + 1);
-                                    self.property(node, (start, end), value, field, row, depth)?
-                                }
-                            };
-                        }
-                    }
-                    None => {
-                        if object.closed {
-                            return Err(Bail);
-                        }
-                        pos = json::skip_space(text, colon + 1);
-                        let name = &text[start + 1..end - 1];
-                        let others = &self.scratch.unknown[first_unknown..];
-                        let same = |(from, to): &(u32, u32)| &text[*from as usize..*to as usize] == name;
-                        if others.len() >= MOST_UNKNOWN || others.iter().any(same) {
-                            return Err(Bail);
-                        }
-                        self.scratch.unknown.push((start as u32 + 1, end as u32 - 1));
-                        pos = if object.extra {
-                            let node = object.additional.unwrap_or(NodeId::MAX);
-                            self.unknown(node, (start, end), pos, depth)?
-                        } else if let Some(node) = object.additional {
-                            self.value(program.node(node), pos, None, row, depth)?
-                        } else {
-                            self.skip(pos, depth)?
-                        };
-                    }
+                if !after_value {
+                    self.member(object, &mut place, fields.as_deref_mut(), row, depth, first_unknown)?;
                 }
-                // Mostly the next byte is a comma with a quote after it.
-                if text.get(pos) == Some(&b',') {
-                    pos += 1;
-                    if text.get(pos) != Some(&b'"') {
-                        pos = json::skip_space(text, pos);
-                    }
-                    continue;
-                }
-                pos = json::skip_space(text, pos);
-                match text.get(pos) {
-                    Some(b',') => pos = json::skip_space(text, pos + 1),
-                    Some(b'}') => {
-                        pos += 1;
-                        break;
-                    }
+                place.pos = json::skip_space(text, place.pos);
+                match text.get(place.pos) {
+                    Some(b',') => place.pos = json::skip_space(text, place.pos + 1),
+                    Some(b'}') => break,
                     _ => return Err(Bail),
                 }
             }
         }
+        let (pos, seen) = (place.pos + 1, place.seen);
         let unknown = self.scratch.unknown.len() - first_unknown;
-        self.scratch.unknown.truncate(first_unknown);
+        if unknown > 0 {
+            self.scratch.unknown.truncate(first_unknown);
+        }
         if seen & object.required != object.required {
             return Err(Bail);
         }
@@ -367,6 +320,86 @@ impl Scan<'_> {
             return Err(Bail);
         }
         Ok(pos)
+    }
+
+    /// Reads on while properties come in the order of the last time, in their common forms and without white space between:
+    /// mostly all of an event. Tells whether it stopped after a value (else before a key); `place` is where.
+    #[inline(never)]
+    fn common(&mut self, object: &Object, fields: &mut [Builder], row: usize, place: &mut Place) -> Fast<bool> {
+        let (text, program) = (self.text, self.program);
+        let Place { mut pos, mut seen, mut before } = *place;
+        let after_value = loop {
+            let guess = object.keys.get(usize::from(self.order[before])).filter(|key| key.quoted.is_at(text, pos));
+            let Some(key) = guess.filter(|key| !key.odd && seen & key.bit == 0) else { break false };
+            let value = pos + key.quoted.bytes().len();
+            let mut field = fields.get_mut(key.slot);
+            let Some(end) = self.quick(program.node(key.node), value, &mut field, row)? else { break false };
+            seen |= key.bit;
+            before = object.guess + key.place + 1;
+            pos = end;
+            if text.get(pos) != Some(&b',') || text.get(pos + 1) != Some(&b'"') {
+                break true;
+            }
+            pos += 1;
+        };
+        *place = Place { pos, seen, before };
+        Ok(after_value)
+    }
+
+    /// Reads any one property, up to the end of its value.
+    #[inline(never)]
+    fn member(
+        &mut self,
+        object: &Object,
+        place: &mut Place,
+        fields: Option<&mut [Builder]>,
+        row: usize,
+        depth: usize,
+        first_unknown: usize,
+    ) -> Fast<()> {
+        let (text, start) = (self.text, place.pos);
+        // Events of one kind have their keys in one order: try the key that came next the last time.
+        let guess = object.keys.get(usize::from(self.order[place.before]));
+        let (key, end, colon) = match guess.filter(|key| key.quoted.is_at(text, start)) {
+            Some(key) => {
+                let colon = start + key.quoted.bytes().len() - 1;
+                (Some(key), colon, colon)
+            }
+            None => self.key(object, start, place.before)?,
+        };
+        let value = json::skip_space(text, colon + 1);
+        if let Some(key) = key {
+            if place.seen & key.bit != 0 || key.forbidden {
+                return Err(Bail);
+            }
+            place.seen |= key.bit;
+            place.before = object.guess + key.place + 1;
+            place.pos = if key.extra {
+                self.unknown(key.node, (start, end), value, depth)?
+            } else {
+                let field = fields.and_then(|fields| fields.get_mut(key.slot));
+                self.property(self.program.node(key.node), (start, end), value, field, row, depth)?
+            };
+            return Ok(());
+        }
+        if object.closed {
+            return Err(Bail);
+        }
+        let name = &text[start + 1..end - 1];
+        let others = &self.scratch.unknown[first_unknown..];
+        let same = |(from, to): &(u32, u32)| &text[*from as usize..*to as usize] == name;
+        if others.len() >= MOST_UNKNOWN || others.iter().any(same) {
+            return Err(Bail);
+        }
+        self.scratch.unknown.push((start as u32 + 1, end as u32 - 1));
+        place.pos = if object.extra {
+            self.unknown(object.additional.unwrap_or(NodeId::MAX), (start, end), value, depth)?
+        } else if let Some(node) = object.additional {
+            self.value(self.program.node(node), value, None, row, depth)?
+        } else {
+            self.skip(value, depth)?
+        };
+        Ok(())
     }
 
     /// Reads a value with the key at `place` that has to take the long way.

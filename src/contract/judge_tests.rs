@@ -132,6 +132,37 @@ fn every_problem_is_reported_in_order() {
 }
 
 #[test]
+fn a_time_beyond_the_years_that_can_be_written_is_refused() {
+    let time = |time: &str| {
+        let event = format!(
+            r#"{{"id":"abc","event_type":"purchase","event_time":"{time}","v":"v1","user":{{"id":1}},"amount":1}}"#
+        );
+        refusals(&shop(), &event)
+    };
+    for good in ["0000-01-01T00:00:00Z", "9999-12-31T23:59:59+23:59", "0000-01-01T00:00:00.000000Z"] {
+        assert_eq!(time(good), []);
+    }
+    for bad in ["0000-01-01T00:00:00+01:00", "9999-12-31T23:59:59-00:01", "9999-12-31T23:59:60Z"] {
+        assert_eq!(time(bad), [(Code::BadFormat, "/event_time".into())]);
+    }
+    let contract = r#"
+name: ms
+roles: {event_type: {const: e}, event_time: {path: /t, unit: ms}, idempotency_key: /id}
+events: {e: {v1: {properties: {t: {type: integer}, id: {type: string}}}}}
+"#;
+    let contract = Contract::from_text(contract, Path::new("ms.yaml")).unwrap();
+    for (millis, valid) in [
+        (-62_167_219_200_000i64, true),
+        (-62_167_219_200_001, false),
+        (253_402_300_799_999, true),
+        (253_402_300_800_000, false),
+    ] {
+        let found = refusals(&contract, &format!(r#"{{"t":{millis},"id":"a"}}"#));
+        assert_eq!(found, if valid { vec![] } else { vec![(Code::NotRepresentable, "/t".into())] });
+    }
+}
+
+#[test]
 fn each_code_has_its_event() {
     let contract = shop();
     let purchase = |rest: &str| {
@@ -201,6 +232,12 @@ fn roles_are_read_from_everywhere() {
     assert_eq!(text(&judged.valid, "idempotency_key", 0).unwrap(), "t/3/0");
     assert_eq!(text(&judged.valid, "schema_version", 0).unwrap(), "v1");
     assert_eq!(judged.event_time, [Some(77)]);
+    // A clock that was never set, and one that nobody can write down.
+    for (time, code) in [(None, Code::MissingField), (Some(i64::MIN), Code::NotRepresentable)] {
+        events.timestamps = Some(vec![time].into());
+        let judged = contract.judge(&events, &JudgeRules::default()).unwrap();
+        assert_eq!(judged.rejected[0].problems[0].code, code);
+    }
     // The same text again gives the same contract.
     let again = Contract::from_text(contract.text(), Path::new("r.json")).unwrap();
     assert_eq!(again.digest(), contract.digest());

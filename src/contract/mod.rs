@@ -8,6 +8,7 @@ pub mod append;
 pub mod builders;
 pub mod columns;
 pub mod compile;
+pub mod date_time;
 pub mod diff;
 pub mod exact;
 mod explain;

@@ -9,6 +9,7 @@ use regex::bytes::{Regex, RegexBuilder};
 use serde_json::{Value, json};
 
 use super::anchored::Anchored;
+use super::text::head_of;
 
 /// How often the backtracking engine may go back before it gives up; the text then counts as no match.
 const BACKTRACK_LIMIT: usize = 100_000;
@@ -62,17 +63,17 @@ impl Pattern {
     /// Whether there is a match anywhere in the text.
     pub fn is_match(&self, text: &str) -> bool {
         match &self.engine {
-            Engine::Anchored(anchored) => anchored.is_match(text.as_bytes()),
+            Engine::Anchored(anchored) => anchored.is_match(text.as_bytes(), head_of(text.as_bytes())),
             Engine::Linear(regex) => regex.is_match(text.as_bytes()),
             Engine::Backtracking(validator) => validator.is_valid(&Value::String(text.to_owned())),
         }
     }
 
-    /// The same for bytes that are known to be UTF-8.
+    /// The same for bytes that are known to be UTF-8; `head` is [`head_of`] them.
     #[inline]
-    pub fn is_match_bytes(&self, text: &[u8]) -> bool {
+    pub fn is_match_bytes(&self, text: &[u8], head: u128) -> bool {
         match &self.engine {
-            Engine::Anchored(anchored) => anchored.is_match(text),
+            Engine::Anchored(anchored) => anchored.is_match(text, head),
             Engine::Linear(regex) => regex.is_match(text),
             Engine::Backtracking(_) => std::str::from_utf8(text).is_ok_and(|text| self.is_match(text)),
         }

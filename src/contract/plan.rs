@@ -1,14 +1,13 @@
 //! How the roles of an event are read, once it is known which they are.
 
 use super::columns::{Pii, Shape};
-use super::formats::date_time;
+use super::date_time::{YEARS, date_time};
 use super::json;
 use super::node::Kind;
 use super::number::Decimal;
 use super::pii::{Secret, plain_into};
 use super::problem;
 use super::roles::{Fault, Roles, Source, Unit};
-use crate::time::SECOND;
 use crate::verdict::Code;
 
 /// What is known of a message beside its value.
@@ -244,9 +243,14 @@ impl Plan {
     pub fn event_time(&self, taps: &[Tap<'_>], message: &Message<'_>) -> Result<i64, Unreadable> {
         let Some(part) = self.event_time.first() else { return Err(missing("")) };
         match &part.source {
-            Source::KafkaTimestamp => message
-                .timestamp
-                .ok_or_else(|| Unreadable { message: "the message has no timestamp".into(), ..missing("") }),
+            Source::KafkaTimestamp => {
+                let unreadable = |code, message: &str| Unreadable { code, message: message.into(), ..missing("") };
+                let time = message.timestamp;
+                let time = time.ok_or_else(|| unreadable(Code::MissingField, "the message has no timestamp"))?;
+                let outside =
+                    || unreadable(Code::NotRepresentable, "the message's timestamp is no time that a column can hold");
+                YEARS.contains(&time).then_some(time).ok_or_else(outside)
+            }
             Source::Property { pointer, unit, .. } => {
                 let Some((kind, text)) = taps.get(part.tap).copied().flatten() else { return Err(missing(pointer)) };
                 let fail = |code: Code, message: String| Err(Unreadable { code, pointer: pointer.clone(), message });
@@ -273,7 +277,7 @@ impl Plan {
                             Unit::Microseconds => 0,
                         };
                         let micros = Decimal::parse(text).floor_scaled(shift);
-                        let micros = micros.filter(|m| (-LAST..=LAST).contains(m));
+                        let micros = micros.filter(|micros| YEARS.contains(micros));
                         micros.map_or_else(
                             || fail(Code::NotRepresentable, "is no time that a column can hold".into()),
                             Ok,
@@ -334,9 +338,6 @@ fn property(parts: &[Part]) -> Option<&str> {
         _ => None,
     }
 }
-
-/// The year 9999 and its counterpart: beyond them other tools cannot read a timestamp.
-const LAST: i64 = 253_402_300_800 * SECOND;
 
 fn missing(pointer: &str) -> Unreadable {
     Unreadable { code: Code::MissingField, pointer: pointer.to_owned(), message: problem::MISSING.to_owned() }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::columns::{ColumnType, Pii, Shape};
 use super::quick::{Literal, Quick};
 use super::rules::{ArrayRule, ObjectRule, Rule, RuleId, Rules};
+use super::text::OPEN;
 
 /// The place of a node in a program.
 pub type NodeId = u32;
@@ -113,6 +114,8 @@ pub struct Key {
     pub extra: bool,
     /// Whether it may not be there.
     pub forbidden: bool,
+    /// Whether it is one of both.
+    pub odd: bool,
 }
 
 /// How the fast path reads an array.
@@ -201,13 +204,16 @@ impl Program {
                 continue;
             }
             let rule = rules.get(node.rule);
+            if rule.string.is_none() && rule.allowed.is_empty() {
+                continue;
+            }
             let asked = format!("{:?} {:?}", rule.string, rule.allowed);
             let Some(known) = known.get_mut(slot) else { continue };
             let at = known.iter().position(|k| *k == asked).unwrap_or_else(|| {
                 known.push(asked);
                 known.len() - 1
             });
-            node.check = u32::try_from(at).ok().and_then(|at| 1u64.checked_shl(at)).unwrap_or(0);
+            node.check = if at < OPEN.ilog2() as usize { 1 << at } else { 0 };
         }
     }
 
@@ -248,7 +254,7 @@ impl Joiner<'_> {
             general,
             leaf,
             quick: if general { Quick::Nothing } else { Quick::of(known, leaf) },
-            check: 0,
+            check: if known.is_none_or(|r| r.string.is_none() && r.allowed.is_empty()) { OPEN } else { 0 },
             tap,
             below: below.clone(),
             object: None,
@@ -302,14 +308,16 @@ impl Joiner<'_> {
                 .collect();
             let shape = declared.map(|p| &p.shape);
             let node = self.node(own.or(said.additional), shape, further);
+            let (extra, forbidden) = (keep && declared.is_none(), own.is_none() && said.closed);
             keys.push(Key {
                 quoted: Literal::new(&format!("\"{name}\":")),
                 place,
                 bit: 1 << place,
                 node,
                 slot: declared.and_then(|p| p.slot).unwrap_or(usize::MAX),
-                extra: keep && declared.is_none(),
-                forbidden: own.is_none() && said.closed,
+                extra,
+                forbidden,
+                odd: extra || forbidden,
             });
         }
         let bit = |name: &String| names.iter().position(|n| n == name).map_or(0, |at| 1u128 << at);

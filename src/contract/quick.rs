@@ -34,14 +34,14 @@ impl Literal {
     #[inline(always)]
     pub fn is_at(&self, text: &[u8], at: usize) -> bool {
         let Some(chunk) = lanes::chunk_at(text, at) else { return self.is_near_the_end(text, at) };
-        if u128::from_le_bytes(*chunk) & self.head.1 != self.head.0 {
+        if !lanes::is_under(chunk, self.head) {
             return false;
         }
         if self.bytes.len() <= 16 {
             return true;
         }
         match lanes::chunk_at(text, at + 16) {
-            Some(chunk) if self.bytes.len() <= 32 => u128::from_le_bytes(*chunk) & self.next.1 == self.next.0,
+            Some(chunk) if self.bytes.len() <= 32 => lanes::is_under(chunk, self.next),
             _ => self.is_near_the_end(text, at),
         }
     }

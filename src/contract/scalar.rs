@@ -1,9 +1,10 @@
 //! Strings, numbers and words on the fast path.
 
 use super::builders::{Builder, Values};
+use super::date_time::{common_date_time, date_time};
 use super::exact;
 use super::fast::{Bail, Fast, Scan};
-use super::formats::{common_date_time, date_time, is_uuid};
+use super::formats::is_uuid;
 use super::json;
 use super::lanes;
 use super::node::Kind;
@@ -11,8 +12,8 @@ use super::number::{Decimal, power_of_ten, small_decimal, small_integer, to_f64}
 use super::pii::{MASK, plain_into};
 use super::program::{Leaf, Node};
 use super::quick::Quick;
-use super::rules::{Allowed, Bound, Rule, RuleId, StringRule, Test};
-use super::text::head_of;
+use super::rules::{Allowed, Bound, Rule, RuleId, Rules, StringRule, Test};
+use super::text::{Found, TextBuilder, head_of};
 
 impl Scan<'_> {
     /// The common cases, without detours: a string without escapes into a column of text, a date-time of the common form
@@ -47,34 +48,42 @@ impl Scan<'_> {
             }
             Quick::Text => {
                 let Some(into) = into else { return Ok(None) };
-                let (Some(b'"'), Some(chunk)) = (text.get(pos), lanes::chunk_at(text, pos + 1)) else {
+                let (Some(b'"'), Some(mut head)) = (text.get(pos), lanes::word_at(text, pos + 1)) else {
                     return Ok(None);
                 };
-                let (mut head, found) = (u128::from_le_bytes(*chunk), lanes::special(chunk));
-                let end = if found == 0 {
-                    json::plain_run(text, pos + 1 + lanes::WIDTH)
-                } else {
-                    let length = found.trailing_zeros() as usize;
-                    head &= lanes::first(length);
-                    pos + 1 + length
-                };
-                let (Some(b'"'), Some(plain)) = (text.get(end), text.get(pos + 1..end)) else { return Ok(None) };
-                self.tap(node, Kind::String, pos + 1, end);
+                let found = lanes::special(&head.to_le_bytes());
+                let length = found.trailing_zeros() as usize;
                 into.reach(row);
                 let Values::Text(column) = &mut into.data else { return Err(Bail) };
-                let found = column.find(plain, head);
-                if !column.has_passed(found, node.check) && node.rule != RuleId::MAX {
-                    check_text(self.rules.get(node.rule), plain)?;
-                }
-                column.push_found(found, node.check, plain, head);
+                let mut known = None;
+                let end = if found != 0 {
+                    if text.get(pos + 1 + length) != Some(&b'"') {
+                        return Ok(None);
+                    }
+                    head &= lanes::first(length);
+                    known = match column.push_known(head, length, node.check) {
+                        Ok(()) => {
+                            into.len += 1;
+                            self.tap(node, Kind::String, pos + 1, pos + 1 + length);
+                            return Ok(Some(pos + length + 2));
+                        }
+                        Err(known) => known,
+                    };
+                    pos + 1 + length
+                } else {
+                    json::plain_run(text, pos + 1 + lanes::WIDTH)
+                };
+                let (Some(b'"'), Some(plain)) = (text.get(end), text.get(pos + 1..end)) else { return Ok(None) };
+                put_text(self.rules, node, column, plain, head, known)?;
                 into.len += 1;
+                self.tap(node, Kind::String, pos + 1, end);
                 Ok(Some(end + 1))
             }
             Quick::Moment => {
                 let Some(into) = into else { return Ok(None) };
                 let rest = text.get(pos..).and_then(|rest| rest.first_chunk::<29>());
                 let Some([b'"', time @ .., b'"']) = rest else { return Ok(None) };
-                let Some(micros) = common_date_time(time) else { return Ok(None) };
+                let Some(micros) = common_date_time(time, &mut self.scratch.day) else { return Ok(None) };
                 self.tap(node, Kind::String, pos + 1, pos + 28);
                 self.scratch.time = (pos as u32 + 1, micros);
                 into.int(row, micros);
@@ -82,16 +91,11 @@ impl Scan<'_> {
             }
             Quick::Whole(least, most) => {
                 let Some(into) = into else { return Ok(None) };
-                let (mut end, mut value) = (pos, 0i64);
-                while let Some(digit @ b'0'..=b'9') = text.get(end) {
-                    value = value.wrapping_mul(10).wrapping_add(i64::from(digit - b'0'));
-                    end += 1;
-                }
-                let zeros = end > pos + 1 && text[pos] == b'0';
-                let more = matches!(text.get(end), Some(b'.' | b'e' | b'E'));
-                if end == pos || end - pos > 18 || zeros || more || !(*least..=*most).contains(&value) {
+                let Some((value, length)) = whole(text, pos) else { return Ok(None) };
+                if !(*least..=*most).contains(&value) {
                     return Ok(None);
                 }
+                let end = pos + length;
                 self.tap(node, Kind::Integer, pos, end);
                 into.int(row, value);
                 Ok(Some(end))
@@ -116,15 +120,15 @@ impl Scan<'_> {
             raw
         };
         let mut time = None;
+        let head = head.unwrap_or_else(|| head_of(plain));
         let mut check = || -> Fast<()> {
             if node.rule != RuleId::MAX {
-                time = check_text(self.rules.get(node.rule), plain)?;
+                time = check_text(self.rules.get(node.rule), plain, head)?;
             }
             Ok(())
         };
         match (node.leaf, into) {
             (Leaf::Text, Some(into)) => {
-                let head = head.unwrap_or_else(|| head_of(plain));
                 check()?;
                 into.text_with_head(row, plain, head);
                 if let Some(micros) = time {
@@ -279,11 +283,55 @@ impl Scan<'_> {
     }
 }
 
+/// Puts a string into a column of text that is not known there, or not known to be what is said of it.
+#[inline(never)]
+fn put_text(
+    rules: &Rules,
+    node: &Node,
+    column: &mut TextBuilder,
+    plain: &[u8],
+    head: u128,
+    known: Option<Found>,
+) -> Fast<()> {
+    let found = known.unwrap_or_else(|| column.find(plain, head));
+    if node.rule != RuleId::MAX && !column.has_passed(found, node.check) {
+        check_text(rules.get(node.rule), plain, head)?;
+    }
+    column.push_found(found, node.check, plain, head);
+    Ok(())
+}
+
+/// The number of up to 15 digits at `pos`, and how many they are; none for zeros before it, and when it goes on.
+#[inline(always)]
+fn whole(text: &[u8], pos: usize) -> Option<(i64, usize)> {
+    let word = lanes::word_at(text, pos)?;
+    let length = (!lanes::digits(&word.to_le_bytes())).trailing_zeros() as usize;
+    let next = (word >> (8 * (length & 15))) as u8;
+    if length == 0 || length > 15 || length > 1 && word as u8 == b'0' || matches!(next, b'.' | b'e' | b'E') {
+        return None;
+    }
+    /// Eight digits, the first one in the lowest byte.
+    #[inline(always)]
+    fn eight(digits: u64) -> i64 {
+        let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8) & 0x00ff_00ff_00ff_00ff;
+        let fours = pairs.wrapping_mul(100).wrapping_add(pairs >> 16) & 0x0000_ffff_0000_ffff;
+        (fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xffff_ffff) as i64
+    }
+    const DIGITS: u64 = 0x0f0f_0f0f_0f0f_0f0f;
+    let value = if length <= 8 {
+        eight((word as u64) << (64 - 8 * length) & DIGITS)
+    } else {
+        let whole = word << (128 - 8 * length);
+        eight(whole as u64 & DIGITS) * 100_000_000 + eight((whole >> 64) as u64 & DIGITS)
+    };
+    Some((value, length))
+}
+
 /// All that is said of a string; gives the microseconds when that includes `date-time`.
 #[inline(never)]
-fn check_text(rule: &Rule, plain: &[u8]) -> Fast<Option<i64>> {
+fn check_text(rule: &Rule, plain: &[u8], head: u128) -> Fast<Option<i64>> {
     let time = match &rule.string {
-        Some(said) => check_string(said, plain)?,
+        Some(said) => check_string(said, plain, head)?,
         None => None,
     };
     for allowed in &rule.allowed {
@@ -296,7 +344,7 @@ fn check_text(rule: &Rule, plain: &[u8]) -> Fast<Option<i64>> {
 
 /// What is said of a string; gives the microseconds when that includes `date-time`.
 #[inline]
-fn check_string(said: &StringRule, plain: &[u8]) -> Fast<Option<i64>> {
+fn check_string(said: &StringRule, plain: &[u8], head: u128) -> Fast<Option<i64>> {
     if let Some(max) = said.max
         && plain.len() as u64 > max
         && characters(plain) > max
@@ -314,12 +362,12 @@ fn check_string(said: &StringRule, plain: &[u8]) -> Fast<Option<i64>> {
     if let Some(format) = &said.format {
         if format.is_date_time() {
             time = Some(date_time(plain).ok_or(Bail)?);
-        } else if !format.accepts_bytes(plain) {
+        } else if !format.accepts_bytes(plain, head) {
             return Err(Bail);
         }
     }
     match &said.pattern {
-        Some(pattern) if !pattern.is_match_bytes(plain) => Err(Bail),
+        Some(pattern) if !pattern.is_match_bytes(plain, head) => Err(Bail),
         _ => Ok(time),
     }
 }

@@ -28,6 +28,11 @@ impl Glance {
         Some(Self { quoted, finder })
     }
 
+    /// The property with this string.
+    pub fn before(&self, value: &str) -> Literal {
+        Literal::new(&format!("{}:\"{value}\"", String::from_utf8_lossy(self.quoted.bytes())))
+    }
+
     /// The text of the scalar (of strings what stands between the quotes); `at` is where the property was the last time.
     #[inline]
     fn look<'t>(&self, text: &'t [u8], at: &mut usize) -> Option<&'t [u8]> {
@@ -107,6 +112,12 @@ impl<'a> Speculation<'a> {
     #[inline]
     fn glance_type(&mut self, text: &[u8], message: &Message<'_>) -> Option<usize> {
         let compiled = self.compiled;
+        // Mostly it is the type of the event before, at the same place.
+        if let Some(announced) = compiled.types.get(self.last).and_then(|last| last.announced.as_ref())
+            && announced.is_at(text, self.type_at)
+        {
+            return Some(self.last);
+        }
         let name = match &compiled.glance {
             Some(glance) => glance.look(text, &mut self.type_at)?,
             None => {
@@ -150,19 +161,17 @@ impl<'a> Speculation<'a> {
         version: &Version,
     ) -> Result<Read, Option<(usize, usize)>> {
         let program = version.program.as_ref().map_err(|_| None)?;
-        let mut order = std::mem::take(&mut self.orders[version.id]);
         let scanned = Scan {
             text,
             program,
             rules: &version.rules,
-            order: &mut order,
+            order: &mut self.orders[version.id],
             max_depth: self.max_depth,
             secret: self.secret,
             row,
             scratch: &mut self.scratch,
         }
         .event(&mut out.columns);
-        self.orders[version.id] = order;
         if scanned.is_err() {
             return Err(None);
         }
@@ -174,13 +183,20 @@ impl<'a> Speculation<'a> {
         self.scratch.taps.map(|place| place.map(|(kind, from, to)| (kind, &text[from as usize..to as usize])))
     }
 
-    /// What a role reads, where it is a string without escapes.
+    /// Where the string is that a role reads, where it is one without escapes.
     #[inline(always)]
-    fn plain<'t>(&self, text: &'t [u8], tap: Option<usize>) -> Option<&'t [u8]> {
+    fn plain(&self, tap: Option<usize>) -> Option<(usize, usize)> {
         match self.scratch.taps.get(tap?) {
-            Some(Some((Kind::String, from, to))) => text.get(*from as usize..*to as usize),
+            Some(Some((Kind::String, from, to))) => Some((*from as usize, *to as usize)),
             _ => None,
         }
+    }
+
+    /// Whether a role reads this string, given in its quotes.
+    #[inline(always)]
+    fn reads(&self, text: &[u8], tap: Option<usize>, quoted: &Literal) -> bool {
+        self.plain(tap)
+            .is_some_and(|(from, to)| to - from + 2 == quoted.bytes().len() && quoted.is_at(text, from.wrapping_sub(1)))
     }
 
     #[inline]
@@ -197,7 +213,7 @@ impl<'a> Speculation<'a> {
         let told = |_| None;
         let expected = &compiled.types[kind];
         // Mostly each role is a string of the event, and type and version are what they were guessed to be.
-        if self.plain(text, version.taps.event_type) != Some(expected.name.as_bytes()) {
+        if !self.reads(text, version.taps.event_type, &expected.quoted) {
             let mut name = std::mem::take(&mut self.name);
             name.clear();
             plan.event_type(&self.taps(text), message, &mut name).map_err(told)?;
@@ -213,7 +229,7 @@ impl<'a> Speculation<'a> {
             let number = &mut self.numbers[version.id].0;
             *number = out.event_type.text_again(row, *number, expected.name.as_bytes());
         }
-        if plan.has_version() && self.plain(text, version.taps.version) != Some(version.name.as_bytes()) {
+        if plan.has_version() && !self.reads(text, version.taps.version, &version.quoted) {
             let mut name = Vec::new();
             if plan.version(&self.taps(text), message, &mut name).map_err(told)? && version.name.as_bytes() != name {
                 let truth = expected.versions.iter().position(|v| v.name.as_bytes() == name);
@@ -232,16 +248,16 @@ impl<'a> Speculation<'a> {
         }
         out.event_time(row, time);
         let secret = self.secret;
-        match self.plain(text, version.taps.key) {
-            Some(key) => out.key.text(row, key),
+        match self.plain(version.taps.key) {
+            Some((from, to)) => out.key.text_part(row, text, from, to),
             None => {
                 let taps = self.taps(text);
                 out.key.try_text_with(row, |key| plan.key(&taps, message, secret, key)).map_err(told)?;
             }
         }
         if let (Some(out), true) = (&mut out.entity, plan.has_entity()) {
-            match self.plain(text, version.taps.entity) {
-                Some(entity) => out.text(row, entity),
+            match self.plain(version.taps.entity) {
+                Some((from, to)) => out.text_part(row, text, from, to),
                 None => {
                     let taps = self.taps(text);
                     let entity = |entity: &mut Vec<u8>| plan.entity(&taps, message, secret, entity).map(|_| ());

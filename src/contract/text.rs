@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use arrow::array::{ArrayRef, StringArray};
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 
+use super::lanes;
 use crate::error::{Error, Result};
 use crate::hash::{quick, quick_short};
 use crate::packed;
@@ -18,6 +19,8 @@ use crate::packed;
 const GLANCE: usize = 256;
 /// Numbers have 16 bits; 0 is for nulls.
 const MOST: usize = u16::MAX as usize;
+/// The check that every value passes: of a string of which nothing is said.
+pub const OPEN: u64 = 1 << 63;
 /// A column that came out plain is tried again after so many pieces.
 const AGAIN: u8 = 100;
 
@@ -69,6 +72,8 @@ pub struct Habit {
     plain: AtomicU8,
     /// Bytes of text in 1,024 rows.
     bytes: AtomicUsize,
+    /// Distinct values of a packed piece, and their bytes.
+    distinct: (AtomicUsize, AtomicUsize),
 }
 
 impl Default for TextBuilder {
@@ -86,8 +91,17 @@ impl TextBuilder {
             return Self::plain(rows, habit);
         }
         let null = Entry { head: 0, passed: 0, length: u32::MAX, tag: 0 };
-        let packed = Packed { numbers: Vec::with_capacity(rows), entries: vec![null], slots: vec![0; 64], seed };
-        Self { offsets: vec![0, 0], bytes: Vec::new(), packed: Some(Box::new(packed)), gave_up: false }
+        // As many again, and a few more, need no further room.
+        let expected = habit.distinct.0.load(Ordering::Relaxed).min(rows);
+        let room = expected + expected / 8 + 2;
+        let mut entries = Vec::with_capacity(room);
+        entries.push(null);
+        let slots = vec![0; (room * 2).next_power_of_two().max(64)];
+        let mut offsets = Vec::with_capacity(room + 1);
+        offsets.extend([0, 0]);
+        let bytes = Vec::with_capacity(habit.distinct.1.load(Ordering::Relaxed));
+        let packed = Packed { numbers: Vec::with_capacity(rows), entries, slots, seed };
+        Self { offsets, bytes, packed: Some(Box::new(packed)), gave_up: false }
     }
 
     /// A plain column of about so many rows, for values that hardly ever repeat.
@@ -121,11 +135,31 @@ impl TextBuilder {
         }
     }
 
-    /// What a value longer than that has beyond its first 16 bytes.
+    /// Whether a value has this number, of which its first 16 bytes and its length (more than that) are known to be the same.
     #[inline]
-    fn tail(&self, number: u16) -> &[u8] {
+    fn is_same(&self, number: u16, value: &[u8]) -> bool {
         let number = usize::from(number);
-        &self.bytes[self.offsets[number] as usize + 16..self.offsets[number + 1] as usize]
+        let known = &self.bytes[self.offsets[number] as usize..self.offsets[number + 1] as usize];
+        let end = |text: &[u8]| text.last_chunk().map(|end| u128::from_le_bytes(*end));
+        end(known) == end(value) && (value.len() <= 32 || known[16..] == value[16..])
+    }
+
+    /// Appends a value of up to 16 bytes where it is known here, and known to have passed a check: what most values of a
+    /// packed column are. Else nothing is done; gives the value looked up, where it was the first that was looked at.
+    #[inline(always)]
+    pub fn push_known(&mut self, head: u128, length: usize, check: u64) -> Result<(), Option<Found>> {
+        let Some(packed) = self.packed.as_deref_mut() else { return Err(Some(Found { tag: 0, number: 0 })) };
+        let tag = quick_short(head, length as u32, packed.seed) as u32;
+        let number = packed.slots[tag as usize & (packed.slots.len() - 1)];
+        let entry = &packed.entries[usize::from(number)];
+        if entry.head != head || entry.length != length as u32 {
+            return Err((number == 0).then_some(Found { tag, number }));
+        }
+        if entry.passed & check == 0 {
+            return Err(Some(Found { tag, number }));
+        }
+        packed.numbers.push(number);
+        Ok(())
     }
 
     /// Looks a value up; `head` is [`head_of`] it.
@@ -159,7 +193,7 @@ impl TextBuilder {
         loop {
             let number = packed.slots[at];
             let entry = &packed.entries[usize::from(number)];
-            let same = entry.head == head && entry.length == length && self.tail(number) == &value[16..];
+            let same = entry.head == head && entry.length == length && self.is_same(number, value);
             if same || number == 0 {
                 return Found { tag, number };
             }
@@ -198,6 +232,19 @@ impl TextBuilder {
         self.push_found(found, 0, value, head);
     }
 
+    /// Appends the value that stands from one place of a text to another.
+    #[inline]
+    pub fn push_part(&mut self, text: &[u8], from: usize, to: usize) {
+        let Some(value) = text.get(from..to) else { return };
+        match text.get(from..).and_then(|rest| rest.first_chunk::<48>()) {
+            Some(chunk) if self.packed.is_none() && value.len() <= chunk.len() => {
+                lanes::append(&mut self.bytes, chunk, value.len());
+                self.offsets.push(self.bytes.len() as i32);
+            }
+            _ => self.push(value),
+        }
+    }
+
     /// Appends the value that has this number, where that is known (0: it is not); gives its number, 0 when it has none.
     #[inline]
     pub fn push_again(&mut self, number: u16, value: &[u8]) -> u16 {
@@ -217,10 +264,7 @@ impl TextBuilder {
     #[inline(always)]
     fn push_plain(&mut self, value: &[u8], head: u128) {
         if value.len() <= 16 {
-            // Two stores instead of a call.
-            let end = self.bytes.len() + value.len();
-            self.bytes.extend_from_slice(&head.to_le_bytes());
-            self.bytes.truncate(end);
+            lanes::append(&mut self.bytes, &head.to_le_bytes(), value.len());
         } else {
             self.bytes.extend_from_slice(value);
         }
@@ -250,7 +294,7 @@ impl TextBuilder {
             self.unpack();
             return self.push_plain(value, head);
         }
-        packed.entries.push(Entry { head, passed: check, length: value.len() as u32, tag: found.tag });
+        packed.entries.push(Entry { head, passed: check | OPEN, length: value.len() as u32, tag: found.tag });
         self.bytes.extend_from_slice(value);
         self.offsets.push(self.bytes.len() as i32);
         packed.numbers.push(distinct as u16);
@@ -287,6 +331,10 @@ impl TextBuilder {
         if length > i32::MAX as usize {
             let reason = "a column of one piece comes to more than 2 GiB; hand in fewer events at once";
             return Err(Error::Data(reason.into()));
+        }
+        if let (Some(habit), Some(packed)) = (habit, &self.packed) {
+            habit.distinct.0.store(packed.entries.len(), Ordering::Relaxed);
+            habit.distinct.1.store((length + length / 8).min(1 << 20), Ordering::Relaxed);
         }
         let plain_rows = if self.packed.is_none() { self.offsets.len() - 1 } else { 0 };
         if let (Some(habit), 1..) = (habit, plain_rows) {

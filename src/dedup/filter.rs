@@ -1,10 +1,12 @@
 //! Tells cheaply that a key is not among many: a blocked Bloom filter (Putze, Sanders, Singler, 2007).
 //!
 //! All bits of a key lie in one cache line, and looking at them has no branch, so that a processor has many lookups under
-//! way at once. About one key in 150 that is not there seems to be.
+//! way at once. About one key in 600 that is not there seems to be.
+
+use crate::prefetch::fetch;
 
 /// Bits of a filter for each key.
-const BITS_A_KEY: usize = 12;
+const BITS_A_KEY: usize = 16;
 /// Bits of a block: a cache line.
 const BLOCK: usize = 512;
 /// Bits set for each key.
@@ -26,7 +28,8 @@ impl Filter {
     pub fn insert(&mut self, place: u64, bits: u64) {
         let n = self.block(place);
         let block = &mut self.blocks[n];
-        for probe in probes(bits) {
+        for n in 0..PROBES {
+            let probe = probe(bits, n);
             block[probe / 64] |= 1 << (probe % 64);
         }
     }
@@ -35,7 +38,19 @@ impl Filter {
     #[inline]
     pub fn may_hold(&self, place: u64, bits: u64) -> bool {
         let block = &self.blocks[self.block(place)];
-        probes(bits).fold(1, |all, probe| all & block[probe / 64] >> (probe % 64)) & 1 == 1
+        let mut all = 1;
+        // A plain loop, which is unrolled: a fold over an iterator became a call with a loop in it.
+        for n in 0..PROBES {
+            let probe = probe(bits, n);
+            all &= block[probe / 64] >> (probe % 64);
+        }
+        all == 1
+    }
+
+    /// Has the block of a place fetched.
+    #[inline]
+    pub fn fetch(&self, place: u64) {
+        fetch(&self.blocks[self.block(place)]);
     }
 
     /// Bytes allocated.
@@ -49,10 +64,10 @@ impl Filter {
     }
 }
 
+/// The number of a key's `n`th bit.
 #[inline]
-fn probes(bits: u64) -> impl Iterator<Item = usize> {
-    let mixed = bits.wrapping_mul(0xC2B2_AE3D_27D4_EB4F);
-    (0..PROBES).map(move |n| (mixed >> (10 + 9 * n)) as usize % BLOCK)
+fn probe(bits: u64, n: u32) -> usize {
+    (bits.wrapping_mul(0xC2B2_AE3D_27D4_EB4F) >> (10 + 9 * n)) as usize % BLOCK
 }
 
 #[cfg(test)]
@@ -66,7 +81,7 @@ mod tests {
         (0..100_000).for_each(|i| filter.insert(key(i).0, key(i).1));
         assert!((0..100_000).all(|i| filter.may_hold(key(i).0, key(i).1)));
         let wrong = (100_000..300_000).filter(|i| filter.may_hold(key(*i).0, key(*i).1)).count();
-        assert!(wrong < 200_000 / 50, "{wrong} of 200,000");
-        assert!(filter.memory() <= 100_000 * 12 / 8 + 64);
+        assert!(wrong < 200_000 / 300, "{wrong} of 200,000");
+        assert!(filter.memory() <= 100_000 * 16 / 8 + 64);
     }
 }

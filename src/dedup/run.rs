@@ -6,9 +6,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::Key;
 use super::filter::Filter;
 use super::saved::{keys_of, saved_schema, table_of};
+use super::{AHEAD, Key};
 use crate::error::Result;
 use crate::spill::Spill;
 use crate::spill::table::{Table, TableWriter};
@@ -71,6 +71,7 @@ impl Run {
     }
 
     /// The filter, while there is one.
+    #[cfg(test)]
     pub fn filter(&self) -> Option<&Filter> {
         self.filter.as_ref()
     }
@@ -80,18 +81,60 @@ impl Run {
         self.filter.take().map_or(0, |filter| filter.memory())
     }
 
+    /// Marks the keys that are there, and not older than `oldest`, as known.
+    ///
+    /// # Errors
+    /// [`crate::Error::Spill`] when they cannot be read.
+    pub fn look_up(&self, hashes: &[u128], oldest: i64, known: &mut [bool]) -> Result<()> {
+        let look = |hash: u128, known: &mut bool| {
+            if !*known {
+                *known = self.find(&Key::new(hash, 0))?.is_some_and(|time| time >= oldest);
+            }
+            Ok(())
+        };
+        let Some(filter) = &self.filter else {
+            return hashes.iter().zip(known).try_for_each(|(hash, known)| look(*hash, known));
+        };
+        let mut ahead = hashes.chunks(AHEAD);
+        let mut fetch = || {
+            for hash in ahead.next().unwrap_or_default() {
+                filter.fetch(Key::new(*hash, 0).place());
+            }
+        };
+        fetch();
+        for (hashes, known) in hashes.chunks(AHEAD).zip(known.chunks_mut(AHEAD)) {
+            fetch();
+            // No branch depends on what is found.
+            let mut seems = 0_u32;
+            for (n, hash) in hashes.iter().enumerate() {
+                let key = Key::new(*hash, 0);
+                seems |= u32::from(filter.may_hold(key.place(), key.low)) << n;
+            }
+            while seems > 0 {
+                let n = seems.trailing_zeros() as usize;
+                seems &= seems - 1;
+                look(hashes[n], &mut known[n])?;
+            }
+        }
+        Ok(())
+    }
+
     /// The event time of a key that is there.
     ///
     /// # Errors
     /// [`crate::Error::Spill`] when it cannot be read.
-    pub fn find(&self, key: &Key) -> Result<Option<i64>> {
+    fn find(&self, key: &Key) -> Result<Option<i64>> {
         let place = key.place();
         // The first page that begins at this place or beyond may, and the one before it may hold it.
         let first = self.fences.partition_point(|fence| *fence < place).saturating_sub(1);
         for page in (first..self.fences.len()).take_while(|page| *page == first || self.fences[*page] <= place) {
             let (from, to) = (page * PAGE, self.keys.min((page + 1) * PAGE));
             let found = match &self.at {
-                At::Memory(keys) => keys[from..to].iter().find(|k| k.is(key)).map(|k| k.time),
+                At::Memory(keys) => {
+                    let keys = &keys[from..to];
+                    let from = keys.partition_point(|k| k.place() < place);
+                    keys[from..].iter().take_while(|k| k.place() == place).find(|k| k.is(key)).map(|k| k.time)
+                }
                 At::Spilled(spilled) => spilled.find(key, from, to)?,
             };
             if found.is_some() {

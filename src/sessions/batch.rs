@@ -14,7 +14,7 @@ use super::kernel::{Assigned, Position, Positions};
 use super::names::Names;
 use crate::columns::{index_of, micros, same_schema, text};
 use crate::error::{Error, Result};
-use crate::packed::{self, Rows, Text, is_packed};
+use crate::packed::{self, Rows, Text, is_packed, plain};
 
 /// Rows that one core takes at a time.
 const PIECE: usize = 1 << 16;
@@ -82,7 +82,11 @@ pub fn sessionize_rows(
     for some in pieces.chunks(COPIED) {
         let names = some.par_iter().map(|piece| {
             let column = piece.column(entity_column)?;
-            Ok(if is_packed(column.data_type()) { column } else { Arc::new(text(&column, entity)?) as ArrayRef })
+            Ok(if is_packed(column.data_type()) {
+                column
+            } else {
+                Arc::new(text(&*plain(&column)?, entity)?) as ArrayRef
+            })
         });
         for names in names.collect::<Result<Vec<_>>>()? {
             starts.push(numbers.len() as u32);

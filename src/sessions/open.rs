@@ -9,11 +9,12 @@ use arrow::array::{
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Int64Type};
-use hashbrown::hash_table::Entry;
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::DefaultHashBuilder;
+use rayon::prelude::*;
 
 use super::SessionSettings;
 use super::columns::{hex, session_id};
+use super::index::Index;
 use super::kernel::Running;
 use super::names::{Names, hash_of};
 use crate::columns::{moment_field, moments};
@@ -27,6 +28,11 @@ pub(super) const LAST: &str = "last_event_time";
 /// Into how many stretches the gap is cut by which sessions are looked at.
 const STRETCHES: i64 = 16;
 
+/// Entities that one core looks up.
+const LOOKED_UP: usize = 1 << 12;
+/// The memory that an entity is looked up in is fetched so many entities ahead.
+pub(super) const AHEAD: u32 = 16;
+
 /// Events by number of their type.
 pub(super) type Counts = Vec<(u32, i64)>;
 
@@ -34,7 +40,7 @@ pub(super) type Counts = Vec<(u32, i64)>;
 pub(super) struct OpenSessions {
     /// The hash of entities; a [`Names`] that is hashed alike can hand its own on.
     pub hasher: DefaultHashBuilder,
-    table: HashTable<u32>,
+    index: Index,
     slots: Vec<Slot>,
     free: Vec<u32>,
     /// Slots that changed since the last delta.
@@ -50,7 +56,8 @@ pub(super) struct OpenSessions {
 /// One entity and its open session.
 #[derive(Default)]
 pub(super) struct Slot {
-    place: u64,
+    /// The hash of the entity.
+    pub place: u64,
     pub entity: Option<Box<str>>,
     pub running: Option<Running>,
     pub counts: Counts,
@@ -65,7 +72,7 @@ impl OpenSessions {
     pub fn new(gap: i64) -> Self {
         Self {
             hasher: DefaultHashBuilder::default(),
-            table: HashTable::new(),
+            index: Index::default(),
             slots: Vec::new(),
             free: Vec::new(),
             unsaved: Vec::new(),
@@ -77,7 +84,22 @@ impl OpenSessions {
 
     /// The slot of an entity.
     pub fn find(&self, place: u64, entity: Option<&str>) -> Option<u32> {
-        self.table.find(place, |n| self.slots[*n as usize].entity.as_deref() == entity).copied()
+        self.index.find(place, |n| self.slots[n as usize].entity.as_deref() == entity)
+    }
+
+    /// The slots of entities, in their order.
+    pub fn find_all(&self, entities: &Names) -> Vec<Option<u32>> {
+        let find = |n: u32| {
+            self.index.fetch(entities.hash((n + AHEAD).min(entities.len() as u32 - 1)));
+            self.find(entities.hash(n), entities.name(n))
+        };
+        (0..entities.len() as u32).into_par_iter().with_min_len(LOOKED_UP).map(find).collect()
+    }
+
+    /// Has the memory fetched in which an entity is looked up.
+    #[inline]
+    pub fn fetch(&self, place: u64) {
+        self.index.fetch(place);
     }
 
     /// What a slot holds.
@@ -92,23 +114,11 @@ impl OpenSessions {
 
     /// Opens a session, or replaces what an entity has open.
     pub fn put(&mut self, place: u64, entity: Option<&str>, running: Running, counts: Counts) {
-        let slots = &mut self.slots;
-        let n = match self.table.entry(
-            place,
-            |n| slots[*n as usize].entity.as_deref() == entity,
-            |n| slots[*n as usize].place,
-        ) {
-            Entry::Occupied(known) => *known.get(),
-            Entry::Vacant(vacant) => {
-                // `slots` cannot be grown while the entry borrows it to hash: the number is known beforehand.
-                let n = self.free.last().copied().unwrap_or(slots.len() as u32);
-                vacant.insert(n);
-                n
-            }
-        };
-        if self.free.last() == Some(&n) {
-            self.free.pop();
-        }
+        let n = self.find(place, entity).unwrap_or_else(|| {
+            let n = self.free.pop().unwrap_or(self.slots.len() as u32);
+            self.index.insert(place, n);
+            n
+        });
         if n as usize == self.slots.len() {
             self.slots.push(Slot::default());
         }
@@ -137,9 +147,7 @@ impl OpenSessions {
     /// Takes a session out.
     pub fn remove(&mut self, n: u32) -> Slot {
         let slot = std::mem::take(&mut self.slots[n as usize]);
-        if let Ok(entry) = self.table.find_entry(slot.place, |other| *other == n) {
-            entry.remove();
-        }
+        self.index.remove(slot.place, n);
         self.free.push(n);
         self.heap -= slot.heap as usize;
         slot
@@ -171,10 +179,7 @@ impl OpenSessions {
     /// Bytes allocated, about.
     pub fn memory(&self) -> usize {
         let numbers = self.free.capacity() + self.unsaved.capacity() + self.slots.len();
-        self.table.allocation_size()
-            + self.slots.capacity() * size_of::<Slot>()
-            + numbers * size_of::<u32>()
-            + self.heap
+        self.index.memory() + self.slots.capacity() * size_of::<Slot>() + numbers * size_of::<u32>() + self.heap
     }
 
     /// The slots whose session satisfies a condition.

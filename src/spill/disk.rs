@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Spill, SpillFile, SpillWriter, Usage};
-use crate::abandoned::{LOCK, remove_abandoned};
+use crate::abandoned::{HeldFolder, remove_abandoned};
 use crate::error::{Error, Result};
 use crate::failpoint;
 
@@ -29,22 +29,24 @@ pub struct Disk {
 /// The folder of this process.
 #[derive(Debug)]
 struct Folder {
-    path: PathBuf,
-    process: u32,
+    held: HeldFolder,
     next: AtomicU64,
     bytes: AtomicU64,
     files: AtomicU64,
     spills: AtomicU64,
     written: AtomicU64,
-    /// Held until the folder goes.
-    _lock: File,
+}
+
+/// Where local files go that do not fit into memory: `PENSTOCK_SPILL_DIR` where that is set, else the system's folder for
+/// temporary files.
+pub fn spill_base() -> PathBuf {
+    std::env::var_os(FOLDER).filter(|v| !v.is_empty()).map_or_else(std::env::temp_dir, PathBuf::from)
 }
 
 impl Disk {
-    /// Spills below `PENSTOCK_SPILL_DIR` where that is set, else below the system's folder for temporary files.
+    /// Spills below [`spill_base`].
     pub fn from_env() -> Self {
-        let base = std::env::var_os(FOLDER).filter(|v| !v.is_empty()).map_or_else(std::env::temp_dir, PathBuf::from);
-        Self::new(base)
+        Self::new(spill_base())
     }
 
     /// Spills below `base`.
@@ -59,7 +61,7 @@ impl Disk {
 
     fn folder(&self) -> Result<Arc<Folder>> {
         let mut folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(folder) = folder.as_ref().filter(|f| f.process == std::process::id()) {
+        if let Some(folder) = folder.as_ref().filter(|f| f.held.is_ours()) {
             return Ok(folder.clone());
         }
         let made = Folder::make(&self.base).map_err(|e| spill_error(&self.base, "no folder can be made there", &e))?;
@@ -69,34 +71,14 @@ impl Disk {
 
 impl Folder {
     fn make(base: &Path) -> io::Result<Self> {
-        fs::create_dir_all(base)?;
-        let path = base.join(format!("{PREFIX}{:016x}", rand::random::<u64>()));
-        let mut builder = fs::DirBuilder::new();
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.create(&path)?;
-        let lock = File::create_new(path.join(LOCK))?;
-        // Where there are no locks, age has to do.
-        let _ = lock.try_lock();
         Ok(Self {
-            path,
-            process: std::process::id(),
+            held: HeldFolder::new(base, PREFIX)?,
             next: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             files: AtomicU64::new(0),
             spills: AtomicU64::new(0),
             written: AtomicU64::new(0),
-            _lock: lock,
         })
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // After a fork the folder is the parent's.
-        if self.process == std::process::id() {
-            let _ = fs::remove_dir_all(&self.path);
-        }
     }
 }
 
@@ -105,7 +87,7 @@ impl Spill for Disk {
         failpoint::pass("spill.before")?;
         let folder = self.folder()?;
         let name = format!("{:06}-{}.arrow", folder.next.fetch_add(1, Ordering::Relaxed), what.replace('/', "."));
-        let path = folder.path.join(name);
+        let path = folder.held.path().join(name);
         let mut options = File::options();
         options.read(true).write(true).create_new(true);
         #[cfg(unix)]
@@ -135,7 +117,7 @@ struct Named {
 
 impl Drop for Named {
     fn drop(&mut self) {
-        if self.folder.process == std::process::id() {
+        if self.folder.held.is_ours() {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -237,6 +219,7 @@ fn spill_error(path: &Path, what: &str, error: &io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abandoned::LOCK;
 
     fn folders(base: &Path) -> Vec<PathBuf> {
         fs::read_dir(base).unwrap().map(|e| e.unwrap().path()).collect()

@@ -67,16 +67,19 @@ pub fn judge_all(
     key: HashKey,
     pieces: Vec<RawEvents>,
 ) -> Result<Vec<Judgment>> {
-    pieces
-        .into_par_iter()
-        .map(|piece| {
-            let judged = contract.judge_packed(&piece, rules)?;
-            let keys = text(&judged.valid, "idempotency_key")?;
-            let mut hashes = Vec::with_capacity(judged.valid.num_rows());
-            keys.map(|k| key.hash(k.unwrap_or_default().as_bytes()), |hash| hashes.push(hash));
-            Ok(Judgment { piece, judged, hashes })
-        })
-        .collect()
+    pieces.into_par_iter().map(|piece| judge(contract, rules, key, piece)).collect()
+}
+
+/// Judges a piece.
+///
+/// # Errors
+/// Whatever [`Contract::judge`] answers.
+pub(super) fn judge(contract: &Contract, rules: &JudgeRules, key: HashKey, piece: RawEvents) -> Result<Judgment> {
+    let judged = contract.judge_packed(&piece, rules)?;
+    let keys = text(&judged.valid, "idempotency_key")?;
+    let mut hashes = Vec::with_capacity(judged.valid.num_rows());
+    keys.map(|k| key.hash(k.unwrap_or_default().as_bytes()), |hash| hashes.push(hash));
+    Ok(Judgment { piece, judged, hashes })
 }
 
 /// The files of an epoch as they grow, and the count of what went into them.

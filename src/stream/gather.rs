@@ -2,15 +2,17 @@
 
 use std::collections::HashSet;
 
-use super::epoch::{Epoch, Judgment, judge_all};
+use rayon::ScopeFifo;
+
+use super::epoch::{Epoch, Judgment};
+use super::judging::{By, Judging};
 use super::log::{Plan, Tick};
 use super::operators::Operators;
 use super::run::{Event, RunOptions};
 use super::runner::{POLL, Runner};
 use super::spec::WatermarkSpec;
-use super::tick::Read;
 use crate::contract::Contract;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::failpoint;
 use crate::sources::{PartitionStatus, Progress, Source};
 use crate::watermark::Watermark;
@@ -43,7 +45,8 @@ pub(super) struct Gathered {
 
 impl Runner<'_> {
     /// Reads and judges until the epoch is full or nothing more is there. Three ticks are under way at a time: what was
-    /// judged goes through the operators on one core while the next is judged and the one after it is read.
+    /// judged goes through the operators on one core while the next is judged and the one after it is read, and judged
+    /// as soon as a core is free.
     pub(super) fn gather(
         &self,
         source: &mut dyn Source,
@@ -52,15 +55,31 @@ impl Runner<'_> {
         epoch: &mut Epoch,
         options: &RunOptions,
     ) -> Result<Gathered> {
-        let limits = &self.spec.epoch;
         let rules = self.rules(&self.shape);
+        let by = By { contract, rules: &rules, key: self.key };
+        failpoint::pass("read.before")?;
+        let gathered =
+            rayon::in_place_scope_fifo(|scope| self.gather_in(scope, by, source, operators, epoch, options))?;
+        failpoint::pass("read.after")?;
+        Ok(gathered)
+    }
+
+    fn gather_in<'s>(
+        &self,
+        scope: &ScopeFifo<'s>,
+        by: By<'s>,
+        source: &mut dyn Source,
+        operators: &mut Operators,
+        epoch: &mut Epoch,
+        options: &RunOptions,
+    ) -> Result<Gathered> {
+        let limits = &self.spec.epoch;
         let mut gathered = Gathered::default();
         let mut waiting: Vec<Judgment> = vec![];
         // What was read while the tick before it was judged.
-        let mut ahead: Option<Option<Read>> = None;
+        let mut ahead: Option<Option<Judging>> = None;
         let mut idle_since: Option<i64> = None;
-        failpoint::pass("read.before")?;
-        let call = self.call(contract, &self.shape, epoch.number())?;
+        let call = self.call(by.contract, &self.shape, epoch.number())?;
         loop {
             let stopping = self.asked_to_stop();
             // What was read ahead belongs to this epoch: the positions are behind it already.
@@ -79,14 +98,14 @@ impl Runner<'_> {
                 gathered.caught_up = source.partitions().iter().all(|p| p.progress == Progress::Finished);
                 break;
             }
-            let read = match ahead.take() {
-                Some(read) => read,
+            let begun = match ahead.take() {
+                Some(begun) => begun,
                 None => {
-                    let times = |topic: &str, partition: i32| operators.watermark.partition_time(topic, partition);
-                    self.read_tick(source, &times, (room, limits.max_bytes - gathered.bytes), options)?
+                    let room = (room, limits.max_bytes - gathered.bytes);
+                    self.read_and_begin(scope, by, source, &operators.watermark, room, options)?
                 }
             };
-            let Some(Read { tick, pieces }) = read else {
+            let Some(judging) = begun else {
                 take_all(epoch, operators, &waiting)?;
                 waiting.clear();
                 gathered.caught_up = true;
@@ -104,6 +123,7 @@ impl Runner<'_> {
                 continue;
             };
             gathered.caught_up = false;
+            let tick = &judging.tick;
             if let Some(last) = tick.ranges.last() {
                 gathered.events += tick.events;
                 gathered.bytes += tick.bytes;
@@ -113,16 +133,9 @@ impl Runner<'_> {
                     bytes: gathered.bytes,
                     reading: last.topic.clone(),
                 });
-                gathered.ticks.push(tick);
+                gathered.ticks.push(tick.clone());
             }
             let number = gathered.ticks.len().saturating_sub(1);
-            let judge = || {
-                let mut judged = judge_all(contract, &rules, self.key, pieces)?;
-                if let (Some(call), Some(tick)) = (&call, gathered.ticks.last()) {
-                    call.apply(number, tick, &mut judged)?;
-                }
-                Ok::<_, Error>(judged)
-            };
             let room =
                 (limits.max_events.saturating_sub(gathered.events), limits.max_bytes.saturating_sub(gathered.bytes));
             // Reading changes neither operators nor epoch, and `take` does not look at the watermark: which partition is
@@ -130,19 +143,36 @@ impl Runner<'_> {
             // by itself, and may wait.
             let reads_on = room.0 > 0 && room.1 > 0 && !source.gathers() && !stopping;
             let watermark = std::mem::replace(&mut operators.watermark, Watermark::new(0));
-            let times = |topic: &str, partition: i32| watermark.partition_time(topic, partition);
-            let ((taken, judged), read) = rayon::join(
-                || rayon::join(|| take_all(epoch, operators, &waiting), judge),
-                || reads_on.then(|| self.read_tick(source, &times, room, options)).transpose(),
+            let (taken, read) = rayon::join(
+                || take_all(epoch, operators, &waiting),
+                || reads_on.then(|| self.read_and_begin(scope, by, source, &watermark, room, options)).transpose(),
             );
             operators.watermark = watermark;
             taken?;
-            waiting = judged?;
+            waiting.clear();
+            waiting = judging.end()?;
+            if let (Some(call), Some(tick)) = (&call, gathered.ticks.last()) {
+                call.apply(number, tick, &mut waiting)?;
+            }
             ahead = read?;
             observe(operators, &waiting);
         }
-        failpoint::pass("read.after")?;
         Ok(gathered)
+    }
+
+    /// Reads the next tick, and begins to judge it. None when nothing more is there.
+    fn read_and_begin<'s>(
+        &self,
+        scope: &ScopeFifo<'s>,
+        by: By<'s>,
+        source: &mut dyn Source,
+        watermark: &Watermark,
+        room: (u64, u64),
+        options: &RunOptions,
+    ) -> Result<Option<Judging>> {
+        let times = |topic: &str, partition: i32| watermark.partition_time(topic, partition);
+        let read = self.read_tick(source, &times, room, options)?;
+        Ok(read.map(|read| Judging::begin(scope, by, read)))
     }
 }
 

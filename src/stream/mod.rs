@@ -14,6 +14,7 @@ mod epoch;
 mod gather;
 pub mod inspect;
 pub mod journal;
+mod judging;
 pub mod lag;
 pub mod ledger;
 pub mod log;

@@ -1,5 +1,6 @@
 //! One Parquet file in memory.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
@@ -8,13 +9,14 @@ use bytes::Bytes;
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::column::writer::ColumnCloseResult;
 use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::ColumnDescPtr;
 use rayon::prelude::*;
 
 use super::number::{self, NumberColumn};
 use super::text::{self, TextColumn};
 use super::{ParquetSettings, chunk};
 use crate::error::{Error, Result};
-use crate::packed::is_packed;
+use crate::packed::{is_packed, plain};
 
 /// From so many values on, the columns of a batch are encoded on all cores.
 const PARALLEL: usize = 32 << 10;
@@ -65,7 +67,7 @@ impl Encoder {
             columns.push(if text::covers(kind) {
                 let options = settings.text(field.name());
                 Column::Text(Box::new(TextColumn::new(descriptor.column(leaf), kind, options)))
-            } else if leaves(field) == 1 && number::covers(kind, descriptor.column(leaf).physical_type()) {
+            } else if has_own(field, &descriptor.column(leaf)) {
                 Column::Number(Box::new(NumberColumn::new(descriptor.column(leaf), settings.number(field.name()))))
             } else {
                 Column::Leaves(Vec::new())
@@ -268,7 +270,9 @@ impl Column {
             Self::Text(column) => column.write(array),
             Self::Number(column) => column.write(array),
             Self::Leaves(writers) => {
-                for (leaf, writer) in compute_leaves(field, array)?.iter().zip(writers) {
+                let of_field = field.data_type() == array.data_type();
+                let array = if of_field { Cow::Borrowed(array) } else { plain(array)? };
+                for (leaf, writer) in compute_leaves(field, &array)?.iter().zip(writers) {
                     writer.write(leaf)?;
                 }
                 Ok(())
@@ -321,8 +325,14 @@ const EACH: usize = 16;
 /// What the pages of a row group take beside their values, at most.
 const MARGIN: usize = 4 << 20;
 
+/// Whether a field, whose first Parquet column this is, is encoded by our own.
+pub(super) fn has_own(field: &Field, column: &ColumnDescPtr) -> bool {
+    let kind = field.data_type();
+    text::covers(kind) || leaves(field) == 1 && number::covers(kind, column.physical_type())
+}
+
 /// How many Parquet columns an Arrow column becomes.
-fn leaves(field: &Field) -> usize {
+pub(super) fn leaves(field: &Field) -> usize {
     use arrow::datatypes::DataType as T;
     match field.data_type() {
         T::Struct(fields) => fields.iter().map(|f| leaves(f)).sum(),

@@ -98,20 +98,25 @@ impl ParquetSettings {
             .set_coerce_types(true)
             .set_data_page_row_count_limit(PAGE_ROWS)
             .set_write_batch_size(4096);
-        for column in descriptor.columns() {
-            let path = column.path().clone();
-            let name = path.parts().first().map_or("", String::as_str).to_owned();
-            // Numbers and times pack well by their differences, and a dictionary would hash every one of them.
-            if matches!(column.physical_type(), Type::INT32 | Type::INT64) {
-                properties = properties
-                    .set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED)
-                    .set_column_dictionary_enabled(path.clone(), false);
-            }
-            if self.unique.contains(&name) {
-                properties = properties.set_column_dictionary_enabled(path.clone(), false);
-            }
-            if self.opaque.contains(&name) {
-                properties = properties.set_column_statistics_enabled(path, EnabledStatistics::None);
+        let mut leaf = 0;
+        for field in schema.fields() {
+            let below = leaf..leaf + encoder::leaves(field);
+            leaf = below.end;
+            for column in &descriptor.columns()[below] {
+                let path = column.path().clone();
+                let own = encoder::has_own(field, column);
+                // Numbers and times pack well by their differences, and a dictionary would hash every one of them. What has
+                // an encoder of its own needs none of the crate's, which takes a MiB for the differences.
+                let number = matches!(column.physical_type(), Type::INT32 | Type::INT64);
+                if number && !own {
+                    properties = properties.set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED);
+                }
+                if number || own || self.unique.contains(field.name()) {
+                    properties = properties.set_column_dictionary_enabled(path.clone(), false);
+                }
+                if self.opaque.contains(field.name()) {
+                    properties = properties.set_column_statistics_enabled(path, EnabledStatistics::None);
+                }
             }
         }
         Ok((descriptor, properties.build()))

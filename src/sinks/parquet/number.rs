@@ -4,9 +4,11 @@
 //! least and the greatest, and packs the differences from one to the next. Columns at the top level only, and none but
 //! those that Parquet keeps in 32 or 64 bits.
 
-use arrow::array::{Array, AsArray, BooleanBufferBuilder};
+use arrow::array::{Array, AsArray, BooleanBufferBuilder, DictionaryArray};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, Decimal128Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{
+    DataType, Decimal128Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType, UInt16Type,
+};
 use bytes::Bytes;
 use parquet::basic::{BoundaryOrder, Encoding, Type};
 use parquet::column::writer::ColumnCloseResult;
@@ -16,6 +18,7 @@ use parquet::schema::types::ColumnDescPtr;
 use super::chunk::Chunk;
 use super::{delta, levels};
 use crate::error::{Error, Result};
+use crate::packed::plain_type;
 
 /// Whether a column of this type, kept by Parquet in `physical`, can be written here.
 pub(super) fn covers(kind: &DataType, physical: Type) -> bool {
@@ -86,6 +89,7 @@ impl NumberColumn {
         }
         let nulls = array.nulls().filter(|n| n.null_count() > 0);
         match array.data_type() {
+            kind if plain_type(kind) != kind => self.write_packed(array.as_dictionary(), nulls),
             DataType::Int32 => self.extend(array.as_primitive::<Int32Type>().values(), nulls, i64::from),
             DataType::Int64 => self.extend(array.as_primitive::<Int64Type>().values(), nulls, |v| v),
             DataType::Timestamp(TimeUnit::Microsecond, _) => {
@@ -93,6 +97,30 @@ impl NumberColumn {
             }
             DataType::Decimal128(..) => {
                 self.extend(array.as_primitive::<Decimal128Type>().values(), nulls, |v| v as i64)
+            }
+            other => Err(Error::Data(format!("column '{}' came as {other}", self.column.name()))),
+        }
+    }
+
+    /// The same as for a plain column, value for value.
+    fn write_packed(&mut self, array: &DictionaryArray<UInt16Type>, nulls: Option<&NullBuffer>) -> Result<()> {
+        let (numbers, values) = (array.keys().values(), array.values());
+        match values.data_type() {
+            DataType::Int32 => {
+                let values = values.as_primitive::<Int32Type>().values();
+                self.extend(numbers, nulls, |n| i64::from(values[usize::from(n)]))
+            }
+            DataType::Int64 => {
+                let values = values.as_primitive::<Int64Type>().values();
+                self.extend(numbers, nulls, |n| values[usize::from(n)])
+            }
+            DataType::Timestamp(TimeUnit::Microsecond, _) => {
+                let values = values.as_primitive::<TimestampMicrosecondType>().values();
+                self.extend(numbers, nulls, |n| values[usize::from(n)])
+            }
+            DataType::Decimal128(..) => {
+                let values = values.as_primitive::<Decimal128Type>().values();
+                self.extend(numbers, nulls, |n| values[usize::from(n)] as i64)
             }
             other => Err(Error::Data(format!("column '{}' came as {other}", self.column.name()))),
         }

@@ -1,6 +1,9 @@
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Decimal128Array, Int32Array, Int64Array, TimestampMicrosecondArray};
+use arrow::array::{
+    ArrayData, ArrayRef, Decimal128Array, Int32Array, Int64Array, TimestampMicrosecondArray, make_array,
+};
+use arrow::buffer::Buffer;
 use arrow::compute::cast;
 use arrow::datatypes::{Field, Schema};
 use parquet::arrow::ArrowSchemaConverter;
@@ -25,6 +28,21 @@ fn array(kind: &DataType, values: &[Option<i64>]) -> ArrayRef {
         DataType::Timestamp(..) => Arc::new(values.iter().copied().collect::<TimestampMicrosecondArray>()),
         _ => Arc::new(values.iter().copied().collect::<Int64Array>()),
     }
+}
+
+/// The same as the engine packs it.
+fn packed(kind: &DataType, values: &[Option<i64>]) -> ArrayRef {
+    let some: Vec<Option<i64>> = values.iter().filter(|v| v.is_some()).copied().collect();
+    let numbers = values.iter().scan(0, |next, v| Some(std::mem::replace(next, *next + u16::from(v.is_some()))));
+    let numbers: Vec<u16> = numbers.zip(values).map(|(n, v)| if v.is_some() { n } else { 0 }).collect();
+    let nulls = values.iter().any(Option::is_none).then(|| values.iter().map(Option::is_some).collect());
+    let plain = array(kind, &some).into_data();
+    let data = ArrayData::builder(packed_type(kind)).len(values.len()).nulls(nulls);
+    make_array(data.add_buffer(Buffer::from_vec(numbers)).add_child_data(plain).build().unwrap())
+}
+
+fn packed_type(kind: &DataType) -> DataType {
+    DataType::Dictionary(Box::new(DataType::UInt16), Box::new(kind.clone()))
 }
 
 fn file(kind: &DataType, nullable: bool, options: &NumberOptions, groups: &[Vec<ArrayRef>]) -> Bytes {
@@ -143,6 +161,12 @@ proptest! {
         prop_assert_eq!(read(&bytes, &kind, statistics), expected);
         // Where the rows were cut does not show.
         prop_assert_eq!(&bytes, &file(&kind, nullable, &options, &groups.iter().map(whole).collect::<Vec<_>>()));
+        // Nor whether they were packed.
+        let some_packed = |g: &Vec<Vec<Option<i64>>>| {
+            let kinds = [packed, array].into_iter().cycle();
+            g.iter().zip(kinds).map(|(v, of)| of(&kind, v)).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(&bytes, &file(&kind, nullable, &options, &groups.iter().map(some_packed).collect::<Vec<_>>()));
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
-use arrow::compute::{max, min, take_record_batch};
+use arrow::compute::{cast, max, min, take_record_batch};
 use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
 use bytes::Bytes;
 use rayon::prelude::*;
@@ -13,6 +13,7 @@ use super::encoder::at_most;
 use super::{Encoder, ParquetSettings};
 use crate::error::{Error, Result};
 use crate::lake::layout::Partition;
+use crate::packed;
 use crate::time::DAY;
 
 /// A partition with fewer rows waits with encoding: thousands of small ones must not hold an encoder each.
@@ -391,14 +392,47 @@ fn select(batch: &RecordBatch, rows: Vec<u32>) -> Result<RecordBatch> {
     if few { of_its_own(&selected) } else { Ok(selected) }
 }
 
-/// The same rows with text of their own: a few that wait must not keep all the text alive that was read with them.
+/// The same rows with values of their own: a few that wait must not keep all alive that was read with them.
 fn of_its_own(batch: &RecordBatch) -> Result<RecordBatch> {
-    let own = |column: &ArrayRef| -> ArrayRef {
-        match column.data_type() {
+    let own = |column: &ArrayRef| -> Result<ArrayRef> {
+        Ok(match column.data_type() {
             DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
             DataType::Utf8View => Arc::new(column.as_string_view().gc()),
+            DataType::Dictionary(..) if column.as_any_dictionary().values().len() > column.len() => {
+                cast(column, packed::plain_type(column.data_type()))?
+            }
             _ => Arc::clone(column),
-        }
+        })
     };
-    Ok(RecordBatch::try_new(batch.schema(), batch.columns().iter().map(own).collect())?)
+    let columns = batch.columns().iter().map(own).collect::<Result<Vec<_>>>()?;
+    packed::batch(&packed::plain_schema(batch.schema_ref()), columns)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, StringArray};
+    use arrow::datatypes::Field;
+
+    use super::*;
+
+    #[test]
+    fn a_few_rows_do_not_keep_all_values() {
+        let schema = Arc::new(arrow::datatypes::Schema::new(vec![
+            Field::new("text", DataType::Utf8, true),
+            Field::new("n", DataType::Int64, true),
+        ]));
+        let numbers: Vec<u16> = (0..10_000).collect();
+        let text: StringArray = numbers.iter().map(|n| Some(format!("a text that is rather long, {n}"))).collect();
+        let columns = vec![
+            packed::of(numbers.clone(), None, text).unwrap(),
+            packed::of(numbers.clone(), None, Int64Array::from_iter_values(0..10_000)).unwrap(),
+        ];
+        let batch = packed::batch(&schema, columns).unwrap();
+        let few = select(&batch, vec![7, 9_000]).unwrap();
+        assert!(few.get_array_memory_size() < 1_000, "{} bytes", few.get_array_memory_size());
+        assert_eq!(packed::unpack(&schema, &few).unwrap(), {
+            let whole = packed::unpack(&schema, &batch).unwrap();
+            take_record_batch(&whole, &UInt32Array::from(vec![7, 9_000])).unwrap()
+        });
+    }
 }

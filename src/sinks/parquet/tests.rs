@@ -1,7 +1,10 @@
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
-use arrow::compute::concat_batches;
+use arrow::array::{
+    Array, ArrayRef, AsArray, Decimal128Array, DictionaryArray, Float64Array, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray, UInt16Array, UInt32Array,
+};
+use arrow::compute::{concat_batches, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -236,4 +239,42 @@ fn columns_that_are_the_same_are_encoded_once() {
     let (twins, plain) = (twins.finish().unwrap(), plain.finish().unwrap());
     assert_eq!(read(&twins), concat_batches(&schema, &expected).unwrap());
     assert_eq!(twins, plain);
+}
+
+#[test]
+fn packed_numbers_make_the_same_file() {
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("n", DataType::Int64, true),
+        Field::new("float", DataType::Float64, true),
+        Field::new("decimal", DataType::Decimal128(30, 2), true),
+    ]));
+    let plain = |from: i64| -> RecordBatch {
+        let some = |i: i64| (i % 7 == 0).then_some(i);
+        let numbers: Int64Array = (from..from + 900).map(some).collect();
+        let floats: Float64Array = (from..from + 900).map(|i| some(i).map(|i| i as f64 / 4.0)).collect();
+        let decimals: Decimal128Array = (from..from + 900).map(|i| some(i).map(i128::from)).collect();
+        let decimals = decimals.with_precision_and_scale(30, 2).unwrap();
+        RecordBatch::try_new(schema.clone(), vec![Arc::new(numbers), Arc::new(floats), Arc::new(decimals)]).unwrap()
+    };
+    let packed = |batch: &RecordBatch| -> RecordBatch {
+        let column = |column: &ArrayRef| {
+            let rows = (0..column.len()).filter(|row| column.is_valid(*row)).map(|row| row as u32);
+            let values = take(column, &UInt32Array::from_iter_values(rows), None).unwrap();
+            let next = (0..column.len())
+                .scan(0, |next, row| Some(column.is_valid(row).then(|| std::mem::replace(next, *next + 1))));
+            Arc::new(DictionaryArray::new(next.collect::<UInt16Array>(), values)) as ArrayRef
+        };
+        crate::packed::batch(&schema, batch.columns().iter().map(column).collect()).unwrap()
+    };
+    let file = |some: &dyn Fn(usize, RecordBatch) -> RecordBatch| -> Bytes {
+        let mut encoder = Encoder::new(&schema, &ParquetSettings::default()).unwrap();
+        let batches: Vec<_> = (0..6).map(|n| some(n, plain(n as i64 * 900))).collect();
+        encoder.write(&batches[0]).unwrap();
+        encoder.write_all(&batches[1..]).unwrap();
+        encoder.finish().unwrap()
+    };
+    let bytes = file(&|_, rows| rows);
+    assert_eq!(bytes, file(&|n, rows| if n % 2 == 0 { packed(&rows) } else { rows }));
+    let expected: Vec<_> = (0..6).map(|n| plain(n * 900)).collect();
+    assert_eq!(read(&bytes), concat_batches(&schema, &expected).unwrap());
 }

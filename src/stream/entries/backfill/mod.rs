@@ -157,7 +157,7 @@ fn attempt(
     let open = silver::open_sessions(work.store(), judge, &base.last)?;
     let open = open.into_iter().map(|(entity, start)| (scope::hash_of(entity.as_deref()), start)).collect();
     let mut scope = Scope::new(range, base.last.watermark, open, judge.gap().map(|(gap, _)| gap));
-    let folder = Folder::new(work.id())?;
+    let folder = Folder::new()?;
     let all = extent(base);
     let mut margin = judge.shape.deduplicate.horizon_us.max(judge.gap().map_or(0, |(gap, _)| gap)).saturating_add(DAY);
     loop {

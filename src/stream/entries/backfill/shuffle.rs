@@ -10,32 +10,31 @@ use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 
+use crate::abandoned::{HeldFolder, remove_abandoned};
 use crate::error::{Error, Result};
+use crate::spill::disk::spill_base;
+
+const PREFIX: &str = "penstock-backfill-";
 
 /// A folder of this process, gone when it is dropped.
-pub struct Folder(PathBuf);
+pub struct Folder(HeldFolder);
 
 impl Folder {
-    /// Makes one below `PENSTOCK_SPILL_DIR`, or where the system keeps temporary files.
+    /// Makes one below [`spill_base`]; what backfills left there that were killed is removed.
     ///
     /// # Errors
     /// [`Error::Lake`] when there is no room or no right to.
-    pub fn new(id: &str) -> Result<Self> {
-        let root = std::env::var_os("PENSTOCK_SPILL_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-        let path = root.join(format!("penstock-backfill-{}-{id}", std::process::id()));
-        std::fs::create_dir_all(&path).map_err(|e| refused(&path, &e))?;
-        Ok(Self(path))
+    pub fn new() -> Result<Self> {
+        Self::below(&spill_base())
+    }
+
+    fn below(base: &Path) -> Result<Self> {
+        remove_abandoned(base, PREFIX);
+        HeldFolder::new(base, PREFIX).map(Self).map_err(|e| refused(base, &e))
     }
 
     fn file(&self, name: &str, bucket: usize) -> PathBuf {
-        self.0.join(format!("{name}-{bucket}"))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // What stays behind is in a folder for temporary files.
-        let _ = std::fs::remove_dir_all(&self.0);
+        self.0.path().join(format!("{name}-{bucket}"))
     }
 }
 
@@ -171,5 +170,39 @@ impl<'a> Rows<'a> {
         let file = File::open(&path).map_err(|e| refused(&path, &e))?;
         let reader = StreamReader::try_new(BufReader::new(file), None).map_err(|e| refused(&path, &e))?;
         reader.map(|batch| batch.map_err(|e| refused(&path, &e))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::abandoned::LOCK;
+
+    #[test]
+    fn what_a_killed_backfill_left_goes_and_what_another_works_on_stays() {
+        let base = tempfile::tempdir().unwrap();
+        let names = || {
+            let entries = fs::read_dir(base.path()).unwrap();
+            let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        let dead = base.path().join(format!("{PREFIX}dead"));
+        fs::create_dir(&dead).unwrap();
+        fs::write(dead.join(LOCK), "").unwrap();
+        fs::write(dead.join("rows-0"), "left").unwrap();
+        fs::create_dir(base.path().join("somebody-elses")).unwrap();
+
+        let first = Folder::below(base.path()).unwrap();
+        let held = names();
+        assert_eq!(held.len(), 2, "{held:?}");
+        let second = Folder::below(base.path()).unwrap();
+        assert_eq!(names().len(), 3);
+        drop(second);
+        assert_eq!(names(), held, "the first works on");
+        drop(first);
+        assert_eq!(names(), ["somebody-elses"]);
     }
 }
