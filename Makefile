@@ -102,13 +102,14 @@ bench-check: $(DEPS) ## Have kernels become slower? Counts instructions with val
 	$(BIN)/python benches/check.py --profile $(PROFILE) $(if $(UPDATE),--update) $(ARGS)
 
 # Nearly all of `unsafe` calls C (librdkafka, libc), which Miri cannot run: valgrind looks at both sides of the calls. That of
-# `contract::lanes` computes with registers and touches no memory; that of `packed` skips a check that was just made.
+# `contract::lanes` computes with registers and touches no memory; that of `packed` skips a check that was just made;
+# that of `prefetch` is a hint.
 MEMCHECK := --config "target.'cfg(unix)'.runner=['valgrind', '--quiet', '--error-exitcode=99', '--fair-sched=yes']"
 
 .PHONY: memcheck
 memcheck: $(DEPS) ## The tests that reach `unsafe` code, under valgrind's memcheck
 	@command -v valgrind >/dev/null || { echo "valgrind is needed and was not found: apt-get install valgrind" >&2; exit 1; }
-	$(CARGO_TEST) $(MEMCHECK) --lib -- --test-threads=1 kafka:: producer:: memory:: failpoint:: lanes:: packed::
+	$(CARGO_TEST) $(MEMCHECK) --lib -- --test-threads=1 kafka:: producer:: memory:: failpoint:: lanes:: packed:: prefetch::
 
 .PHONY: bench-plot
 bench-plot: $(BENCHED) ## Time and memory against events, beside Polars and DuckDB (docs/images/growth.svg); up to 16 M alone
@@ -124,6 +125,15 @@ bench-spark: $(BENCHED) ## File and topic beside Spark local[2] (needs Java 17 o
 	$(UV) pip install --quiet --python target/pyspark/bin/python "pyspark>=4.0"
 	$(MEASURE) benches/compare/spark.py --spark $(CURDIR)/target/pyspark/bin/python $(ARGS)
 	$(MEASURE) benches/pages.py
+
+LIMITS := target/limits
+
+.PHONY: bench-limits
+bench-limits: $(CORE) ## What reading, parsing alone and writing the same events take here, by well-known libraries
+	mkdir -p $(LIMITS)
+	cd benches/compare && $(CURDIR)/$(BIN)/python -c "import run, pathlib; run.generate(pathlib.Path('$(CURDIR)/$(LIMITS)/events.jsonl'), 1_000_000)"
+	cargo run --release --locked --manifest-path benches/limits/Cargo.toml --target-dir $(LIMITS) -- $(LIMITS)/events.jsonl
+	rm $(LIMITS)/events.jsonl
 
 .PHONY: lint
 lint: lint-rust lint-python ## Check format, lints and types of Rust and Python

@@ -17,6 +17,9 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
 
 const ROWS: usize = 200_000;
 /// About 2 MiB of text.
@@ -198,6 +201,17 @@ fn encode(schema: &SchemaRef, batches: &[RecordBatch], settings: &ParquetSetting
     writer.finish(&|p, n| format!("{}/{n}", p.path())).expect("finishes").iter().map(|f| f.bytes.len()).sum()
 }
 
+/// The same rows by the writer that comes with arrow-rs, set like ours.
+fn encode_by_arrow_rs(schema: &SchemaRef, batches: &[RecordBatch], settings: &ParquetSettings) -> usize {
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(settings.zstd_level).expect("a level")))
+        .set_max_row_group_row_count(Some(settings.row_group_rows))
+        .build();
+    let mut writer = ArrowWriter::try_new(vec![], Arc::clone(schema), Some(properties)).expect("a schema");
+    batches.iter().for_each(|batch| writer.write(batch).expect("encodes"));
+    writer.into_inner().expect("finishes").len()
+}
+
 fn files(folder: &std::path::Path) -> Files {
     let settings = FilesSettings { base: folder.to_path_buf(), paths: vec!["*.jsonl".into()], bounded: true };
     let mut files = Files::new(settings).expect("patterns");
@@ -230,12 +244,21 @@ fn benches(c: &mut Criterion) {
     for (name, schema, batches) in [("silver", silver_schema(), &silvers), ("bronze", bronze::schema(), &bronzes)] {
         let memory: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
         let size = encode(&schema, batches, &settings);
-        eprintln!("{name}: {} bytes a row in memory, {:.1} as Parquet", memory / ROWS, size as f64 / ROWS as f64);
+        let theirs = encode_by_arrow_rs(&schema, batches, &settings) as f64 / ROWS as f64;
+        let ours = size as f64 / ROWS as f64;
+        eprintln!("{name}: {} bytes a row in memory, {ours:.1} as Parquet, {theirs:.1} by arrow-rs", memory / ROWS);
     }
 
     let mut group = c.benchmark_group("parquet");
     group.throughput(Throughput::Elements(ROWS as u64)).sample_size(10);
     group.bench_function("silver", |b| b.iter(|| encode(&silver_schema(), black_box(&silvers), &settings)));
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
+    group.bench_function("silver, one core", |b| {
+        b.iter(|| one.install(|| encode(&silver_schema(), black_box(&silvers), &settings)));
+    });
+    group.bench_function("silver, one core, by arrow-rs", |b| {
+        b.iter(|| encode_by_arrow_rs(&silver_schema(), black_box(&silvers), &settings));
+    });
     group.bench_function("bronze", |b| b.iter(|| encode(&bronze::schema(), black_box(&bronzes), &settings)));
     group.bench_function("bronze batches", |b| {
         b.iter(|| {
