@@ -1,14 +1,15 @@
 """Runs a pipeline without end, or until caught up: what the tests of the Kafka source start, stop and kill.
 
 Usage: python kafka_run.py PIPELINE.yaml [--until-caught-up] [--accept-gap] [--shard=N/OF]. Prints each event of the run
-as a line of JSON; an error as its class and message on standard error, with exit code 3; stopped, 0.
+as a line of JSON; an error as its class and message on standard error, with exit code 3; stopped, 0, and a last line that
+says whether the epoch in hand was finished, unless it did not stop in time and was left behind.
 """
 
 import json
 import sys
 
 from penstock import Pipeline
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, Stopped
 
 
 def main() -> int:
@@ -22,6 +23,9 @@ def main() -> int:
             progress=False,
             on_event=lambda event: print(json.dumps(event), flush=True),
         )
+    except Stopped as stopped:
+        print(json.dumps({"event": "stopped", "finished": stopped.finished}), flush=True)
+        return 0
     except KeyboardInterrupt:
         return 0
     except PenstockError as error:

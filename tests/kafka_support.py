@@ -150,7 +150,7 @@ class Running:
             env["PENSTOCK_FAILPOINT"] = failpoint
         self.events: list[dict[str, Any]] = []
         self.process = subprocess.Popen(
-            [sys.executable, str(RUNNER), str(flow.folder / "pipeline.yaml"), *options],
+            [sys.executable, "-X", "faulthandler", str(RUNNER), str(flow.folder / "pipeline.yaml"), *options],
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -214,7 +214,9 @@ class Running:
     def stop(self) -> int:
         """SIGINT, as Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
-        return self.end()
+        code = self.end()
+        assert code >= 0, f"the run ended by signal {-code}: {self.said}"
+        return code
 
     def kill(self) -> None:
         """`kill -9`."""

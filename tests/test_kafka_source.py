@@ -191,6 +191,25 @@ def test_a_topic_may_come_later(kafka_broker: KafkaBroker, flow: Flow, topic: st
     assert {row["topic"] for row in flow.rows()} == set(flow.topics)
 
 
+def test_a_broker_that_hangs_does_not_hold_up_a_stop(kafka_broker: KafkaBroker, flow: Flow, topic: str) -> None:
+    """Nobody answers what the group is told, nor that the client leaves: it is not waited for long, and nothing is lost."""
+    flow.broker.produce(topic, [message(n) for n in range(10)])
+    server = kafka_broker.process
+    assert server is not None
+    with Running(flow) as run:
+        run.wait("the events", lambda: run.consumed() == 10)
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            assert run.stop() == 0
+            assert run.seen("stopped"), "it did not end by itself"
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+    kafka_broker.wait()
+    flow.broker.produce(topic, [message(n) for n in range(10, 20)])
+    assert flow.run().consumed == 20
+    assert flow.ids() == wanted(range(20))
+
+
 def test_a_topic_that_is_not_there(flow: Flow, topic: str) -> None:
     flow.topics = [topic, "no-such-topic"]
     with pytest.raises(SourceError, match=r"topic no-such-topic: there is no such topic; make it"):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -136,6 +137,57 @@ def test_a_run_that_is_interrupted_says_how_it_ended(tmp_path: Path) -> None:
     assert rest.consumed == stopped.ledger.consumed + rest.run.consumed
     assert rest.balanced
     assert flow.audit().balanced
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("seconds", [0.02, 0.5, 60])
+def test_work_that_was_left_behind_calls_nobody_while_python_exits(tmp_path: Path, seconds: float) -> None:
+    """Interrupted twice, a call is left behind, inside of Python or about to call it. The process ends all the same."""
+    script = textwrap.dedent(
+        """
+        import json, os, signal, sys, time
+        from penstock import _core
+        def progress(*_):
+            print("called", flush=True)
+            end = time.monotonic() + float(sys.argv[2])
+            while time.monotonic() < end:
+                time.sleep(0.001)
+        heard = []
+        def interrupt(*_):
+            heard.append(1)
+            if len(heard) <= 2:
+                raise KeyboardInterrupt
+        signal.signal(signal.SIGINT, interrupt)
+        options = json.dumps({"total": 500_000_000, "seed": 1})
+        try:
+            _core.generate("ecommerce", options, sys.argv[1], on_progress=progress)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+        sys.exit(7)
+        """
+    )
+    command = [sys.executable, "-c", script, os.devnull, str(seconds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            assert process.stdout.readline() == "called\n"
+            interrupted = threading.Event()
+            sender = threading.Thread(target=keep_interrupting, args=(process, interrupted))
+            sender.start()
+            said = next((line for line in process.stdout if line != "called\n"), "")
+            interrupted.set()
+            sender.join()
+            # Who is in a call for so long is not waited for: Python's own end would crash then.
+            assert (process.wait(60), said) == (130 if seconds > 30 else 7, "interrupted\n"), process.stderr.read()
+        finally:
+            process.kill()
+
+
+def keep_interrupting(process: subprocess.Popen[str], heard: threading.Event) -> None:
+    """Ctrl-C again and again, until it was heard."""
+    while not heard.wait(0.1) and process.poll() is None:
+        process.send_signal(signal.SIGINT)
 
 
 def test_exit_codes_of_a_stop() -> None:

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
+use super::calls::attach;
 use super::errors::to_python;
 use super::logs;
 use crate::{Error, Result, threads};
@@ -136,11 +137,12 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 pub fn tell(callback: Option<&Py<PyAny>>, events: u64) -> Result<()> {
     let Some(callback) = callback else { return Ok(()) };
     let text = format!(r#"{{"event": "progress", "events": {events}}}"#);
-    Python::attach(|py| match callback.call1(py, (text,)) {
+    let told = attach(|py| match callback.call1(py, (text,)) {
         Ok(_) => Ok(()),
         Err(error) => {
             error.write_unraisable(py, None);
             Err(Error::Interrupted)
         }
-    })
+    });
+    told.unwrap_or(Err(Error::Interrupted))
 }

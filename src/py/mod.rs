@@ -1,6 +1,7 @@
 //! The bindings: what Python sees of the engine. They convert, and nothing more; every call goes through [`gate`].
 
 mod broker;
+mod calls;
 mod contract;
 mod dedup;
 mod entries;
@@ -60,6 +61,7 @@ mod _core {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         super::logs::listen();
+        super::calls::listen(module)?;
         module.add(
             "FEATURES",
             [("python", true), ("kafka", cfg!(feature = "kafka")), ("s3", cfg!(feature = "s3"))]

@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 use serde::de::DeserializeOwned;
 
+use super::calls::attach;
 use super::errors::to_python;
 use super::gate::{OnInterrupt, enter_beside};
 use crate::generate::{GenerateOptions, Profile};
@@ -43,7 +44,7 @@ fn tell(callback: Option<&Py<PyAny>>, sent: Sent) -> Result<Go> {
         told.to_string()
     });
     let text = told.map_err(|e| Error::Internal(e.to_string()))?;
-    Python::attach(|py| match callback.call1(py, (text,)) {
+    let answer = attach(|py| match callback.call1(py, (text,)) {
         Ok(answer) if answer.extract::<bool>(py).is_ok_and(|go_on| !go_on) => Err(Error::Interrupted),
         Ok(answer) if answer.extract::<String>(py).is_ok_and(|said| said == "wait") => Ok(Go::Later),
         Ok(_) => Ok(Go::On),
@@ -51,7 +52,8 @@ fn tell(callback: Option<&Py<PyAny>>, sent: Sent) -> Result<Go> {
             error.write_unraisable(py, None);
             Err(Error::Interrupted)
         }
-    })
+    });
+    answer.unwrap_or(Err(Error::Interrupted))
 }
 
 /// A broker in this process, for demos.

@@ -2,10 +2,11 @@
 
 use pyo3::prelude::*;
 
+use super::calls::attach;
 use super::errors::from_python;
 use super::stream::json;
-use crate::Result;
 use crate::stream::sink::{EpochSink, SinkEpoch, Written};
+use crate::{Error, Result};
 
 /// An object with a `name`, and methods `write(epoch_json) -> bool` (false: it was told to forbid the epoch) and
 /// `forbid(epoch, term) -> bool` (false: it holds the epoch).
@@ -23,10 +24,11 @@ impl PySink {
     }
 
     fn ask(&self, work: impl FnOnce(Python<'_>) -> PyResult<Py<PyAny>>) -> Result<bool> {
-        Python::attach(|py| {
+        let answer = attach(|py| {
             let answer = work(py).and_then(|answer| answer.extract::<bool>(py));
             answer.map_err(|error| from_python(py, &error))
-        })
+        });
+        answer.unwrap_or(Err(Error::Interrupted))
     }
 }
 

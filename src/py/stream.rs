@@ -6,6 +6,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use serde::Serialize;
 
+use super::calls::attach;
 use super::errors::to_python;
 use super::gate::{OnInterrupt, Stop, enter, enter_apart, enter_beside};
 use super::lake::{Secrets, storage_secrets};
@@ -33,7 +34,8 @@ impl Observer for Watcher {
     fn event(&self, event: &Event) {
         let Some(callback) = &self.callback else { return };
         let Ok(text) = serde_json::to_string(event) else { return };
-        Python::attach(|py| {
+        // While Python exits nobody listens any more.
+        let _ = attach(|py| {
             // A broken progress bar must not stop the pipeline; Python prints what went wrong.
             if let Err(error) = callback.call1(py, (text,)) {
                 error.write_unraisable(py, None);

@@ -1,6 +1,7 @@
 //! Clients of the cluster: their settings, what they say by the way, and how long they are waited for.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
@@ -29,6 +30,8 @@ const QUEUED_MESSAGES: usize = 200_000;
 
 /// For so long an answer is waited for before the question is asked again.
 const QUESTION: Duration = Duration::from_secs(30);
+/// For so long it is waited for the end of a client that reads.
+const CLOSE_WAIT: Duration = Duration::from_secs(2);
 /// After so long without an answer it is told that the cluster is away, where it is.
 const AWAY: Duration = Duration::from_secs(1);
 
@@ -43,6 +46,8 @@ pub(super) struct Said {
     unreachable: Option<String>,
     all_down: bool,
     fatal: Option<String>,
+    /// Nobody may tell this client who coordinates its group.
+    group_forbidden: bool,
     /// What was said last: it comes again with every attempt.
     last: Option<String>,
     /// Whether it was told that the cluster is away.
@@ -58,6 +63,11 @@ pub(super) struct Context {
 impl Context {
     fn said(&self) -> MutexGuard<'_, Said> {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the user has no rights on the client's group.
+    pub(super) fn group_forbidden(&self) -> bool {
+        self.said().group_forbidden
     }
 
     /// A text without what must not be shown.
@@ -102,6 +112,7 @@ impl ClientContext for Context {
             Some(Code::SSL) => again(&mut said.tls, reason),
             Some(Code::AllBrokersDown) => said.all_down = true,
             Some(Code::Fatal) => said.fatal = Some(reason),
+            Some(Code::GroupAuthorizationFailed) => said.group_forbidden = true,
             Some(Code::BrokerTransportFailure | Code::Resolve | Code::OperationTimedOut | Code::RequestTimedOut) => {
                 said.unreachable = Some(reason)
             }
@@ -282,10 +293,19 @@ impl<'a> Connection<'a> {
 impl Drop for Connection<'_> {
     /// Closes a client that reads. Left to itself, its end looks only every tenth of a second whether that is done.
     fn drop(&mut self) {
-        if Arc::strong_count(&self.client) == 1 && self.client.close_queue().is_ok() {
-            while !self.client.closed() {
-                self.client.poll(Duration::from_millis(1));
+        if Arc::strong_count(&self.client) > 1 || self.client.close_queue().is_err() {
+            return;
+        }
+        let since = Instant::now();
+        while !self.client.closed() {
+            if since.elapsed() >= CLOSE_WAIT {
+                // It waits for a broker to answer, which may take a minute. Nobody else has to. Without a thread for it, the
+                // client is dropped here.
+                let client = Arc::clone(&self.client);
+                let _ = Builder::new().name("penstock-close".into()).spawn(move || drop(client));
+                return;
             }
+            self.client.poll(Duration::from_millis(1));
         }
     }
 }

@@ -7,18 +7,65 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::super::PartitionState;
 use super::reader::Key;
-use super::{Kafka, client, native};
+use super::{Kafka, Positions, client, native, trouble};
 use crate::error::{Error, Result};
 use crate::failpoint;
 
 /// For so long a commit to the consumer group is waited for.
 const COMMIT_WAIT: Duration = Duration::from_secs(2);
-/// The same at the end of a run, when no epoch comes that could tell it again.
-const LAST_WAIT: Duration = Duration::from_secs(5);
+/// The same at the end of a run, when no epoch comes that could tell it again. With the wait before it, and the one for the
+/// client's own end, it stays below what a run may take to stop.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+/// For so long it is waited to hear whether the group may be used.
+const GROUP_WAIT: Duration = Duration::from_secs(10);
 
 impl Kafka<'_> {
+    /// Tells the consumer group where reading goes on, once, before anything is read: so it is known whether it may be used.
+    ///
+    /// # Errors
+    /// The group is forbidden; the cluster does not answer; [`Error::Interrupted`].
+    pub(super) fn try_group(&mut self) -> Result<()> {
+        let beginning =
+            || self.entries.iter().filter(|(_, e)| !e.dropped).map(|(k, e)| (k.clone(), e.position)).collect();
+        let positions: Positions = if self.untold.is_empty() { beginning() } else { self.untold.clone() };
+        if self.tried.is_some() || positions.is_empty() {
+            return Ok(());
+        }
+        self.tried = Some(positions.clone());
+        let connection = &self.reader()?.connection;
+        let asked = native::ask_commit(&connection.client, &offsets(&positions)?);
+        let since = Instant::now();
+        while since.elapsed() < GROUP_WAIT {
+            let answer = asked.commit(client::SLICE);
+            let refused = matches!(&answer, Some(Err(failure)) if failure.code == Code::GroupAuthorizationFailed);
+            if refused || connection.context().group_forbidden() {
+                return Err(trouble::forbidden_group(&self.settings.group, self.user()));
+            }
+            match answer {
+                Some(Ok(())) => {
+                    self.untold.retain(|key, position| positions.get(key) != Some(position));
+                    return Ok(());
+                }
+                // Whatever else there is with the group: what is told after an epoch will say so.
+                Some(Err(_)) => {
+                    self.untold = positions;
+                    return Ok(());
+                }
+                None => connection.patience(since)?,
+            }
+        }
+        self.telling = Some((asked, positions));
+        Ok(())
+    }
+
     /// Tells the consumer group how far was committed; what it could not be told before, too.
     pub(super) fn tell_group(&mut self, states: &[PartitionState]) -> Result<()> {
+        let key = |state: &PartitionState| -> Key { (state.topic.as_str().into(), state.partition) };
+        let as_tried = |state| self.tried.as_ref().is_some_and(|tried| tried.get(&key(state)) == Some(&state.position));
+        if !states.is_empty() && states.iter().all(as_tried) {
+            // Where reading begins was committed. That the group was told before.
+            return Ok(());
+        }
         let Some(reader) = self.reader.as_ref().or(self.again.as_ref()) else { return Ok(()) };
         let place = || format!("consumer group {}", self.settings.group);
         let refused = |failure: native::Failure| {
@@ -35,11 +82,10 @@ impl Kafka<'_> {
             )
         };
         for state in states.iter().filter(|s| s.kafka.is_some()) {
-            let key: Key = (state.topic.as_str().into(), state.partition);
             if state.finished {
-                self.untold.remove(&key)
+                self.untold.remove(&key(state))
             } else {
-                self.untold.insert(key, state.position)
+                self.untold.insert(key(state), state.position)
             };
         }
         if let Some((asked, told)) = self.telling.take() {
@@ -57,12 +103,7 @@ impl Kafka<'_> {
             return Ok(());
         }
         failpoint::pass("offsets.before")?;
-        let mut list = TopicPartitionList::new();
-        for ((topic, partition), position) in &self.untold {
-            list.add_partition_offset(topic, *partition, Offset::Offset(*position))
-                .map_err(|e| Error::Internal(e.to_string()))?;
-        }
-        let asked = native::ask_commit(&reader.connection.client, &list);
+        let asked = native::ask_commit(&reader.connection.client, &offsets(&self.untold)?);
         let since = Instant::now();
         while since.elapsed() < COMMIT_WAIT {
             if let Some(answer) = asked.commit(client::SLICE) {
@@ -74,6 +115,16 @@ impl Kafka<'_> {
         self.telling = Some((asked, self.untold.clone()));
         Ok(())
     }
+}
+
+/// Positions as librdkafka takes them.
+fn offsets(positions: &Positions) -> Result<TopicPartitionList> {
+    let mut list = TopicPartitionList::new();
+    for ((topic, partition), position) in positions {
+        list.add_partition_offset(topic, *partition, Offset::Offset(*position))
+            .map_err(|e| Error::Internal(e.to_string()))?;
+    }
+    Ok(list)
 }
 
 impl Drop for Kafka<'_> {
@@ -92,12 +143,8 @@ impl Drop for Kafka<'_> {
             return;
         }
         self.untold.retain(|key, position| told.get(key) != Some(position));
-        let mut list = TopicPartitionList::new();
-        for ((topic, partition), position) in &self.untold {
-            // An offset that cannot be written down is not told: what is committed is safe.
-            let _ = list.add_partition_offset(topic, *partition, Offset::Offset(*position));
-        }
-        if list.count() > 0 {
+        // Offsets that cannot be written down are not told: what is committed is safe.
+        if let Some(list) = offsets(&self.untold).ok().filter(|list| list.count() > 0) {
             answered(&native::ask_commit(&reader.connection.client, &list));
         }
     }

@@ -25,8 +25,6 @@ const PAUSE: Duration = Duration::from_millis(200);
 const GONE_FOR: Duration = Duration::from_secs(3);
 /// For so long a run that was asked to stop waits to hear what the topics are that it has read from.
 const LAST_WORD: Duration = Duration::from_secs(5);
-/// For so long it is waited to hear whether the group may be used.
-const GROUP_WAIT: Duration = Duration::from_secs(10);
 
 impl Kafka<'_> {
     /// Looks for topics, partitions and their offsets; what was not read yet has to be still there.
@@ -36,6 +34,7 @@ impl Kafka<'_> {
         let fresh: Vec<Key> =
             self.entries.iter().filter(|(k, e)| !e.dropped && !reading(k)).map(|(k, _)| k.clone()).collect();
         self.look_at_offsets(&fresh)?;
+        self.try_group()?;
         self.looked = Some(Instant::now());
         Ok(())
     }
@@ -104,11 +103,6 @@ impl Kafka<'_> {
 
     /// Finds topics and partitions. Those found later than the others begin at 0.
     pub(super) fn discover(&mut self) -> Result<()> {
-        let allowed = if self.group_allowed {
-            None
-        } else {
-            native::ask_group(&self.questions.client, &self.settings.group, GROUP_WAIT)
-        };
         loop {
             let found = self.topics()?;
             self.check_cluster()?;
@@ -123,25 +117,6 @@ impl Kafka<'_> {
         }
         if self.settings.shard.is_some() {
             trouble::same_size(&self.sizes)?;
-        }
-        if let Some(allowed) = allowed {
-            self.check_group(&allowed)?;
-            self.group_allowed = true;
-        }
-        Ok(())
-    }
-
-    fn check_group(&self, allowed: &native::Asked) -> Result<()> {
-        let since = Instant::now();
-        while since.elapsed() < GROUP_WAIT {
-            match allowed.group(super::client::SLICE) {
-                Some(Err(failure)) if failure.code == Code::GroupAuthorizationFailed => {
-                    return Err(trouble::forbidden_group(&self.settings.group, self.user()));
-                }
-                // Whatever else there is with the group: the first commit to it will tell.
-                Some(_) => return Ok(()),
-                None => self.questions.patience(since)?,
-            }
         }
         Ok(())
     }
@@ -396,8 +371,6 @@ impl Kafka<'_> {
 
 impl Broker for Kafka<'_> {
     fn ends(&mut self, read: &[PartitionState]) -> Result<BTreeMap<(String, i32), (i64, i64)>> {
-        // Who only looks commits nothing to the group.
-        self.group_allowed = true;
         self.restore(read)?;
         self.discover()?;
         let keys: Vec<Key> = self.entries.iter().filter(|(_, e)| !e.dropped).map(|(k, _)| k.clone()).collect();

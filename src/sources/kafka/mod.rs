@@ -72,7 +72,8 @@ pub struct Kafka<'a> {
     waiting: Option<Instant>,
     /// What was said once and need not be said again.
     told: BTreeSet<String>,
-    group_allowed: bool,
+    /// What the consumer group was told, or should have been, before anything was read.
+    tried: Option<Positions>,
     /// Committed positions that the consumer group is not known to have.
     untold: Positions,
     /// What it is being told.
@@ -125,7 +126,7 @@ impl<'a> Kafka<'a> {
             asked: None,
             waiting: None,
             told: BTreeSet::new(),
-            group_allowed: false,
+            tried: None,
             untold: Positions::new(),
             telling: None,
         })
@@ -153,8 +154,8 @@ impl<'a> Kafka<'a> {
         keys
     }
 
-    /// Begins to read what is not yet being read.
-    fn assign(&mut self, keys: &[Key]) -> Result<()> {
+    /// What reads on, made where there is none.
+    fn reader(&mut self) -> Result<&mut Reader<'a>> {
         let reader = match self.reader.take() {
             Some(reader) => reader,
             None => {
@@ -162,11 +163,19 @@ impl<'a> Kafka<'a> {
                 Reader::new(self.reads(count)?)
             }
         };
-        let reader = self.reader.insert(reader);
+        Ok(self.reader.insert(reader))
+    }
+
+    /// Begins to read what is not yet being read.
+    fn assign(&mut self, keys: &[Key]) -> Result<()> {
+        let reader = self.reader()?;
+        let fresh: Vec<Key> = keys.iter().filter(|k| reader.position(k).is_none()).cloned().collect();
+        if fresh.is_empty() {
+            return Ok(());
+        }
         let position = |k: &Key| self.entries.get(k).map_or(0, |e| e.position);
-        let fresh: Vec<_> =
-            keys.iter().filter(|k| reader.position(k).is_none()).map(|k| (k.clone(), position(k))).collect();
-        if fresh.is_empty() { Ok(()) } else { reader.assign(&fresh) }
+        let fresh: Vec<_> = fresh.into_iter().map(|key| (key.clone(), position(&key))).collect();
+        self.reader()?.assign(&fresh)
     }
 
     /// Whether a partition has, as far as is known, more than was read.

@@ -1,5 +1,9 @@
-//! What of librdkafka has no wrapper in `rdkafka`, made safe: administrative questions (topic ids, offsets, a group's
-//! rights), queues of single partitions, and messages read in batches. All `unsafe` of the source is here.
+//! What of librdkafka has no wrapper in `rdkafka`, made safe: administrative questions (topic ids, offsets), queues of
+//! single partitions, and messages read in batches. All `unsafe` of the source is here.
+//!
+//! No question goes to a group's coordinator: where that is not found in time, librdkafka 2.12 frees what the question
+//! belongs to and uses it once more (`rd_kafka_admin_coord_request`), or, where the client ends meanwhile, counts its
+//! holders from two threads. A commit finds the coordinator another way.
 
 mod questions;
 
@@ -13,7 +17,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::client::Context;
-pub(super) use questions::{Asked, Topic, ask_commit, ask_group, ask_offsets, ask_topics};
+pub(super) use questions::{Asked, Topic, ask_commit, ask_offsets, ask_topics};
 
 /// What answers with an error code, which is a number here: as the enum of the bindings, a code that a newer broker sends
 /// and this version does not know would be undefined behaviour.

@@ -122,21 +122,6 @@ pub(in super::super) fn ask_offsets(
     Asked { answer, known: None }
 }
 
-/// Asks what a group is: the broker answers only who may use it. (What the group has committed would tell as well, but
-/// librdkafka 2.12 crashes when its coordinator is only just being found: it retries a request that it was not given.)
-pub(in super::super) fn ask_group(client: &Arc<Client>, group: &str, wait: Duration) -> Option<Asked> {
-    let answer = Queue::new(client);
-    let options = Options::new(client, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS, wait);
-    let group = CString::new(group).ok()?;
-    let mut groups = [group.as_ptr()];
-    // SAFETY: all that is pointed to lives for the call; librdkafka copies it.
-    unsafe {
-        let rk = client.client().native_ptr();
-        sys::rd_kafka_DescribeConsumerGroups(rk, groups.as_mut_ptr(), groups.len(), options.0, answer.queue);
-    }
-    Some(Asked { answer, known: None })
-}
-
 /// Commits these offsets to the client's group; the answer comes by itself.
 pub(in super::super) fn ask_commit(client: &Arc<Client>, offsets: &TopicPartitionList) -> Asked {
     let answer = Queue::new(client);
@@ -219,29 +204,6 @@ impl Asked {
             }
         }
         Some(Ok(found))
-    }
-
-    /// What came within this time of a question for a group's rights.
-    pub(in super::super) fn group(&self, wait: Duration) -> Option<Result<(), Failure>> {
-        let event = self.answer.event(wait)?;
-        if let Some(failure) = event.failure() {
-            return Some(Err(failure));
-        }
-        // SAFETY: everything lives as long as the event, and is copied.
-        unsafe {
-            let result = sys::rd_kafka_event_DescribeConsumerGroups_result(event.0);
-            if result.is_null() {
-                return None;
-            }
-            let mut count = 0;
-            let groups = sys::rd_kafka_DescribeConsumerGroups_result_groups(result, &raw mut count);
-            for i in 0..count {
-                if let Some(failure) = Failure::borrow(sys::rd_kafka_ConsumerGroupDescription_error(*groups.add(i))) {
-                    return Some(Err(failure));
-                }
-            }
-        }
-        Some(Ok(()))
     }
 
     /// What came within this time of a commit.

@@ -1,0 +1,75 @@
+//! Calls into Python by threads of the engine, which end before Python does.
+//!
+//! Work that was left behind (Python was interrupted twice, or it did not stop in time) goes on, and may want to call
+//! Python while the interpreter ends: that crashes the process. So nobody calls it from the moment on that Python begins to
+//! exit, and whoever is in a call is waited for.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use pyo3::prelude::*;
+
+/// How long the calls that are under way at the exit may take to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked whether they have.
+const TICK: Duration = Duration::from_millis(1);
+/// The exit code of a process that was interrupted.
+#[cfg(unix)]
+const INTERRUPTED: std::ffi::c_int = 130;
+
+/// How many calls are under way. No locks: a child of a fork inherits them as they are.
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+/// Whether Python has begun to exit.
+static ENDED: AtomicBool = AtomicBool::new(false);
+
+struct UnderWay;
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        UNDER_WAY.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Calls Python from a thread of the engine. None when Python has begun to exit: nobody may call it any more.
+pub fn attach<T>(call: impl FnOnce(Python<'_>) -> T) -> Option<T> {
+    UNDER_WAY.fetch_add(1, Ordering::SeqCst);
+    let _under_way = UnderWay;
+    if ENDED.load(Ordering::SeqCst) { None } else { Some(Python::attach(call)) }
+}
+
+/// Has Python say when it begins to exit.
+///
+/// # Errors
+/// Whatever `atexit` raises.
+pub fn listen(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let end = wrap_pyfunction!(end, module)?;
+    module.py().import("atexit")?.call_method1("register", (end,)).map(drop)
+}
+
+/// From now on nobody calls Python; calls that are under way are waited for. One that does not end holds Python's own end
+/// up, so the process ends here then; so it does when it is interrupted once more.
+#[pyfunction]
+fn end(py: Python<'_>) {
+    ENDED.store(true, Ordering::SeqCst);
+    let since = Instant::now();
+    while UNDER_WAY.load(Ordering::SeqCst) > 0 {
+        if since.elapsed() > PATIENCE || py.check_signals().is_err() {
+            leave(py);
+            return;
+        }
+        py.detach(|| std::thread::sleep(TICK));
+    }
+}
+
+/// Ends the process without Python's own end, which a thread that is in a call would crash.
+fn leave(py: Python<'_>) {
+    for name in ["stdout", "stderr"] {
+        // Who reads them may have gone.
+        let _ = py.import("sys").and_then(|sys| sys.getattr(name)?.call_method0("flush"));
+    }
+    #[cfg(unix)]
+    // SAFETY: it takes a number and ends the process; nothing of ours runs after it.
+    unsafe {
+        libc::_exit(INTERRUPTED)
+    }
+}
