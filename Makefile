@@ -84,10 +84,10 @@ oldest-airflow: $(CORE) ## The tests of operators, DAGs and sensor with the olde
 CRITERION := --warm-up-time 0.5 --measurement-time 1
 
 .PHONY: bench
-bench: $(BENCHED) ## Measure, as wheels are built: kernels, whole runs beside Polars and DuckDB, a topic, growth, state, imports
+bench: $(BENCHED) ## Measure kernels; as wheels are built: whole runs beside Polars and DuckDB, a topic, growth, state, imports
 	rm -rf $${CARGO_TARGET_DIR:-target}/criterion
-	cargo bench --locked --profile $(MEASURED) --features kafka,s3 -- $(CRITERION)
-	$(MEASURE) benches/kernels.py
+	cargo bench --locked --profile $(PROFILE) --features kafka,s3 -- $(CRITERION)
+	$(MEASURE) benches/kernels.py --profile $(PROFILE)
 	$(MEASURE) benches/compare/run.py $(ARGS)
 	$(MEASURE) benches/compare/kafka.py
 	$(MEASURE) benches/compare/growth.py --most 4

@@ -1,10 +1,11 @@
 """The medians of what criterion measured last, as one table: benches/out/kernels.md and benches/out/kernels.json.
 
-cargo bench && python benches/kernels.py
+cargo bench --profile fast && python benches/kernels.py --profile fast
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -38,6 +39,9 @@ def rate(throughput: dict[str, int] | None, nanoseconds: float) -> str:
 
 def main() -> None:
     """Collect and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", required=True, help="the profile of Cargo that they were built with")
+    options = parser.parse_args()
     found: list[dict[str, Any]] = []
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     for file in sorted(target.glob("criterion/**/new/estimates.json")):
@@ -63,7 +67,7 @@ def main() -> None:
         ]
         for one in found
     ]
-    where = common.machine()
+    where = common.machine() | {"profile": options.profile}
     common.keep(
         "kernels", f"{common.described(where)}\n\n{common.table(HEADER, rows)}", {"machine": where, "kernels": found}
     )
