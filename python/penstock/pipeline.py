@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from penstock import _core
 from penstock._arguments import duration, size
 from penstock._html import escape
-from penstock.connections import Connections
 from penstock.errors import SettingsError, SourceError, Stopped
 from penstock.lake import layer_name
 from penstock.ledger import Audit, Counts, Ledger
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from penstock._typing import EpochSink
+    from penstock.connections import Connections
     from penstock.entries import (
         BackfillReport,
         CompactReport,
@@ -79,10 +79,12 @@ class Pipeline:
         """
         if hasattr(overrides, "items"):
             overrides = [f"{name}={json.dumps(value)}" for name, value in overrides.items()]
-        given = connections or Connections()
         if storage is not None:
-            given = dataclasses.replace(given, storage=Storage.of(storage).over(given.storage))
-        return cls(load_file(pipeline, list(overrides), base=base, connections=given))
+            from penstock.connections import Connections
+
+            given = connections or Connections()
+            connections = dataclasses.replace(given, storage=Storage.of(storage).over(given.storage))
+        return cls(load_file(pipeline, list(overrides), base=base, connections=connections))
 
     @property
     def name(self) -> str:

@@ -93,10 +93,10 @@ class Window(_Model):
     name: Name
     size: PositiveDuration
     slide: PositiveDuration | None = None
-    by: list[str] = Field(default_factory=list)
-    from_: list[str] = Field(default_factory=list, alias="from")
+    by: list[str] = []
+    from_: list[str] = Field(default=[], alias="from")
     mode: Literal["append", "update"] = "append"
-    to: list[str] = Field(default_factory=list)
+    to: list[str] = []
     aggregates: dict[str, str] = Field(min_length=1)
 
     def spec(self) -> dict[str, Any]:
@@ -146,9 +146,7 @@ class TransformSettings(_Model):
     """`transform`: a function of one's own over the valid rows, and the columns that it adds or gives another type."""
 
     function: Annotated[str, AfterValidator(check_name)]
-    columns: dict[Annotated[str, Field(min_length=1)], Annotated[str, BeforeValidator(_column_type)]] = Field(
-        default_factory=dict
-    )
+    columns: dict[Annotated[str, Field(min_length=1)], Annotated[str, BeforeValidator(_column_type)]] = {}
 
 
 def _transform(value: Any) -> Any:
@@ -197,7 +195,7 @@ class Settings(_Model):
     watermark: Watermark = Watermark()
     deduplicate: Deduplicate = Deduplicate()
     sessions: Sessions | None = None
-    windows: list[Window] = Field(default_factory=list)
+    windows: list[Window] = []
     epoch: Epoch = Epoch()
     durability: Literal["disk", "process"] = "disk"
     memory: Size = 2**30
