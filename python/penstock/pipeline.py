@@ -12,7 +12,7 @@ from penstock._arguments import duration, size
 from penstock._html import escape
 from penstock.errors import SettingsError, SourceError, Stopped
 from penstock.lake import layer_name
-from penstock.ledger import Audit, Counts, Ledger
+from penstock.ledger import Counts, Ledger
 from penstock.progress import Progress
 from penstock.settings import PipelineFile, load_file
 from penstock.shards import parse_shard
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from penstock._typing import EpochSink
+    from penstock.audit import Audit
     from penstock.connections import Connections
     from penstock.entries import (
         BackfillReport,
@@ -228,6 +229,8 @@ class Pipeline:
             CheckpointError: The log, or a file that it names, is missing or damaged.
             WarehouseError: The warehouse cannot be opened.
         """
+        from penstock.audit import Audit
+
         found = json.loads(_core.audit(json.dumps(self.spec()), storage_secrets=self.file.storage.secrets))
         if broker:
             self.file.need("source")

@@ -76,7 +76,7 @@ class PipelineFile:
         path: The file.
         base: Where relative paths of data begin: the file's folder, or the working directory for a ready-made pipeline.
         ready_made: Whether it is one that the package carries.
-        connections: What counts where the file does not say: Airflow connections; none were handed over unless given.
+        connections: What counts where the file does not say: Airflow connections, where there are any.
         unset: What is said to who needs `source`, `warehouse` or `index`, where a variable in it is not set.
     """
 
