@@ -134,6 +134,16 @@ def test_defaults(tmp_path: Path) -> None:
     assert spec["source"]["files"]["bounded"] is True
 
 
+def test_what_changes_a_default_changes_its_own(tmp_path: Path) -> None:
+    """Lists and mappings are values of the classes, not factories: the signature of `list` is slow to find out."""
+    one, other = (load_file(write(tmp_path, LEAST)).settings for _ in range(2))
+    assert one.windows is not other.windows
+    assert one.layers is not other.layers
+    models = {Settings} | {mistakes.model_in(field.annotation) for field in Settings.model_fields.values()}
+    fields = [field for model in models if model for field in model.model_fields.values()]
+    assert not {field.default_factory for field in fields} & {list, dict}
+
+
 def test_the_reference_names_every_key_and_default() -> None:
     page, *sections = (Path(__file__).parents[1] / "docs/reference/pipeline-file.md").read_text().split("\n## ")
     documented = dict(re.findall(r"^\| `([a-z_.]+)` \| ?([^|]*)\|", page, flags=re.MULTILINE))

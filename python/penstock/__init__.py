@@ -21,6 +21,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from penstock.audit import Audit
     from penstock.contract import Contract, ContractDiff, Validation, validate
     from penstock.dedup import deduplicate
     from penstock.errors import (
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
         WrongWarehouseError,
     )
     from penstock.lake import LakeTable, read_lake, write_parquet
-    from penstock.ledger import Audit, Ledger
+    from penstock.ledger import Ledger
     from penstock.pipeline import Pipeline
     from penstock.scd2 import Merge, scd2_merge
     from penstock.sessions import sessionize
@@ -54,7 +55,7 @@ __version__ = "0.1.0"
 
 # What is public, and the module that it lives in: imported when first used, so that `import penstock` takes no time.
 _HOME = {
-    "Audit": "ledger",
+    "Audit": "audit",
     "CheckpointError": "errors",
     "Contract": "contract",
     "ContractDiff": "contract",

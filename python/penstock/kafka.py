@@ -129,16 +129,17 @@ class KafkaSource(BaseModel):
         extra = self.model_extra or {}
         return {name: value.get_secret_value() for name, value in extra.items() if isinstance(value, SecretStr)}
 
-    def over(self, connection: KafkaConnection) -> KafkaSource:
+    def over(self, connection: KafkaConnection | None) -> KafkaSource:
         """These settings, and those of a connection where there are none here.
 
         Who one is, is one thing: with a setting `sasl.…` here, none of the connection's counts; so for certificates.
         """
         extra = self.model_extra or {}
         known = {_identity(name) for name in extra}
-        taken: dict[str, Any] = {name: value for name, value in connection.own.items() if _identity(name) not in known}
+        own = connection.own if connection else {}
+        taken: dict[str, Any] = {name: value for name, value in own.items() if _identity(name) not in known}
         if not self.brokers.strip():
-            taken["brokers"] = connection.brokers
+            taken["brokers"] = connection.brokers if connection else ""
         return self.model_copy(update=taken)
 
     def spec(self) -> dict[str, Any]:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 from penstock import _core
 from penstock._arguments import duration, size
 from penstock._html import escape
-from penstock.connections import Connections
 from penstock.errors import SettingsError, SourceError, Stopped
 from penstock.lake import layer_name
-from penstock.ledger import Audit, Counts, Ledger
+from penstock.ledger import Counts, Ledger
 from penstock.progress import Progress
 from penstock.settings import PipelineFile, load_file
 from penstock.shards import parse_shard
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from penstock._typing import EpochSink
+    from penstock.audit import Audit
+    from penstock.connections import Connections
     from penstock.entries import (
         BackfillReport,
         CompactReport,
@@ -79,10 +80,12 @@ class Pipeline:
         """
         if hasattr(overrides, "items"):
             overrides = [f"{name}={json.dumps(value)}" for name, value in overrides.items()]
-        given = connections or Connections()
         if storage is not None:
-            given = dataclasses.replace(given, storage=Storage.of(storage).over(given.storage))
-        return cls(load_file(pipeline, list(overrides), base=base, connections=given))
+            from penstock.connections import Connections
+
+            given = connections or Connections()
+            connections = dataclasses.replace(given, storage=Storage.of(storage).over(given.storage))
+        return cls(load_file(pipeline, list(overrides), base=base, connections=connections))
 
     @property
     def name(self) -> str:
@@ -226,6 +229,8 @@ class Pipeline:
             CheckpointError: The log, or a file that it names, is missing or damaged.
             WarehouseError: The warehouse cannot be opened.
         """
+        from penstock.audit import Audit
+
         found = json.loads(_core.audit(json.dumps(self.spec()), storage_secrets=self.file.storage.secrets))
         if broker:
             self.file.need("source")

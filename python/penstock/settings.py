@@ -45,7 +45,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from penstock import _yaml
-from penstock.connections import Connections
 from penstock.errors import ContractError, SettingsError
 from penstock.mistakes import explain
 from penstock.nearest import did_you_mean
@@ -59,11 +58,13 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
+    from penstock.connections import Connections
     from penstock.index_settings import IndexSettings
     from penstock.kafka import KafkaSource
 
 
 _NOT_FOR_ALL = ("source", "warehouse", "index")
+_NAMES_A_WAREHOUSE = r"\s*warehouse\s*(=|\.\s*(duckdb|postgres)\b)"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class PipelineFile:
         path: The file.
         base: Where relative paths of data begin: the file's folder, or the working directory for a ready-made pipeline.
         ready_made: Whether it is one that the package carries.
-        connections: What counts where the file does not say: Airflow connections.
+        connections: What counts where the file does not say: Airflow connections, where there are any.
         unset: What is said to who needs `source`, `warehouse` or `index`, where a variable in it is not set.
     """
 
@@ -83,7 +84,7 @@ class PipelineFile:
     path: Path
     base: Path
     ready_made: bool
-    connections: Connections = dataclasses.field(default_factory=Connections)
+    connections: Connections | None = None
     unset: Mapping[str, SettingsError] = dataclasses.field(default_factory=dict)
 
     def need(self, part: str) -> None:
@@ -98,27 +99,29 @@ class PipelineFile:
     @property
     def storage(self) -> Storage:
         """How the lake's bucket is reached: the file's settings, above those of a connection."""
-        return self.settings.storage.over(self.connections.storage)
+        own, given = self.settings.storage, self.connections
+        return own.over(given.storage) if given else own
 
     @property
     def kafka(self) -> KafkaSource | None:
         """The topics that are read: the file's settings, above those of a connection."""
         kafka = self.settings.source.kafka
-        return kafka.over(self.connections.kafka) if kafka else None
+        return kafka.over(self.connections.kafka if self.connections else None) if kafka else None
 
     @property
     def postgres(self) -> Postgres | None:
         """The warehouse in PostgreSQL: the file's, else that of a connection, which counts before a DuckDB file."""
         if "warehouse" in self.unset:
             return None
-        own, given = self.settings.warehouse, self.connections.warehouse
+        own, given = self.settings.warehouse, self.connections.warehouse if self.connections else None
         found = own.postgres if own else None
         return found or (Postgres.of({"url": given.url}) if given else None)
 
     @property
     def index(self) -> IndexSettings:
         """Where documents go: the file's settings, or those of a connection."""
-        return self.settings.index.over(None if "index" in self.unset else self.connections.elasticsearch)
+        given = None if "index" in self.unset else self.connections
+        return self.settings.index.over(given.elasticsearch if given else None)
 
     @property
     def folder(self) -> Path:
@@ -316,11 +319,10 @@ def load_file(
             raise unset["source"] from None
         raise explain(error, document, Settings) from None
     where = Path(base) if base is not None else Path.cwd() if packaged else path.parent
-    given = connections or Connections()
-    if any(re.match(r"\s*warehouse\s*(=|\.\s*(duckdb|postgres)\b)", assignment) for assignment in overrides):
+    if connections and any(re.match(_NAMES_A_WAREHOUSE, assignment) for assignment in overrides):
         # A warehouse that is named for this one time is the one that is meant.
-        given = dataclasses.replace(given, warehouse=None)
-    return PipelineFile(settings, path, where, packaged, given, unset)
+        connections = dataclasses.replace(connections, warehouse=None)
+    return PipelineFile(settings, path, where, packaged, connections, unset)
 
 
 def _not_for_all(loc: _yaml.Loc) -> bool:

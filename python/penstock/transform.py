@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from penstock import _core
     from penstock._typing import ArrowLike
 
-_NAME = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
-_DECIMAL = re.compile(r"^decimal\(\s*(\d{1,2})\s*,\s*(\d{1,2})\s*\)$")
+_NAME = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+_DECIMAL = r"^decimal\(\s*(\d{1,2})\s*,\s*(\d{1,2})\s*\)$"
 KINDS = ("text", "integer", "number", "boolean", "timestamp")
 
 
 def check_name(name: str) -> str:
     """`module:function`, or a `ValueError` that says so."""
-    if not _NAME.match(name):
+    if not re.match(_NAME, name):
         raise ValueError(f"{name!r} names no function; write it as module:function")
     return name
 
 
 def column_kind(text: str) -> str | dict[str, list[int]]:
     """The engine's form of a column type: `text`, `integer`, `number`, `boolean`, `timestamp`, `decimal(12, 2)`."""
-    found = _DECIMAL.match(text.strip())
+    found = re.match(_DECIMAL, text.strip())
     if found:
         return {"decimal": [int(found[1]), int(found[2])]}
     if text.strip() in KINDS:

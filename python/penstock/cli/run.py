@@ -1,6 +1,7 @@
-"""`penstock run`."""
+"""`penstock run`.
 
-from __future__ import annotations
+Annotations are no text here: typer would compile and evaluate that of each option, twice.
+"""
 
 import json
 import signal
@@ -121,7 +122,7 @@ def run(
         raise typer.Exit(1)
 
 
-def _show(ledger: Ledger, out: Output) -> None:
+def _show(ledger: "Ledger", out: Output) -> None:
     """The ledger for people."""
     out.print(ledger_table(ledger))
     for line in ledger.unread:
