@@ -1,8 +1,8 @@
 """Runs a pipeline without end, or until caught up: what the tests of the Kafka source start, stop and kill.
 
 Usage: python kafka_run.py PIPELINE.yaml [--until-caught-up] [--accept-gap] [--shard=N/OF]. Prints each event of the run
-as a line of JSON; an error as its class and message on standard error, with exit code 3; stopped, 0, and a last line that
-says whether the epoch in hand was finished, unless it did not stop in time and was left behind.
+as a line of JSON; an error as its class and message on standard error, with exit code 3; stopped, 0. Its last line then
+says whether the epoch in hand was finished; there is none where the run did not stop in time and was left behind.
 """
 
 import json

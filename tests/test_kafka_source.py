@@ -192,7 +192,7 @@ def test_a_topic_may_come_later(kafka_broker: KafkaBroker, flow: Flow, topic: st
 
 
 def test_a_broker_that_hangs_does_not_hold_up_a_stop(kafka_broker: KafkaBroker, flow: Flow, topic: str) -> None:
-    """Nobody answers what the group is told, nor that the client leaves: it is not waited for long, and nothing is lost."""
+    """Nobody answers what the group is told: that is not waited for long, and nothing is lost."""
     flow.broker.produce(topic, [message(n) for n in range(10)])
     server = kafka_broker.process
     assert server is not None
