@@ -147,7 +147,7 @@ fn lines(
     text: &mut Text,
 ) -> Result<Piece> {
     let guess = buffer.len() / 128 + 1;
-    let (mut offsets, mut spans) = (Vec::with_capacity(guess), Vec::with_capacity(guess));
+    let (mut offsets, mut views) = (Vec::with_capacity(guess), Vec::with_capacity(guess));
     let mut start = 0;
     let mut cut = buffer.len();
     let ends = memchr_iter(b'\n', &buffer).map(|i| (i, i + 1));
@@ -162,7 +162,7 @@ fn lines(
             }
             offsets.push((from + start as u64) as i64);
             let skipped = if start == 0 && from == 0 && buffer.starts_with(BOM) { BOM.len() } else { 0 };
-            spans.push((start + skipped, line.len()));
+            views.push(make_view(line, 0, (start + skipped) as u32));
         }
         start = next;
     }
@@ -175,8 +175,6 @@ fn lines(
         buffer.truncate(cut);
     }
     let end = from + buffer.len() as u64;
-    let views: Vec<u128> =
-        spans.iter().map(|&(at, length)| make_view(&buffer[at..at + length], 0, at as u32)).collect();
     Ok(Piece { events: events(topic, offsets, views, text.lend(buffer), Vec::new(), order.arrival)?, end, ended })
 }
 
