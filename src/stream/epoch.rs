@@ -6,6 +6,7 @@ use arrow::array::{Array, ArrayRef, BooleanArray, Int32Array, Int64Array, Record
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use rayon::prelude::*;
 
+use super::bronze::Bronze;
 use super::ledger::Counts;
 use super::operators::{Operators, event_schema};
 use super::spec::{Layer, Shape};
@@ -16,15 +17,14 @@ use crate::hash::HashKey;
 use crate::lake::layout::{Partition, data_file};
 use crate::packed::{self, Text};
 use crate::sessions::{Released, Sessionizer};
-use crate::sinks::bronze;
 use crate::sinks::dead_letters::{self, Letter};
 use crate::sinks::parquet::{DataFile, ParquetSettings, PartitionedWriter};
 use crate::verdict::{Problem, Verdict};
 
 /// A piece of the source with what the contract says of it.
 pub struct Judgment {
-    piece: RawEvents,
-    judged: Judged,
+    pub(super) piece: RawEvents,
+    pub(super) judged: Judged,
     hashes: Vec<u128>,
 }
 
@@ -85,12 +85,12 @@ pub(super) fn judge(contract: &Contract, rules: &JudgeRules, key: HashKey, piece
 /// The files of an epoch as they grow, and the count of what went into them.
 pub struct Epoch {
     number: u64,
-    layers: Layers,
     late_below: Option<i64>,
     pending_before: i64,
-    event_types: Vec<String>,
     contract_version: String,
-    bronze: Table,
+    bronze: Option<Bronze>,
+    /// Whether accepted events and sessions are written.
+    with_silver: bool,
     silver: Table,
     sessions: Table,
     dead_letters: Table,
@@ -108,15 +108,9 @@ pub struct Epoch {
 const LETTERS_HELD: usize = 16 << 20;
 
 /// A table of the lake while its files grow.
-struct Table {
+pub(super) struct Table {
     layer: String,
-    writer: PartitionedWriter,
-}
-
-#[derive(Clone, Copy)]
-struct Layers {
-    bronze: bool,
-    silver: bool,
+    pub(super) writer: PartitionedWriter,
 }
 
 /// What came out of an epoch.
@@ -151,29 +145,21 @@ impl Epoch {
     pub fn new(number: u64, contract: &Contract, shape: &Shape, operators: &Operators) -> Result<Self> {
         let rows = shape.rows(&contract.schema())?;
         let silver_schema = silver_schema(&rows);
-        let writer = |layer: &str, schema: SchemaRef, time: &str| {
-            let settings = ParquetSettings { time_column: time.to_owned(), ..ParquetSettings::default() };
-            Table { layer: layer.to_owned(), writer: PartitionedWriter::new(&schema, &settings) }
-        };
         let gold = operators
             .windows
             .iter()
-            .map(|(name, windows)| writer(&format!("gold/{name}"), windows.schema(), "window_start"))
+            .map(|(name, windows)| Table::new(&format!("gold/{name}"), &windows.schema(), "window_start"))
             .collect();
         Ok(Self {
             number,
-            layers: Layers {
-                bronze: shape.layers.contains(&Layer::Bronze),
-                silver: shape.layers.contains(&Layer::Silver),
-            },
             late_below: operators.watermark.current(),
             pending_before: operators.pending(),
-            event_types: contract.event_types().into_iter().map(str::to_owned).collect(),
             contract_version: contract.digest(),
-            bronze: writer("bronze/events", bronze::schema(), "event_time"),
-            silver: writer("silver/events", silver_schema.clone(), "event_time"),
-            sessions: writer("silver/sessions", Sessionizer::sessions_schema(), "session_start"),
-            dead_letters: writer("dead_letters", dead_letters::schema(), "event_time"),
+            bronze: shape.layers.contains(&Layer::Bronze).then(|| Bronze::new(contract)),
+            with_silver: shape.layers.contains(&Layer::Silver),
+            silver: Table::new("silver/events", &silver_schema, "event_time"),
+            sessions: Table::new("silver/sessions", &Sessionizer::sessions_schema(), "session_start"),
+            dead_letters: Table::new("dead_letters", &dead_letters::schema(), "event_time"),
             letters: vec![],
             letters_bytes: 0,
             gold,
@@ -189,11 +175,24 @@ impl Epoch {
         self.number
     }
 
-    /// Takes the next judged piece through the operators.
+    /// Takes the next judged pieces through the operators, one after the other. Bronze does not ask what becomes of an
+    /// event: it is written beside, and begun first, as it takes longer.
     ///
     /// # Errors
     /// Whatever an operator or an encoder answers.
-    pub fn take(&mut self, operators: &mut Operators, judgment: &Judgment) -> Result<()> {
+    pub fn take(&mut self, operators: &mut Operators, judgments: &[Judgment]) -> Result<()> {
+        let mut bronze = self.bronze.take();
+        let (written, taken) = rayon::join(
+            || bronze.as_mut().map_or(Ok(0), |bronze| bronze.write(judgments)),
+            || judgments.iter().try_for_each(|judgment| self.take_piece(operators, judgment)),
+        );
+        taken?;
+        self.counts.bronze += written?;
+        self.bronze = bronze;
+        Ok(())
+    }
+
+    fn take_piece(&mut self, operators: &mut Operators, judgment: &Judgment) -> Result<()> {
         let Judgment { piece, judged, hashes } = judgment;
         let times = time(&judged.valid, "event_time")?;
         self.verdicts.clear();
@@ -213,13 +212,6 @@ impl Epoch {
             *self.counts.rejected_by_code.entry(code).or_default() += 1;
         }
 
-        if self.layers.bronze {
-            let names: Vec<&str> = self.event_types.iter().map(String::as_str).collect();
-            let rows = bronze::batch(piece, &judged.event_time)?;
-            let (groups, partitions) = bronze::partitions(piece, &judged.event_type, &names);
-            self.counts.bronze += rows.num_rows() as i64;
-            self.bronze.writer.write_grouped(&rows, &groups, &partitions)?;
-        }
         if !judged.rejected.is_empty() || !late.is_empty() {
             self.bury(piece, judged, &late)?;
         }
@@ -311,7 +303,7 @@ impl Epoch {
             operators.windows.iter_mut().try_for_each(|(_, windows)| windows.push(&plain))?;
         }
         match &mut operators.sessions {
-            Some(sessions) if self.layers.silver => sessions.push(rows),
+            Some(sessions) if self.with_silver => sessions.push(rows),
             _ => self.write_silver(&rows),
         }
     }
@@ -319,7 +311,7 @@ impl Epoch {
     /// Writes accepted rows to Silver that never get session columns.
     fn write_silver(&mut self, rows: &RecordBatch) -> Result<()> {
         self.counts.silver += rows.num_rows() as i64;
-        if !self.layers.silver || rows.num_rows() == 0 {
+        if !self.with_silver || rows.num_rows() == 0 {
             return Ok(());
         }
         self.silver.writer.write_by_date(&silver_rows(&self.silver_schema, rows)?, "event_time")
@@ -330,13 +322,13 @@ impl Epoch {
         self.counts.silver += released.events.iter().map(|rows| rows.num_rows() as i64).sum::<i64>();
         self.counts.sessions += released.sessions.num_rows() as i64;
         let Released { events, sessions } = released;
-        let Self { layers, silver_schema, silver, sessions: table, .. } = self;
+        let Self { with_silver, silver_schema, silver, sessions: table, .. } = self;
         let write_events = || {
             let rows = events.into_iter().filter(|rows| rows.num_rows() > 0);
             silver.writer.write_all_by_date(rows.map(|rows| silver_rows(silver_schema, &rows)), "session_start")
         };
         let (events, sessions) = rayon::join(
-            || if layers.silver { write_events() } else { Ok(()) },
+            || if *with_silver { write_events() } else { Ok(()) },
             || table.writer.write_by_date(&sessions, "session_start"),
         );
         events.and(sessions)
@@ -359,10 +351,10 @@ impl Epoch {
             Ok(finished.into_iter().map(|file| (layer.clone(), file)).collect())
         };
         self.write_letters()?;
-        let (bronze, dead_letters) = (self.bronze.take(), self.dead_letters.take());
+        let (bronze, dead_letters) = (self.bronze.take().map(Bronze::into_table), self.dead_letters.take());
         // Nothing more goes into these: they are finished on one core while the sessions are cut on another.
         let (early, late) = rayon::join(
-            || Ok::<_, Error>((finish(bronze)?, finish(dead_letters)?)),
+            || Ok::<_, Error>((bronze.map_or(Ok(vec![]), finish)?, finish(dead_letters)?)),
             || self.release(operators, flush, idle_watermark),
         );
         let ((bronze, dead_letters), watermark) = (early?, late?);
@@ -418,6 +410,12 @@ impl Epoch {
 }
 
 impl Table {
+    /// A table of this layer that nothing was written to yet; `time` is the column that its files are known by.
+    pub(super) fn new(layer: &str, schema: &SchemaRef, time: &str) -> Self {
+        let settings = ParquetSettings { time_column: time.to_owned(), ..ParquetSettings::default() };
+        Self { layer: layer.to_owned(), writer: PartitionedWriter::new(schema, &settings) }
+    }
+
     /// The table as it has grown, and an empty one in its place.
     fn take(&mut self) -> Self {
         Self { layer: self.layer.clone(), writer: self.writer.take() }

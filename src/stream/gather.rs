@@ -45,8 +45,8 @@ pub(super) struct Gathered {
 
 impl Runner<'_> {
     /// Reads and judges until the epoch is full or nothing more is there. Three ticks are under way at a time: what was
-    /// judged goes through the operators on one core while the next is judged and the one after it is read, and judged
-    /// as soon as a core is free.
+    /// judged goes into the epoch while the next is judged and the one after it is read, and judged as soon as a core is
+    /// free.
     pub(super) fn gather(
         &self,
         source: &mut dyn Source,
@@ -84,7 +84,7 @@ impl Runner<'_> {
             let stopping = self.asked_to_stop();
             // What was read ahead belongs to this epoch: the positions are behind it already.
             if stopping && !matches!(ahead, Some(Some(_))) {
-                take_all(epoch, operators, &waiting)?;
+                epoch.take(operators, &waiting)?;
                 gathered.stopped = true;
                 gathered.caught_up = false;
                 break;
@@ -93,7 +93,7 @@ impl Runner<'_> {
             let room = limits.max_events.saturating_sub(gathered.events);
             let full = room == 0 || gathered.bytes >= limits.max_bytes;
             if full {
-                take_all(epoch, operators, &waiting)?;
+                epoch.take(operators, &waiting)?;
                 // Where the last line was read just now, the input ends with this epoch and not with an empty one.
                 gathered.caught_up = source.partitions().iter().all(|p| p.progress == Progress::Finished);
                 break;
@@ -106,7 +106,7 @@ impl Runner<'_> {
                 }
             };
             let Some(judging) = begun else {
-                take_all(epoch, operators, &waiting)?;
+                epoch.take(operators, &waiting)?;
                 waiting.clear();
                 gathered.caught_up = true;
                 if options.until_caught_up {
@@ -144,7 +144,7 @@ impl Runner<'_> {
             let reads_on = room.0 > 0 && room.1 > 0 && !source.gathers() && !stopping;
             let watermark = std::mem::replace(&mut operators.watermark, Watermark::new(0));
             let (taken, read) = rayon::join(
-                || take_all(epoch, operators, &waiting),
+                || epoch.take(operators, &waiting),
                 || reads_on.then(|| self.read_and_begin(scope, by, source, &watermark, room, options)).transpose(),
             );
             operators.watermark = watermark;
@@ -205,10 +205,6 @@ impl Quiet {
         };
         Self { fell_asleep, woken, watermark }
     }
-}
-
-pub(super) fn take_all(epoch: &mut Epoch, operators: &mut Operators, judgments: &[Judgment]) -> Result<()> {
-    judgments.iter().try_for_each(|j| epoch.take(operators, j))
 }
 
 /// Tells the watermark how far the event time of each partition has come.

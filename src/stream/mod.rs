@@ -6,6 +6,7 @@
 
 pub mod audit;
 pub mod broker;
+mod bronze;
 mod carry;
 pub mod change;
 mod commit;

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::carry::carry;
 use super::change::Change;
 use super::epoch::{Epoch, judge_all};
-use super::gather::{finish_partitions, observe, take_all};
+use super::gather::{finish_partitions, observe};
 use super::ledger::Ledger;
 use super::log::{Commit, Origin, Plan, StateFile};
 use super::operators::Operators;
@@ -157,7 +157,7 @@ impl Runner<'_> {
                 call.apply(number, tick, &mut judged)?;
             }
             observe(operators, &judged);
-            take_all(&mut epoch, operators, &judged)?;
+            epoch.take(operators, &judged)?;
         }
         let planned: u64 = plan.ticks.iter().map(|t| t.events).sum();
         if events != planned {

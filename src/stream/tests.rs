@@ -71,7 +71,7 @@ impl Store for Memory {
 
 pub(super) const CLOCK: FixedClock = FixedClock(1_000);
 
-fn shape() -> Shape {
+pub(super) fn shape() -> Shape {
     Shape {
         output_version: 1,
         layers: vec![Layer::Silver],
