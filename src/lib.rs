@@ -7,6 +7,7 @@
 mod abandoned;
 pub mod carry;
 pub mod columns;
+pub mod content;
 pub mod contract;
 pub mod dedup;
 pub mod error;

@@ -6,18 +6,21 @@
 //! [`SPLIT`] names no column, the state cannot be split.
 
 use std::collections::HashMap;
-use std::io::Cursor;
+use std::io::{Cursor, Write};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array};
+use arrow::buffer::Buffer;
 use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
 use arrow::row::{RowConverter, Rows, SortField};
+use bytes::Bytes;
 use rayon::slice::ParallelSliceMut;
 
 use crate::columns::index_of;
+use crate::content::Content;
 use crate::error::{Error, Result};
 
 /// Named tables: `("dedup/keys", rows)`.
@@ -183,10 +186,68 @@ pub fn typed<'a, A: 'static>(table: &str, batch: &'a RecordBatch, name: &str) ->
 ///
 /// # Errors
 /// When Arrow cannot write the batch.
-pub fn to_ipc(batch: &RecordBatch) -> Result<Vec<u8>> {
-    let mut writer = FileWriter::try_new(Vec::new(), batch.schema_ref())?;
+pub fn to_ipc(batch: &RecordBatch) -> Result<Content> {
+    let mut buffers = Vec::new();
+    batch.columns().iter().for_each(|column| buffers.extend_from_slice(column.to_data().buffers()));
+    let file = IpcFile { buffers, content: Content::default(), open: Vec::new() };
+    let mut writer = FileWriter::try_new(file, batch.schema_ref())?;
     writer.write(batch)?;
-    Ok(writer.into_inner()?)
+    let mut file = writer.into_inner()?;
+    file.seal();
+    Ok(file.content)
+}
+
+/// A file that is being written: what is large of the columns is not copied, but shared with them.
+struct IpcFile {
+    /// What the columns consist of.
+    buffers: Vec<Buffer>,
+    content: Content,
+    /// What was copied since.
+    open: Vec<u8>,
+}
+
+/// What is smaller than this is copied.
+const SHARED: usize = 64 << 10;
+
+/// Memory of a column as bytes of a file.
+struct Column(Buffer);
+
+impl AsRef<[u8]> for Column {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl IpcFile {
+    fn seal(&mut self) {
+        self.content.push(std::mem::take(&mut self.open).into());
+    }
+
+    /// The column's own memory, if that is what these bytes are.
+    fn shared(&self, bytes: &[u8]) -> Option<Buffer> {
+        let at = |buffer: &Buffer| (bytes.as_ptr() as usize).checked_sub(buffer.as_ptr() as usize);
+        self.buffers.iter().find_map(|buffer| {
+            let from = at(buffer).filter(|from| from + bytes.len() <= buffer.len())?;
+            Some(buffer.slice_with_length(from, bytes.len()))
+        })
+    }
+}
+
+impl Write for IpcFile {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match (bytes.len() >= SHARED).then(|| self.shared(bytes)).flatten() {
+            Some(column) => {
+                self.seal();
+                self.content.push(Bytes::from_owner(Column(column)));
+            }
+            None => self.open.extend_from_slice(bytes),
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The table in an Arrow IPC file.
@@ -288,7 +349,7 @@ fn rows<'a>(batch: &RecordBatch, by: impl Iterator<Item = &'a str>) -> Result<Ro
 #[cfg(test)]
 #[derive(Default)]
 pub(crate) struct Saved {
-    files: Vec<(String, Vec<u8>, Option<i64>)>,
+    files: Vec<(String, Bytes, Option<i64>)>,
 }
 
 #[cfg(test)]
@@ -303,7 +364,7 @@ impl Saved {
     fn put(&mut self, operator: &dyn Stateful, table: String, rows: &RecordBatch) {
         if rows.num_rows() > 0 {
             let newest = operator.newest(&table, rows).unwrap();
-            self.files.push((table, to_ipc(rows).unwrap(), newest));
+            self.files.push((table, to_ipc(rows).unwrap().into_whole(), newest));
         }
     }
 
@@ -340,5 +401,32 @@ impl Saved {
         files.into_iter().for_each(|(table, bytes, _)| {
             operator.load(&[(table.clone(), from_ipc(table, bytes).unwrap())]).unwrap();
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, StringArray};
+    use arrow::datatypes::DataType;
+
+    use super::*;
+
+    #[test]
+    fn large_columns_are_shared_with_the_file() {
+        let field = |name: &str, kind: DataType| Field::new(name, kind, true);
+        let schema = Arc::new(Schema::new(vec![field("n", DataType::Int64), field("text", DataType::Utf8)]));
+        let numbers = Int64Array::from_iter_values(0..20_000);
+        let text: StringArray = (0..20_000).map(|n| (n % 7 > 0).then(|| format!("value {n}"))).collect();
+        let whole = RecordBatch::try_new(schema, vec![Arc::new(numbers), Arc::new(text)]).unwrap();
+        for batch in [whole.clone(), whole.slice(100, 19_000), whole.slice(7, 3), whole.slice(0, 0)] {
+            let file = to_ipc(&batch).unwrap();
+            let mut plain = FileWriter::try_new(Vec::new(), batch.schema_ref()).unwrap();
+            plain.write(&batch).unwrap();
+            // The numbers, the offsets of the text (but where they are begun anew) and the text, and what stands between.
+            assert_eq!(file.pieces().len() > 4, batch.num_rows() > 10_000);
+            let file = file.into_whole();
+            assert_eq!(file, plain.into_inner().unwrap());
+            assert_eq!(from_ipc("t", &file).unwrap(), batch);
+        }
     }
 }

@@ -85,7 +85,7 @@ fn keys_beyond_the_budget(keys: i64, budget: usize) {
             largest = largest.max(bytes.len());
             let name = change.table.replace('/', ".");
             let name = if change.replaces { name } else { format!("{n:03}-{name}") };
-            fs::write(saved.join(name), bytes).unwrap();
+            fs::write(saved.join(name), bytes.into_whole()).unwrap();
         }
     }
     assert_eq!(run.dedup.len() as i64, keys);

@@ -17,6 +17,7 @@ use super::refusal::{Doing, Where, explain};
 use super::retry::{Answer, Counters, Failure, Meaning, Policy, Tries, meaning};
 use super::settings::StorageSecrets;
 use super::{ObjectMeta, Put};
+use crate::content::Content;
 use crate::error::{Error, Result};
 use crate::failpoint;
 
@@ -131,15 +132,15 @@ impl Bucket {
 
     /// Puts objects, several at a time. After a failure no further one is begun; those that were begun are ended in
     /// good order.
-    pub(super) async fn put_many(&self, files: Vec<(String, Bytes)>) -> Result<()> {
+    pub(super) async fn put_many(&self, files: Vec<(String, Content)>) -> Result<()> {
         let failed = AtomicBool::new(false);
-        let puts = files.into_iter().map(|(path, bytes)| {
+        let puts = files.into_iter().map(|(path, content)| {
             let failed = &failed;
             async move {
                 if failed.load(Ordering::Relaxed) {
                     return Ok(());
                 }
-                let put = self.put(&path, bytes).await;
+                let put = self.put(&path, content.into_whole()).await;
                 failed.fetch_or(put.is_err(), Ordering::Relaxed);
                 put
             }

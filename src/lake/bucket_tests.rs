@@ -280,14 +280,14 @@ fn large_objects_are_whole_or_not_there() {
     let large = Bytes::from((0..100u8).collect::<Vec<_>>());
     for seed in 0..300 {
         let (store, bucket) = bucket(Faulty::by_chance(seed, 0.3));
-        let files = vec![("a".to_owned(), large.clone()), ("b".to_owned(), "small".into())];
+        let files = vec![("a".to_owned(), large.clone().into()), ("b".to_owned(), Bytes::from("small").into())];
         block(bucket.put_many(files)).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         *store.chance.lock().unwrap() = None;
         assert_eq!(of(&bucket, "a").unwrap(), large, "seed {seed}");
         assert_eq!(of(&bucket, "b").unwrap(), "small");
     }
     let (store, bucket) = bucket(Faulty { refused_part: Some(7), ..Faulty::default() });
-    let error = block(bucket.put_many(vec![("a".to_owned(), large)])).unwrap_err().to_string();
+    let error = block(bucket.put_many(vec![("a".to_owned(), large.clone().into())])).unwrap_err().to_string();
     assert!(error.contains("permission denied") && error.contains("s3:PutObject"), "{error}");
     assert_eq!(of(&bucket, "a"), None);
     assert_eq!(*store.aborted.lock().unwrap(), ["0"]);
@@ -299,7 +299,7 @@ fn an_upload_whose_answer_was_lost_is_not_repeated() {
     let large = Bytes::from((0..20u8).collect::<Vec<_>>());
     // Created, three parts, completed with its answer lost.
     let (store, bucket) = bucket(Faulty::planned(&[None, None, None, None, Some(Fault::Lost)]));
-    block(bucket.put_many(vec![("a".to_owned(), large.clone())])).unwrap();
+    block(bucket.put_many(vec![("a".to_owned(), large.clone().into())])).unwrap();
     assert_eq!(of(&bucket, "a").unwrap(), large);
     assert!(store.aborted.lock().unwrap().is_empty());
 }

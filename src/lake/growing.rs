@@ -5,9 +5,8 @@ use std::io::Write;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
-use bytes::Bytes;
-
 use super::local::{Staged, io_error};
+use crate::content::Content;
 use crate::error::{Error, Result};
 
 /// So much is handed to the system at a time. Of more it makes pages of the cache that are as large as that, and takes
@@ -24,8 +23,9 @@ pub(super) struct Open {
 }
 
 impl Open {
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let written = bytes.chunks(PIECE).try_for_each(|piece| self.file.write_all(piece));
+    pub(super) fn write(&mut self, content: &Content) -> Result<()> {
+        let mut pieces = content.pieces().iter().flat_map(|bytes| bytes.chunks(PIECE));
+        let written = pieces.try_for_each(|piece| self.file.write_all(piece));
         written.map_err(|e| io_error(&self.path, "cannot be written", &e))
     }
 
@@ -41,18 +41,18 @@ impl Open {
 /// A file that is being written. Given up, it leaves nothing.
 pub struct Growing {
     path: String,
-    send: Option<SyncSender<Bytes>>,
+    send: Option<SyncSender<Content>>,
     writer: Option<JoinHandle<Result<Staged>>>,
 }
 
 impl Growing {
     pub(super) fn new(mut open: Open) -> Result<Self> {
         // One piece waits while another is written: who encodes is not held up, and memory does not grow.
-        let (send, receive) = sync_channel::<Bytes>(1);
+        let (send, receive) = sync_channel::<Content>(1);
         let path = open.path.clone();
         let write = move || {
-            for bytes in receive {
-                open.write(&bytes)?;
+            for content in receive {
+                open.write(&content)?;
                 if open.sync {
                     // The disk works while the rest is encoded; the end has little left to wait for.
                     open.file.sync_data().map_err(|e| io_error(&open.path, "cannot be written", &e))?;
@@ -74,9 +74,9 @@ impl Growing {
     ///
     /// # Errors
     /// [`Error::Lake`] when a piece before could not be written.
-    pub fn write(&mut self, bytes: Bytes) -> Result<()> {
+    pub fn write(&mut self, content: Content) -> Result<()> {
         match &self.send {
-            Some(send) if send.send(bytes).is_ok() => Ok(()),
+            Some(send) if send.send(content).is_ok() => Ok(()),
             _ => Err(self.join().err().unwrap_or_else(|| Error::Internal("a file has ended already".into()))),
         }
     }

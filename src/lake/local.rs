@@ -21,6 +21,7 @@ use super::growing::Open;
 use super::layout::STAGING;
 use super::{Durability, LakeOptions, Put};
 use crate::abandoned::{LOCK, remove_abandoned};
+use crate::content::Content;
 use crate::error::{Error, Result};
 
 /// Writers and syncs at once: a disk takes several syncs in the time of one.
@@ -89,7 +90,7 @@ impl Folder {
     }
 
     pub(super) fn put_if_absent(&self, path: &str, bytes: &Bytes) -> Result<Put> {
-        self.name_new(path, &self.stage(path, bytes)?)
+        self.name_new(path, &self.stage(path, &bytes.clone().into())?)
     }
 
     /// Gives a file its name unless that is taken.
@@ -111,9 +112,9 @@ impl Folder {
         Ok(put)
     }
 
-    pub(super) fn put_many(&self, files: &[(String, Bytes)]) -> Result<()> {
+    pub(super) fn put_many(&self, files: &[(String, Content)]) -> Result<()> {
         // All the bytes first, then all the names: what fails for want of space has shown nothing.
-        let staged = in_parallel(files, |(path, bytes)| self.stage(path, bytes))?;
+        let staged = in_parallel(files, |(path, content)| self.stage(path, content))?;
         for ((path, _), staged) in files.iter().zip(staged) {
             self.rename_staged(path, &staged)?;
         }
@@ -145,9 +146,9 @@ impl Folder {
     }
 
     /// Writes the bytes where nobody reads them.
-    fn stage(&self, path: &str, bytes: &[u8]) -> Result<Staged> {
+    fn stage(&self, path: &str, content: &Content) -> Result<Staged> {
         let mut open = self.begin(path)?;
-        open.write(bytes)?;
+        open.write(content)?;
         open.end()
     }
 

@@ -26,6 +26,7 @@ use futures_util::TryStreamExt;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 
+use crate::content::Content;
 use crate::error::{Error, Result};
 pub use growing::Growing;
 use local::Folder;
@@ -191,14 +192,14 @@ impl Lake {
     /// # Errors
     /// [`Error::Lake`]; then the old one stands (in a bucket the new one may, if an answer was lost).
     pub fn put(&self, path: &str, bytes: Bytes) -> Result<()> {
-        self.put_many(vec![(path.to_owned(), bytes)])
+        self.put_many(vec![(path.to_owned(), bytes.into())])
     }
 
     /// Puts objects as [`Lake::put`] does, several at a time; all are durable when it returns.
     ///
     /// # Errors
     /// [`Error::Lake`] for the first that failed; of the others each is there whole or not at all.
-    pub fn put_many(&self, files: Vec<(String, Bytes)>) -> Result<()> {
+    pub fn put_many(&self, files: Vec<(String, Content)>) -> Result<()> {
         for (path, _) in &files {
             layout::check_path(path)?;
         }

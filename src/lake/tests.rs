@@ -55,7 +55,7 @@ fn many_files_at_once_and_lists_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let lake = lake(folder.path(), Durability::Disk);
     let files: Vec<_> = (0..50).map(|n| (layout::commit("p", n), Bytes::from(n.to_string()))).collect();
-    lake.put_many(files.clone()).unwrap();
+    lake.put_many(files.iter().cloned().map(|(path, bytes)| (path, bytes.into())).collect()).unwrap();
     let listed = lake.list("_penstock/p/epochs", Some(&layout::commit("p", 47))).unwrap();
     assert_eq!(listed.iter().filter_map(|o| layout::number(&o.path)).collect::<Vec<_>>(), [48, 49]);
     let all = lake.list("", None).unwrap();
@@ -187,7 +187,7 @@ fn a_full_disk_shows_nothing_half_written() {
         let lake = lake(disk.0.path(), durability);
         lake.put("a/fits", vec![1; 100_000].into()).unwrap();
         let large = Bytes::from(vec![2; 600_000]);
-        let many = vec![("a/fits".to_owned(), Bytes::from(vec![3; 10])), ("b/not".to_owned(), large.clone())];
+        let many = vec![("a/fits".to_owned(), vec![3; 10].into()), ("b/not".to_owned(), large.clone().into())];
         for error in [
             reason(lake.put("a/fits", large.clone())),
             reason(lake.put_if_absent("a/not", large)),

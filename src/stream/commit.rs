@@ -139,7 +139,7 @@ impl Runner<'_> {
         failpoint::pass("files.before")?;
         let entries = files.iter().map(|(layer, file)| FileEntry::of(layer, file)).collect();
         // Two halves, with a look at the term before each: a writer that slept in between stops there.
-        let mut objects: Vec<_> = files.into_iter().map(|(_, f)| (f.path, f.bytes)).collect();
+        let mut objects: Vec<_> = files.into_iter().map(|(_, f)| (f.path, f.content)).collect();
         let rest = objects.split_off(objects.len() / 2);
         self.journal.check_term(&self.term)?;
         self.journal.store().put_many(objects)?;

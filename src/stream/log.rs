@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use xxhash_rust::xxh3::Xxh3Default;
 
 use super::change::Change;
 use super::ledger::{Counts, Ledger};
@@ -168,21 +169,23 @@ impl FileEntry {
             path: file.path.clone(),
             layer: layer.to_owned(),
             rows: file.rows,
-            bytes: file.bytes.len() as u64,
+            bytes: file.content.len() as u64,
             min_event_time: file.min_time,
             max_event_time: file.max_time,
-            digest: Some(digest_of(&file.bytes)),
+            digest: Some(digest_of(file.content.pieces())),
         }
     }
 
     /// Whether these are the bytes that were put, as far as the log says.
     pub fn is_whole(&self, bytes: &[u8]) -> bool {
-        self.bytes == bytes.len() as u64 && self.digest.as_ref().is_none_or(|digest| *digest == digest_of(bytes))
+        self.bytes == bytes.len() as u64 && self.digest.as_ref().is_none_or(|digest| *digest == digest_of(&[bytes]))
     }
 }
 
-fn digest_of(bytes: &[u8]) -> String {
-    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(bytes))
+fn digest_of(pieces: &[impl AsRef<[u8]>]) -> String {
+    let mut hash = Xxh3Default::new();
+    pieces.iter().for_each(|piece| hash.update(piece.as_ref()));
+    format!("{:016x}", hash.digest())
 }
 
 /// A file of state that counts: what changed in a table, older files first.

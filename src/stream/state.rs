@@ -7,13 +7,13 @@
 //! the same.
 
 use arrow::array::RecordBatch;
-use bytes::Bytes;
 use rayon::prelude::*;
 
 use super::log::StateFile;
 use super::operators::Operators;
 use super::partitions::{TABLE, combine};
 use super::store::Store;
+use crate::content::Content;
 use crate::error::{Error, Result};
 use crate::state::{Change, from_ipc, to_ipc};
 
@@ -29,7 +29,7 @@ pub struct Next {
     /// The files that count, older ones first. Those that the epoch writes have a name already.
     pub files: Vec<StateFile>,
     /// What it writes.
-    pub objects: Vec<(String, Bytes)>,
+    pub objects: Vec<(String, Content)>,
 }
 
 /// What an epoch changes of the state, encoded.
@@ -37,7 +37,7 @@ pub struct Encoded {
     /// Tables of which nothing counts that was saved before.
     replaced: Vec<String>,
     /// Files with their objects.
-    files: Vec<(StateFile, (String, Bytes))>,
+    files: Vec<(StateFile, (String, Content))>,
 }
 
 /// Whether a commit was written by a version that kept state as one whole and changes to it.
@@ -131,17 +131,17 @@ fn file(
     path: String,
     rows: &RecordBatch,
     newest: Option<i64>,
-) -> Result<(StateFile, (String, Bytes))> {
-    let bytes = Bytes::from(to_ipc(rows)?);
+) -> Result<(StateFile, (String, Content))> {
+    let content = to_ipc(rows)?;
     let file = StateFile {
         table: table.to_owned(),
         path: path.clone(),
         epoch,
-        bytes: bytes.len() as u64,
+        bytes: content.len() as u64,
         rows: rows.num_rows() as u64,
         newest,
     };
-    Ok((file, (path, bytes)))
+    Ok((file, (path, content)))
 }
 
 /// Which files of a table are to be put together, given their sizes, older ones first: the newest, as soon as there are

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::content::Content;
 use crate::error::Result;
 use crate::lake::{Lake, ObjectMeta, Put};
 
@@ -10,7 +11,7 @@ pub trait Store: Send + Sync {
     /// Puts an object unless there is one of that name.
     fn put_if_absent(&self, path: &str, bytes: Bytes) -> Result<Put>;
     /// Puts objects, each whole or not at all; all are durable when this returns.
-    fn put_many(&self, objects: Vec<(String, Bytes)>) -> Result<()>;
+    fn put_many(&self, objects: Vec<(String, Content)>) -> Result<()>;
     /// Reads an object.
     fn get(&self, path: &str) -> Result<Option<Bytes>>;
     /// Reads a stretch of an object; less than that when it ends before.
@@ -28,7 +29,7 @@ pub trait Store: Send + Sync {
     /// Moves an object to the trash, where readers still find it; one that is not there is no error.
     fn trash(&self, path: &str) -> Result<()> {
         if let Some(bytes) = self.get(path)? {
-            self.put_many(vec![(crate::lake::layout::trash(path), bytes)])?;
+            self.put_many(vec![(crate::lake::layout::trash(path), bytes.into())])?;
         }
         self.delete(path)
     }
@@ -43,7 +44,7 @@ impl Store for Lake {
         Lake::put_if_absent(self, path, bytes)
     }
 
-    fn put_many(&self, objects: Vec<(String, Bytes)>) -> Result<()> {
+    fn put_many(&self, objects: Vec<(String, Content)>) -> Result<()> {
         Lake::put_many(self, objects)
     }
 

@@ -117,7 +117,7 @@ mod tests {
     fn state(store: &Memory, epoch: u64, term: &str, now: i64) -> StateFile {
         store.now.store(now, Ordering::SeqCst);
         let path = layout::state("p", epoch, term, "dedup/keys");
-        store.put_many(vec![(path.clone(), Bytes::from_static(b"x"))]).unwrap();
+        store.put_many(vec![(path.clone(), Bytes::from_static(b"x").into())]).unwrap();
         StateFile { table: "dedup/keys".into(), path, epoch, bytes: 1, rows: 1, newest: None }
     }
 
@@ -167,11 +167,11 @@ mod tests {
         let term = journal.take_term(&CLOCK).unwrap();
         let commit = put(&store, &journal, &term, 0, &[], 0);
         for n in 0..5 {
-            store.put_many(vec![(layout::snapshot("p", n), Bytes::new())]).unwrap();
+            store.put_many(vec![(layout::snapshot("p", n), Bytes::new().into())]).unwrap();
         }
-        store.put_many(vec![(layout::trash("silver/events/old.parquet"), Bytes::new())]).unwrap();
+        store.put_many(vec![(layout::trash("silver/events/old.parquet"), Bytes::new().into())]).unwrap();
         store.now.store(MINUTE, Ordering::SeqCst);
-        store.put_many(vec![(layout::trash("silver/events/new.parquet"), Bytes::new())]).unwrap();
+        store.put_many(vec![(layout::trash("silver/events/new.parquet"), Bytes::new().into())]).unwrap();
         let swept = sweep(&journal, &term, &commit, TRASH_KEPT + 1).unwrap();
         assert_eq!(swept, Swept { state: 0, snapshots: 2, trash: 1 });
         assert_eq!(there(&store, "p/snapshots"), [2, 3, 4]);

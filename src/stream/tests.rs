@@ -11,6 +11,7 @@ use super::ledger::{Counts, Ledger};
 use super::log::{Commit, EntryPlan, FORMAT, FileEntry, Kind, Plan, Planned, Tick};
 use super::spec::{DeduplicateSpec, Layer, Shape, WatermarkSpec};
 use super::store::{Clock, FixedClock, Store};
+use crate::content::Content;
 use crate::error::{Error, Result};
 use crate::lake::{ObjectMeta, Put};
 use crate::sources::Range;
@@ -38,10 +39,10 @@ impl Store for Memory {
         Ok(if lost { Put::Exists } else { Put::Created })
     }
 
-    fn put_many(&self, objects: Vec<(String, Bytes)>) -> Result<()> {
+    fn put_many(&self, objects: Vec<(String, Content)>) -> Result<()> {
         let now = self.now.load(Ordering::SeqCst);
         self.put_at.lock().unwrap().extend(objects.iter().map(|(path, _)| (path.clone(), now)));
-        self.objects.lock().unwrap().extend(objects);
+        self.objects.lock().unwrap().extend(objects.into_iter().map(|(path, content)| (path, content.into_whole())));
         Ok(())
     }
 
@@ -224,7 +225,7 @@ fn a_newer_format_is_refused_by_name() {
     let store = Memory::default();
     let journal = Journal::new(&store, "p");
     store
-        .put_many(vec![("_penstock/p/epochs/0000000000.commit".into(), Bytes::from_static(b"{\"format\": 99}"))])
+        .put_many(vec![("_penstock/p/epochs/0000000000.commit".into(), Bytes::from_static(b"{\"format\": 99}").into())])
         .unwrap();
     let refused = journal.head().unwrap_err().to_string();
     assert!(refused.contains("newer Penstock") && refused.contains("0000000000.commit"), "{refused}");

@@ -59,7 +59,10 @@ impl Model {
 }
 
 fn through_ipc(parts: &StateParts) -> StateParts {
-    parts.iter().map(|(name, batch)| (name.clone(), from_ipc(name, &to_ipc(batch).unwrap()).unwrap())).collect()
+    parts
+        .iter()
+        .map(|(name, batch)| (name.clone(), from_ipc(name, &to_ipc(batch).unwrap().into_whole()).unwrap()))
+        .collect()
 }
 
 proptest! {

@@ -185,7 +185,10 @@ fn any_spec() -> impl Strategy<Value = WindowSpec> {
 }
 
 fn through_ipc(parts: &StateParts) -> StateParts {
-    parts.iter().map(|(name, batch)| (name.clone(), from_ipc(name, &to_ipc(batch).unwrap()).unwrap())).collect()
+    parts
+        .iter()
+        .map(|(name, batch)| (name.clone(), from_ipc(name, &to_ipc(batch).unwrap().into_whole()).unwrap()))
+        .collect()
 }
 
 fn sorted(mut rows: Vec<Vec<String>>) -> Vec<Vec<String>> {

@@ -85,7 +85,10 @@ fn afters() -> impl Strategy<Value = Vec<After>> {
 }
 
 fn through_ipc(parts: &StateParts) -> StateParts {
-    parts.iter().map(|(name, batch)| (name.clone(), from_ipc(name, &to_ipc(batch).unwrap()).unwrap())).collect()
+    parts
+        .iter()
+        .map(|(name, batch)| (name.clone(), from_ipc(name, &to_ipc(batch).unwrap().into_whole()).unwrap()))
+        .collect()
 }
 
 #[derive(Default)]

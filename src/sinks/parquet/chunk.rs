@@ -12,6 +12,7 @@ use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
 use parquet::schema::types::ColumnDescPtr;
 use zstd::zstd_safe::CParameter;
 
+use crate::content::Content;
 use crate::error::{Error, Result};
 
 /// At level 1 the compressor's table is this (a power of two): half of zstd's own choice fits the innermost cache, is 7 %
@@ -94,27 +95,26 @@ impl Chunk {
         rows: usize,
         nulls: usize,
     ) -> Result<()> {
-        let compressed = match self.shrinks {
-            Some((like, false)) if like == encoding => stored(page),
-            _ => {
-                let compressed = compress(level, page)?;
-                let shrinks = compressed.len() + page.len() / WORTH <= page.len();
-                self.shrinks = Some((encoding, shrinks));
-                compressed
-            }
+        let data_page = |buf: Bytes| Page::DataPage {
+            buf,
+            num_values: rows as u32,
+            encoding,
+            def_level_encoding: Encoding::RLE,
+            rep_level_encoding: Encoding::RLE,
+            statistics: None,
         };
-        let (size, uncompressed) = put_page(
-            &mut self.bytes,
-            page.len(),
-            Page::DataPage {
-                buf: compressed,
-                num_values: rows as u32,
-                encoding,
-                def_level_encoding: Encoding::RLE,
-                rep_level_encoding: Encoding::RLE,
-                statistics: None,
-            },
-        )?;
+        let (size, uncompressed) = match self.shrinks {
+            Some((like, false)) if like == encoding => {
+                framed(|frame| store(page, frame), |buf| put_page(&mut self.bytes, page.len(), data_page(buf)))?
+            }
+            _ => framed(
+                |frame| compress(level, page, frame),
+                |buf| {
+                    self.shrinks = Some((encoding, buf.len() + page.len() / WORTH <= page.len()));
+                    put_page(&mut self.bytes, page.len(), data_page(buf))
+                },
+            )?,
+        };
         match self.encodings.iter_mut().find(|(known, _)| *known == encoding) {
             Some((_, pages)) => *pages += 1,
             None => self.encodings.push((encoding, 1)),
@@ -128,29 +128,31 @@ impl Chunk {
 
     /// The bytes, and what the footer says of them. `dictionary`: its page, and how many values that has.
     pub(super) fn close(
-        self,
+        mut self,
         column: &ColumnDescPtr,
         level: i32,
         dictionary: Option<(&[u8], usize)>,
         statistics: Option<Statistics>,
-    ) -> Result<(Bytes, ColumnCloseResult)> {
-        let mut bytes = Vec::new();
+    ) -> Result<(Content, ColumnCloseResult)> {
+        let mut content = Content::default();
         let mut uncompressed = self.uncompressed;
         let has_numbers = |(encoding, _): &(Encoding, i32)| *encoding == Encoding::RLE_DICTIONARY;
         let dictionary = dictionary.filter(|_| self.encodings.iter().any(has_numbers));
         if let Some((page, values)) = dictionary {
             let (num_values, encoding) = (values as u32, Encoding::PLAIN);
-            let buf = compress(level, page)?;
-            let page =
-                put_page(&mut bytes, page.len(), Page::DictionaryPage { buf, num_values, encoding, is_sorted: false });
-            uncompressed += page?.1;
+            let mut bytes = Vec::new();
+            let dictionary_page = |buf| Page::DictionaryPage { buf, num_values, encoding, is_sorted: false };
+            let put = framed(
+                |frame| compress(level, page, frame),
+                |buf| put_page(&mut bytes, page.len(), dictionary_page(buf)),
+            )?;
+            uncompressed += put.1;
+            content.push(bytes.into());
         }
-        let first_page = bytes.len();
-        if first_page == 0 {
-            bytes = self.bytes;
-        } else {
-            bytes.extend_from_slice(&self.bytes);
-        }
+        let first_page = content.len();
+        // It stays as it is until the file is put.
+        self.bytes.shrink_to_fit();
+        content.push(self.bytes.into());
         let mut offsets = OffsetIndexBuilder::new();
         let mut offset = first_page;
         for (size, rows) in &self.pages {
@@ -172,7 +174,7 @@ impl Chunk {
             .set_compression(Compression::ZSTD(ZstdLevel::try_new(level)?))
             .set_encodings(encodings)
             .set_page_encoding_stats(stats)
-            .set_total_compressed_size(bytes.len() as i64)
+            .set_total_compressed_size(content.len() as i64)
             .set_total_uncompressed_size(uncompressed as i64)
             .set_num_values(self.rows as i64)
             .set_data_page_offset(first_page as i64)
@@ -191,14 +193,14 @@ impl Chunk {
             index.build()
         });
         let close = ColumnCloseResult {
-            bytes_written: bytes.len() as u64,
+            bytes_written: content.len() as u64,
             rows_written: self.rows as u64,
             metadata: metadata.build()?,
             bloom_filter: None,
             column_index: index.transpose()?,
             offset_index: Some(offsets.build()),
         };
-        Ok((bytes.into(), close))
+        Ok((content, close))
     }
 }
 
@@ -237,21 +239,38 @@ fn put_page(out: &mut Vec<u8>, uncompressed: usize, page: Page) -> Result<(usize
     Ok((written.compressed_size, written.uncompressed_size))
 }
 
-/// A compressor, and room for what it makes: both are large, and the same for every column.
+/// A compressor: it is large, and the same for every column.
 struct Kept {
     level: i32,
     compressor: zstd::bulk::Compressor<'static>,
-    room: Vec<u8>,
 }
 
 thread_local! {
     static COMPRESSOR: RefCell<Option<Kept>> = const { RefCell::new(None) };
+    /// Room for a frame, used again and again.
+    static FRAME: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// More room than for a page of this many bytes is not kept.
 const ROOM_KEPT: usize = 2 << 20;
 
-pub(super) fn compress(level: i32, bytes: &[u8]) -> Result<Bytes> {
+/// Makes a frame of zstd and hands it on, without a copy: its room is the next one's, too.
+fn framed<T>(make: impl FnOnce(&mut Vec<u8>) -> Result<()>, put: impl FnOnce(Bytes) -> Result<T>) -> Result<T> {
+    let mut frame = FRAME.take();
+    frame.clear();
+    make(&mut frame)?;
+    let mut frame = Bytes::from(frame);
+    let done = put(frame.clone());
+    // The page has let go of it again: this is the room itself.
+    frame.truncate(0);
+    let room = Vec::from(frame);
+    if room.capacity() <= ROOM_KEPT {
+        FRAME.replace(room);
+    }
+    done
+}
+
+fn compress(level: i32, bytes: &[u8], frame: &mut Vec<u8>) -> Result<()> {
     COMPRESSOR.with_borrow_mut(|kept| {
         let failed = |e: std::io::Error| Error::Internal(format!("a page cannot be compressed: {e}"));
         let kept = match kept {
@@ -261,23 +280,19 @@ pub(super) fn compress(level: i32, bytes: &[u8]) -> Result<Bytes> {
                 if level == 1 {
                     compressor.set_parameter(CParameter::HashLog(FAST_TABLE)).map_err(failed)?;
                 }
-                none.insert(Kept { level, compressor, room: Vec::new() })
+                none.insert(Kept { level, compressor })
             }
         };
-        if bytes.len() > ROOM_KEPT {
-            return Ok(kept.compressor.compress(bytes).map_err(failed)?.into());
-        }
-        kept.room.clear();
-        kept.room.reserve(zstd::zstd_safe::compress_bound(bytes.len()));
-        kept.compressor.compress_to_buffer(bytes, &mut kept.room).map_err(failed)?;
-        Ok(Bytes::copy_from_slice(&kept.room))
+        frame.reserve(zstd::zstd_safe::compress_bound(bytes.len()));
+        kept.compressor.compress_to_buffer(bytes, frame).map_err(failed)?;
+        Ok(())
     })
 }
 
 /// A frame of zstd that holds the bytes as they are.
-fn stored(bytes: &[u8]) -> Bytes {
+fn store(bytes: &[u8], frame: &mut Vec<u8>) -> Result<()> {
     const BLOCK: usize = 128 << 10;
-    let mut frame = Vec::with_capacity(bytes.len() + bytes.len() / BLOCK * 3 + 16);
+    frame.reserve(bytes.len() + bytes.len() / BLOCK * 3 + 16);
     // Magic number; a header with the size of the content in four bytes, and a window that holds it all.
     frame.extend_from_slice(&[0x28, 0xB5, 0x2F, 0xFD, 0b1010_0000]);
     frame.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
@@ -290,7 +305,7 @@ fn stored(bytes: &[u8]) -> Bytes {
         frame.extend_from_slice(block);
         rest = after;
         if rest.is_empty() {
-            return frame.into();
+            return Ok(());
         }
     }
 }
@@ -299,11 +314,15 @@ fn stored(bytes: &[u8]) -> Bytes {
 mod tests {
     use super::*;
 
+    fn compressed(level: i32, page: &[u8]) -> Bytes {
+        framed(|frame| compress(level, page, frame), |frame| Ok(Bytes::copy_from_slice(&frame))).unwrap()
+    }
+
     #[test]
     fn a_stored_frame_is_a_frame() {
         for length in [0, 1, 255, 256, 65_536, (128 << 10) - 1, 128 << 10, (128 << 10) + 1, 256 << 10, 1_000_000] {
             let bytes: Vec<u8> = (0..length).map(|i: u32| i.wrapping_mul(i) as u8).collect();
-            let frame = stored(&bytes);
+            let frame = framed(|frame| store(&bytes, frame), |frame| Ok(Bytes::copy_from_slice(&frame))).unwrap();
             assert_eq!(zstd::bulk::decompress(&frame, bytes.len()).unwrap(), bytes);
             assert_eq!(zstd::stream::decode_all(frame.as_ref()).unwrap(), bytes);
         }
@@ -321,11 +340,11 @@ mod tests {
         };
         let pages: Vec<_> = (0..60).map(|i| page(7usize.pow(i % 7 + 1) / 3, [2u64, 16, 200][i as usize % 3])).collect();
         for level in [1, 3] {
-            let used: Vec<_> = pages.iter().map(|p| compress(level, p).unwrap()).collect();
+            let used: Vec<_> = pages.iter().map(|p| compressed(level, p)).collect();
             for (page, used) in pages.iter().zip(used).rev() {
-                let fresh = std::thread::scope(|s| s.spawn(|| compress(level, page).unwrap()).join().unwrap());
+                let fresh = std::thread::scope(|s| s.spawn(|| compressed(level, page)).join().unwrap());
                 assert_eq!(fresh, used);
-                assert_eq!(compress(level, page).unwrap(), used);
+                assert_eq!(compressed(level, page), used);
             }
         }
     }

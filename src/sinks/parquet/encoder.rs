@@ -5,16 +5,18 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{Field, SchemaRef, UInt16Type};
-use bytes::Bytes;
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::column::writer::ColumnCloseResult;
+use parquet::errors::ParquetError;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnDescPtr;
 use rayon::prelude::*;
 
+use super::body::{Blanks, Body};
 use super::number::{self, NumberColumn};
 use super::text::{self, TextColumn};
 use super::{ParquetSettings, chunk};
+use crate::content::Content;
 use crate::error::{Error, Result};
 use crate::packed::{is_packed, plain};
 
@@ -24,7 +26,7 @@ const PARALLEL: usize = 32 << 10;
 /// Encodes batches into a Parquet file.
 pub struct Encoder {
     schema: SchemaRef,
-    file: SerializedFileWriter<Vec<u8>>,
+    file: SerializedFileWriter<Body>,
     factory: ArrowRowGroupWriterFactory,
     columns: Vec<Column>,
     /// Columns that are the same as one before them, in all rows of the row group so far: they are encoded once.
@@ -49,7 +51,7 @@ enum Column {
 
 /// What a field became in a row group.
 enum Chunk {
-    Own(Bytes, Box<ColumnCloseResult>),
+    Own(Content, Box<ColumnCloseResult>),
     Leaves(Vec<ArrowColumnChunk>),
 }
 
@@ -74,7 +76,7 @@ impl Encoder {
             });
             leaf += leaves(field);
         }
-        let file = SerializedFileWriter::new(Vec::new(), descriptor.root_schema_ptr(), Arc::new(properties))?;
+        let file = SerializedFileWriter::new(Body::default(), descriptor.root_schema_ptr(), Arc::new(properties))?;
         let factory = ArrowRowGroupWriterFactory::new(&file, Arc::clone(schema));
         Ok(Self {
             schema: Arc::clone(schema),
@@ -171,16 +173,18 @@ impl Encoder {
         }
         self.match_twins(batches);
         let fields = self.schema.fields();
-        let write = |((place, column), twin): ((Place<'_>, &mut Column), &Option<usize>)| match twin {
-            Some(_) => Ok(()),
-            None => batches.iter().try_for_each(|batch| column.write(place.1, batch.column(place.0))),
+        let write = |(place, column): (Place<'_>, &mut Column)| {
+            batches.iter().try_for_each(|batch| column.write(place.1, batch.column(place.0)))
         };
         let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        let columns = fields.iter().enumerate().zip(&mut self.columns).zip(&self.twins);
+        let mut columns = columns.filter_map(|(column, twin)| twin.is_none().then_some(column));
         if rows * fields.len() >= PARALLEL {
-            let columns = fields.par_iter().enumerate().zip(&mut self.columns).zip(&self.twins);
-            columns.with_max_len(1).try_for_each(write)?;
+            let mut columns: Vec<_> = columns.collect();
+            largest_first(&mut columns, |(_, column)| column.bytes());
+            columns.into_iter().par_bridge().try_for_each(write)?;
         } else {
-            fields.iter().enumerate().zip(&mut self.columns).zip(&self.twins).try_for_each(write)?;
+            columns.try_for_each(write)?;
         }
         self.group_rows += rows;
         self.rows += rows;
@@ -214,53 +218,76 @@ impl Encoder {
         if self.group_rows == 0 {
             return Ok(());
         }
-        let close = |(column, twin): (&mut Column, &Option<usize>)| match twin {
-            Some(_) => Ok(None),
-            None => column.close().map(Some),
+        let mut chunks: Vec<Option<Chunk>> = Vec::new();
+        chunks.resize_with(self.columns.len(), || None);
+        let close = |(column, chunk): (&mut Column, &mut Option<Chunk>)| {
+            *chunk = Some(column.close()?);
+            Ok::<_, Error>(())
         };
-        let chunks = if self.group_rows * self.columns.len() >= PARALLEL {
-            self.columns.par_iter_mut().zip(&self.twins).with_max_len(1).map(close).collect::<Result<Vec<_>>>()?
+        let parallel = self.group_rows * self.columns.len() >= PARALLEL;
+        let columns = self.columns.iter_mut().zip(&mut chunks).zip(&self.twins);
+        let mut columns = columns.filter_map(|(column, twin)| twin.is_none().then_some(column));
+        if parallel {
+            let mut columns: Vec<_> = columns.collect();
+            largest_first(&mut columns, |(column, _)| column.bytes());
+            columns.into_iter().par_bridge().try_for_each(close)?;
         } else {
-            self.columns.iter_mut().zip(&self.twins).map(close).collect::<Result<Vec<_>>>()?
-        };
-        let mut closed: Vec<Option<(Bytes, Box<ColumnCloseResult>)>> = vec![None; chunks.len()];
-        let mut group = self.file.next_row_group()?;
+            columns.try_for_each(close)?;
+        }
+        // Where each chunk will stand is known before: the file is told of those of our own, so that it takes them as they are.
+        let mut position = self.file.bytes_written();
+        let mut parts = Vec::with_capacity(chunks.len());
         for (at, (chunk, twin)) in chunks.into_iter().zip(&self.twins).enumerate() {
-            match (chunk, twin.and_then(|twin| closed[twin].as_ref()), &self.columns[at]) {
-                (Some(Chunk::Own(bytes, close)), ..) => {
-                    if self.twins.contains(&Some(at)) {
-                        closed[at] = Some((bytes.clone(), close.clone()));
-                    }
-                    group.append_column(&bytes, *close)?;
-                }
+            parts.push(match (chunk, twin, &self.columns[at]) {
+                (Some(Chunk::Own(content, close)), ..) => Chunk::Own(content, close),
                 (Some(Chunk::Leaves(leaves)), ..) => {
-                    leaves.into_iter().try_for_each(|l| l.append_to_row_group(&mut group))?;
+                    position +=
+                        leaves.iter().map(|leaf| leaf.close().metadata.compressed_size() as usize).sum::<usize>();
+                    Chunk::Leaves(leaves)
                 }
-                (None, Some((bytes, close)), Column::Text(column)) => {
-                    group.append_column(bytes, chunk::same_as(close, &column.column)?)?;
-                }
+                (None, Some(twin), Column::Text(column)) => match &parts[*twin] {
+                    Chunk::Own(content, close) => {
+                        Chunk::Own(content.clone(), Box::new(chunk::same_as(close, &column.column)?))
+                    }
+                    Chunk::Leaves(_) => return Err(Error::Internal(format!("column {at} has no like"))),
+                },
                 (None, ..) => return Err(Error::Internal(format!("column {at} was not encoded"))),
+            });
+            if let Some(Chunk::Own(content, _)) = parts.last() {
+                self.file.inner_mut().expect(position, content.clone());
+                position += content.len();
+            }
+        }
+        let mut group = self.file.next_row_group()?;
+        for part in parts {
+            match part {
+                Chunk::Own(content, close) => group.append_column(&Blanks(content.len()), *close)?,
+                Chunk::Leaves(leaves) => leaves.into_iter().try_for_each(|l| l.append_to_row_group(&mut group))?,
             }
         }
         group.close()?;
+        self.file.flush().map_err(ParquetError::from)?;
+        if !self.file.inner().is_complete() {
+            return Err(Error::Internal("a column chunk stands where none was expected".to_owned()));
+        }
         self.group_rows = 0;
         self.groups += 1;
         Ok(())
     }
 
     /// The row groups that are finished, if they come to so many bytes: they need not be held until the file ends.
-    pub fn take_done(&mut self, least: usize) -> Option<Bytes> {
+    pub fn take_done(&mut self, least: usize) -> Option<Content> {
         let done = self.file.inner_mut();
-        (done.len() >= least).then(|| std::mem::take(done).into())
+        (done.len() >= least).then(|| done.take())
     }
 
     /// The whole file, or what was not taken of it.
     ///
     /// # Errors
     /// [`Error::Data`] when it cannot be encoded.
-    pub fn finish(mut self) -> Result<Bytes> {
+    pub fn finish(mut self) -> Result<Content> {
         self.close_group()?;
-        Ok(self.file.into_inner()?.into())
+        Ok(self.file.into_inner()?.take())
     }
 }
 
@@ -283,12 +310,12 @@ impl Column {
     fn close(&mut self) -> Result<Chunk> {
         Ok(match self {
             Self::Text(column) => {
-                let (bytes, close) = column.close()?;
-                Chunk::Own(bytes, Box::new(close))
+                let (content, close) = column.close()?;
+                Chunk::Own(content, Box::new(close))
             }
             Self::Number(column) => {
-                let (bytes, close) = column.close()?;
-                Chunk::Own(bytes, Box::new(close))
+                let (content, close) = column.close()?;
+                Chunk::Own(content, Box::new(close))
             }
             Self::Leaves(leaves) => {
                 let leaves = std::mem::take(leaves).into_iter().map(ArrowColumnWriter::close);
@@ -304,6 +331,12 @@ impl Column {
             Self::Leaves(leaves) => leaves.iter().map(ArrowColumnWriter::get_estimated_total_bytes).sum(),
         }
     }
+}
+
+/// Puts columns in the order in which the cores take them, one after the other: none is to wait for one that is large and was
+/// begun last.
+fn largest_first<T>(columns: &mut [T], bytes: impl Fn(&T) -> usize) {
+    columns.sort_by_key(|column| std::cmp::Reverse(bytes(column)));
 }
 
 /// The most that a row group grows by with these rows, before any compression.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
-use bytes::Bytes;
 
 use super::{ParquetSettings, PartitionedWriter};
+use crate::content::Content;
 use crate::error::{Error, Result};
 use crate::lake::layout::{self, Partition};
 use crate::lake::{Durability, Growing, Lake, LakeOptions, Put, StorageSecrets, StorageSpec};
@@ -194,7 +194,7 @@ impl Export {
         if self.lake.local_path("").is_none() {
             return Ok(());
         }
-        for (partition, bytes) in self.writer.take_done(PIECE) {
+        for (partition, content) in self.writer.take_done(PIECE) {
             if !self.growing.contains_key(&partition) {
                 let path = self.next_path(partition.clone());
                 let Some(file) = self.lake.begin(&path)? else {
@@ -203,7 +203,7 @@ impl Export {
                 self.growing.insert(partition.clone(), file);
             }
             if let Some(file) = self.growing.get_mut(&partition) {
-                file.write(bytes)?;
+                file.write(content)?;
             }
         }
         Ok(())
@@ -211,9 +211,9 @@ impl Export {
 
     fn put_full(&mut self) -> Result<()> {
         let mut files = Vec::new();
-        for (partition, bytes, rows) in self.writer.take_full() {
+        for (partition, content, rows) in self.writer.take_full() {
             if let Some(mut file) = self.growing.remove(&partition) {
-                file.write(bytes)?;
+                file.write(content)?;
                 let path = file.path().to_owned();
                 let named = self.lake.name(file, self.options.existing == Existing::Replace)?;
                 self.is_new(&path, named)?;
@@ -222,7 +222,7 @@ impl Export {
             }
             let path = self.next_path(partition);
             self.written.insert(path.clone(), rows);
-            files.push((path, bytes));
+            files.push((path, content));
         }
         if files.is_empty() {
             return Ok(());
@@ -230,13 +230,13 @@ impl Export {
         if self.options.existing == Existing::Replace {
             return self.lake.put_many(files);
         }
-        files.into_iter().try_for_each(|(path, bytes)| self.put_new(&path, bytes))
+        files.into_iter().try_for_each(|(path, content)| self.put_new(&path, content))
     }
 
-    fn put_new(&self, path: &str, bytes: Bytes) -> Result<()> {
+    fn put_new(&self, path: &str, content: Content) -> Result<()> {
         // In a bucket, a put-if-absent over the very same bytes would count as done.
         let there = self.lake.local_path(path).is_none() && self.lake.head(path)?.is_some();
-        self.is_new(path, if there { Put::Exists } else { self.lake.put_if_absent(path, bytes)? })
+        self.is_new(path, if there { Put::Exists } else { self.lake.put_if_absent(path, content.into_whole())? })
     }
 
     fn is_new(&self, path: &str, put: Put) -> Result<()> {

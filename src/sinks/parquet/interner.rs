@@ -1,6 +1,7 @@
 //! The distinct values of a text column, numbered in the order that they first came.
 
 use crate::hash::quick;
+use crate::prefetch::fetch;
 
 /// A dictionary, as its page will hold it, and the way from a value to its number.
 #[derive(Clone)]
@@ -44,9 +45,19 @@ impl Interner {
         self.slots.fill((0, 0));
     }
 
+    /// What a value is looked for by; where that is has been sent for then.
+    #[inline]
+    pub(super) fn hash(&self, value: &[u8]) -> u64 {
+        let hash = quick(value, self.seed);
+        if let Some(slot) = self.slots.get((hash >> 32) as usize & self.slots.len().wrapping_sub(1)) {
+            fetch(slot);
+        }
+        hash
+    }
+
     /// The number of a value, new or known.
     #[inline]
-    pub(super) fn intern(&mut self, value: &[u8]) -> u32 {
+    pub(super) fn intern(&mut self, value: &[u8], hash: u64) -> u32 {
         // Many columns repeat: the topic, the country, what is sorted.
         if (self.last as usize) < self.spans.len() && self.value(self.last) == value {
             return self.last;
@@ -54,7 +65,6 @@ impl Interner {
         if self.spans.len() * 2 >= self.slots.len() {
             self.grow();
         }
-        let hash = quick(value, self.seed);
         let tag = (hash >> 32) as u32;
         let mask = self.slots.len() - 1;
         let mut at = tag as usize & mask;
@@ -111,7 +121,8 @@ mod tests {
                         model.push(value);
                         model.len() - 1
                     });
-                    prop_assert_eq!(interner.intern(value.as_bytes()) as usize, expected);
+                    let hash = interner.hash(value.as_bytes());
+                    prop_assert_eq!(interner.intern(value.as_bytes(), hash) as usize, expected);
                 }
                 prop_assert_eq!(interner.len(), model.len());
                 for (id, value) in model.iter().enumerate() {

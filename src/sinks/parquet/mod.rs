@@ -3,6 +3,7 @@
 //! The bytes of a file follow from the rows, from how they were cut into calls of `write`, and from the version of the
 //! engine; never from threads or the time.
 
+mod body;
 mod bounds;
 mod chunk;
 mod delta;

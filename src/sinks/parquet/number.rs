@@ -9,7 +9,6 @@ use arrow::buffer::NullBuffer;
 use arrow::datatypes::{
     DataType, Decimal128Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType, UInt16Type,
 };
-use bytes::Bytes;
 use parquet::basic::{BoundaryOrder, Encoding, Type};
 use parquet::column::writer::ColumnCloseResult;
 use parquet::file::statistics::{Statistics, ValueStatistics};
@@ -17,6 +16,7 @@ use parquet::schema::types::ColumnDescPtr;
 
 use super::chunk::Chunk;
 use super::{delta, levels};
+use crate::content::Content;
 use crate::error::{Error, Result};
 use crate::packed::plain_type;
 
@@ -190,7 +190,7 @@ impl NumberColumn {
     }
 
     /// The column chunk, and what the footer says of it. The next one can begin.
-    pub(super) fn close(&mut self) -> Result<(Bytes, ColumnCloseResult)> {
+    pub(super) fn close(&mut self) -> Result<(Content, ColumnCloseResult)> {
         self.end_page()?;
         let mut chunk = std::mem::take(&mut self.chunk);
         chunk.ordered(match (self.rising, self.falling) {

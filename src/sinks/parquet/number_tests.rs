@@ -6,6 +6,7 @@ use arrow::array::{
 use arrow::buffer::Buffer;
 use arrow::compute::cast;
 use arrow::datatypes::{Field, Schema};
+use bytes::Bytes;
 use parquet::arrow::ArrowSchemaConverter;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::file::metadata::PageIndexPolicy;
@@ -55,8 +56,8 @@ fn file(kind: &DataType, nullable: bool, options: &NumberOptions, groups: &[Vec<
     for arrays in groups {
         arrays.iter().for_each(|array| column.write(array).unwrap());
         let mut group = file.next_row_group().unwrap();
-        let (bytes, close) = column.close().unwrap();
-        group.append_column(&bytes, close).unwrap();
+        let (content, close) = column.close().unwrap();
+        group.append_column(&content.into_whole(), close).unwrap();
         group.close().unwrap();
     }
     file.into_inner().unwrap().into()

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{cast, max, min, take_record_batch};
 use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
-use bytes::Bytes;
 use rayon::prelude::*;
 
 use super::encoder::at_most;
 use super::{Encoder, ParquetSettings};
+use crate::content::Content;
 use crate::error::{Error, Result};
 use crate::lake::layout::Partition;
 use crate::packed;
@@ -32,8 +32,8 @@ pub struct DataFile {
     pub path: String,
     /// Its partition.
     pub partition: Partition,
-    /// Its content.
-    pub bytes: Bytes,
+    /// Its bytes.
+    pub content: Content,
     /// Its rows.
     pub rows: u64,
     /// The lowest event time in it.
@@ -64,7 +64,7 @@ struct Slot {
     rows: usize,
     encoder: Option<Encoder>,
     times: Times,
-    full: Vec<(Bytes, u64, Times)>,
+    full: Vec<(Content, u64, Times)>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -245,26 +245,26 @@ impl PartitionedWriter {
     }
 
     /// The files that are full already; those of a long table need not be kept till the end.
-    pub fn take_full(&mut self) -> Vec<(Partition, Bytes, u64)> {
+    pub fn take_full(&mut self) -> Vec<(Partition, Content, u64)> {
         let slots = self.partitions.iter_mut();
-        slots.flat_map(|(p, slot)| slot.full.drain(..).map(|(bytes, rows, _)| (p.clone(), bytes, rows))).collect()
+        slots.flat_map(|(p, slot)| slot.full.drain(..).map(|(content, rows, _)| (p.clone(), content, rows))).collect()
     }
 
     /// The beginnings of files that are not full yet, so many bytes of each at least; what comes later of each file follows
     /// on them.
-    pub fn take_done(&mut self, least: usize) -> Vec<(Partition, Bytes)> {
+    pub fn take_done(&mut self, least: usize) -> Vec<(Partition, Content)> {
         let done = |slot: &mut Slot| slot.encoder.as_mut().and_then(|encoder| encoder.take_done(least));
-        self.partitions.iter_mut().filter_map(|(p, slot)| done(slot).map(|bytes| (p.clone(), bytes))).collect()
+        self.partitions.iter_mut().filter_map(|(p, slot)| done(slot).map(|content| (p.clone(), content))).collect()
     }
 
     /// The same with the times in them; `name` gives a path to each.
     pub fn take_files(&mut self, name: &mut dyn FnMut(&Partition) -> String) -> Vec<DataFile> {
         let mut files = vec![];
         for (partition, slot) in &mut self.partitions {
-            for (bytes, rows, times) in slot.full.drain(..) {
+            for (content, rows, times) in slot.full.drain(..) {
                 let path = name(partition);
                 let partition = partition.clone();
-                files.push(DataFile { path, partition, bytes, rows, min_time: times.min, max_time: times.max });
+                files.push(DataFile { path, partition, content, rows, min_time: times.min, max_time: times.max });
             }
         }
         files
@@ -294,10 +294,10 @@ impl PartitionedWriter {
             let files = slot.full.into_iter().zip(0..);
             files.map(move |(file, part)| (partition.clone(), part, file))
         });
-        let files = parts.map(|(partition, part, (bytes, rows, times))| DataFile {
+        let files = parts.map(|(partition, part, (content, rows, times))| DataFile {
             path: name(&partition, part),
             partition,
-            bytes,
+            content,
             rows,
             min_time: times.min,
             max_time: times.max,
@@ -364,7 +364,7 @@ impl Slot {
     }
 
     fn bytes(&self) -> usize {
-        let full: usize = self.full.iter().map(|(bytes, ..)| bytes.len()).sum();
+        let full: usize = self.full.iter().map(|(content, ..)| content.len()).sum();
         full + self.encoder.as_ref().map_or(0, |e| e.bytes() + e.columns() * OVERHEAD)
     }
 }

@@ -49,7 +49,7 @@ fn rows_come_back() {
     for i in 0..10 {
         encoder.write(&rows(i * 777, 777)).unwrap();
     }
-    let bytes = encoder.finish().unwrap();
+    let bytes = encoder.finish().unwrap().into_whole();
     assert_eq!(read(&bytes), rows(0, 7770));
     let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap();
     let groups: Vec<_> = reader.metadata().row_groups().iter().map(|g| g.num_rows()).collect();
@@ -83,7 +83,7 @@ fn days_become_partitions_and_large_files_parts() {
     );
     assert_eq!((files[4].min_time, files[4].max_time), (Some(2 * DAY), Some(2 * DAY + DAY / 4)));
     assert_eq!((files[1].min_time, files[1].max_time), (Some(DAY * 3 / 4), Some(DAY * 3 / 4)));
-    assert_eq!(read(&files[4].bytes), rows(8, 2));
+    assert_eq!(read(&files[4].content.clone().into_whole()), rows(8, 2));
 }
 
 #[test]
@@ -96,7 +96,10 @@ fn many_small_partitions_do_not_wait_without_end() {
     }
     assert!(writer.bytes() > 0);
     let files = writer.finish(&name).unwrap();
-    assert_eq!(files.iter().map(|f| (f.rows, read(&f.bytes).num_rows())).collect::<Vec<_>>(), [(10_000, 10_000); 40]);
+    assert_eq!(
+        files.iter().map(|f| (f.rows, read(&f.content.clone().into_whole()).num_rows())).collect::<Vec<_>>(),
+        [(10_000, 10_000); 40]
+    );
 }
 
 /// Rows whose text does not shrink, so that a file has several pieces.
@@ -118,7 +121,7 @@ fn a_large_file_is_written_while_it_is_encoded() {
     let batches: Vec<_> = (0..10).map(|n| large(n * 30_000, 30_000)).collect();
     batches.iter().for_each(|batch| writer.write_soon(&Partition::none(), batch).unwrap());
     let expected = writer.finish(&name).unwrap();
-    assert!(expected.len() == 2 && expected[0].bytes.len() > 12 << 20, "{}", expected[0].bytes.len());
+    assert!(expected.len() == 2 && expected[0].content.len() > 12 << 20, "{}", expected[0].content.len());
 
     for durability in [Durability::Disk, Durability::Process] {
         let folder = tempfile::tempdir().unwrap();
@@ -128,7 +131,7 @@ fn a_large_file_is_written_while_it_is_encoded() {
         let written = write_parquet(&table(), all(), &path, options.clone()).unwrap();
         assert_eq!(written, [("part-0000.parquet".to_owned(), 200_000), ("part-0001.parquet".to_owned(), 100_000)]);
         for (file, (path, _)) in expected.iter().zip(&written) {
-            assert!(std::fs::read(folder.path().join(path)).unwrap() == file.bytes);
+            assert!(std::fs::read(folder.path().join(path)).unwrap() == file.content.clone().into_whole());
         }
         let said = write_parquet(&table(), all(), &path, options.clone()).unwrap_err().to_string();
         assert!(said.contains("is there already"), "{said}");
@@ -200,7 +203,7 @@ proptest! {
         let total: i64 = cuts.iter().sum();
         for day in 0..3i64 {
             let partition = Partition::day(day);
-            let batches: Vec<_> = files.iter().filter(|f| f.partition == partition).map(|f| read(&f.bytes)).collect();
+            let batches: Vec<_> = files.iter().filter(|f| f.partition == partition).map(|f| read(&f.content.clone().into_whole())).collect();
             let numbers: Vec<i64> = (0..total).filter(|i| i % 3 == day).collect();
             let got = concat_batches(&table(), &batches).unwrap();
             let times = got["event_time"].as_any().downcast_ref::<TimestampMicrosecondArray>().unwrap();
@@ -208,7 +211,7 @@ proptest! {
         }
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let again = pool.install(write);
-        prop_assert!(files.iter().zip(&again).all(|(a, b)| a.path == b.path && a.bytes == b.bytes));
+        prop_assert!(files.iter().zip(&again).all(|(a, b)| a.path == b.path && a.content.clone().into_whole() == b.content.clone().into_whole()));
         prop_assert_eq!(files.len(), again.len());
     }
 }
@@ -236,7 +239,7 @@ fn columns_that_are_the_same_are_encoded_once() {
         twins.write_all(&[batch.slice(0, 4000), batch.slice(4000, 6000)]).unwrap();
         expected.push(batch);
     }
-    let (twins, plain) = (twins.finish().unwrap(), plain.finish().unwrap());
+    let (twins, plain) = (twins.finish().unwrap().into_whole(), plain.finish().unwrap().into_whole());
     assert_eq!(read(&twins), concat_batches(&schema, &expected).unwrap());
     assert_eq!(twins, plain);
 }
@@ -271,7 +274,7 @@ fn packed_numbers_make_the_same_file() {
         let batches: Vec<_> = (0..6).map(|n| some(n, plain(n as i64 * 900))).collect();
         encoder.write(&batches[0]).unwrap();
         encoder.write_all(&batches[1..]).unwrap();
-        encoder.finish().unwrap()
+        encoder.finish().unwrap().into_whole()
     };
     let bytes = file(&|_, rows| rows);
     assert_eq!(bytes, file(&|n, rows| if n % 2 == 0 { packed(&rows) } else { rows }));

@@ -9,7 +9,6 @@
 use arrow::array::{Array, ArrayAccessor, AsArray, BooleanBufferBuilder, DictionaryArray, StringArray};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, UInt16Type};
-use bytes::Bytes;
 use parquet::basic::Encoding;
 use parquet::column::writer::ColumnCloseResult;
 use parquet::data_type::ByteArray;
@@ -20,6 +19,7 @@ use super::bounds::{lower_bound, upper_bound};
 use super::chunk::{Bounds, Chunk};
 use super::interner::Interner;
 use super::{delta, levels};
+use crate::content::Content;
 use crate::error::{Error, Result};
 use crate::packed::is_packed;
 
@@ -72,6 +72,8 @@ pub(super) struct TextColumn {
     seen: Vec<u32>,
     /// The numbers of the page that has begun, each once.
     distinct: Vec<u32>,
+    /// Of values that are numbered next.
+    hashes: Vec<u64>,
     /// Values one behind the other, after some room for what stands before them in a page.
     plain: Vec<u8>,
     lengths: Vec<i32>,
@@ -85,6 +87,9 @@ pub(super) struct TextColumn {
 
 /// A value that has no number yet.
 const UNKNOWN: u32 = u32::MAX;
+
+/// So many values of a plain column are looked for at a time.
+const AHEAD: usize = 32;
 
 /// Where a value begins and ends.
 type Span = (usize, usize);
@@ -102,6 +107,7 @@ impl TextColumn {
             numbers: Vec::new(),
             seen: Vec::new(),
             distinct: Vec::new(),
+            hashes: Vec::new(),
             plain: vec![0; ROOM],
             lengths: Vec::new(),
             plain_bounds: None,
@@ -136,6 +142,7 @@ impl TextColumn {
             numbers: self.numbers.clone(),
             seen: self.seen.clone(),
             distinct: self.distinct.clone(),
+            hashes: Vec::new(),
             plain: self.plain.clone(),
             lengths: self.lengths.clone(),
             valid,
@@ -228,11 +235,13 @@ impl TextColumn {
             return 0;
         }
         self.numbers.reserve(numbers.len());
+        self.hashes.clear();
+        self.hashes.extend(values.iter().map(|value| self.interner.hash(value.unwrap_or_default().as_bytes())));
         for row in rows {
             let value = usize::from(numbers[row]);
             let mut number = known[value];
             if number == UNKNOWN {
-                number = self.number(values.value(value).as_bytes());
+                number = self.number(values.value(value).as_bytes(), self.hashes[value]);
                 known[value] = number;
                 if self.interner.page().len() > self.options.dictionary_bytes {
                     self.numbers.push(number);
@@ -246,8 +255,8 @@ impl TextColumn {
 
     /// The number of a value of the page that has begun.
     #[inline]
-    fn number(&mut self, value: &[u8]) -> u32 {
-        let number = self.interner.intern(value);
+    fn number(&mut self, value: &[u8], hash: u64) -> u32 {
+        let number = self.interner.intern(value, hash);
         if self.options.statistics {
             let page = self.chunk.pages() as u32 + 1;
             if self.seen.len() <= number as usize {
@@ -282,9 +291,14 @@ impl TextColumn {
             let stop = row + (self.options.page_rows - self.valid.len()).min(array.len() - row);
             if self.by_number {
                 while row < stop && self.interner.page().len() <= self.options.dictionary_bytes {
+                    if (row - begun).is_multiple_of(AHEAD) {
+                        self.hashes.clear();
+                        let next = (row..stop.min(row + AHEAD)).map(|row| values.value(row));
+                        self.hashes.extend(next.map(|value| self.interner.hash(value.as_ref())));
+                    }
                     if nulls.is_none_or(|n| n.is_valid(row)) {
                         let value = values.value(row);
-                        let number = self.number(value.as_ref());
+                        let number = self.number(value.as_ref(), self.hashes[(row - begun) % AHEAD]);
                         self.numbers.push(number);
                     }
                     row += 1;
@@ -412,7 +426,7 @@ impl TextColumn {
     }
 
     /// The column chunk, and what the footer says of it. The next one can begin.
-    pub(super) fn close(&mut self) -> Result<(Bytes, ColumnCloseResult)> {
+    pub(super) fn close(&mut self) -> Result<(Content, ColumnCloseResult)> {
         self.end_page()?;
         let chunk = std::mem::take(&mut self.chunk);
         let bounds = self.bounds.take();

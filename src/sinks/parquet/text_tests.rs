@@ -3,6 +3,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BinaryArray, BinaryViewArray, StringArray, StringViewArray};
 use arrow::compute::cast;
 use arrow::datatypes::{Field, Schema};
+use bytes::Bytes;
 use parquet::arrow::ArrowSchemaConverter;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::file::metadata::PageIndexPolicy;
@@ -26,8 +27,8 @@ fn file(kind: &DataType, nullable: bool, options: &TextOptions, groups: &[Vec<Ar
             column.write(array).unwrap();
         }
         let mut group = file.next_row_group().unwrap();
-        let (bytes, close) = column.close().unwrap();
-        group.append_column(&bytes, close).unwrap();
+        let (content, close) = column.close().unwrap();
+        group.append_column(&content.into_whole(), close).unwrap();
         group.close().unwrap();
     }
     file.into_inner().unwrap().into()

@@ -106,7 +106,7 @@ impl Output {
         work.stop_if_asked()?;
         failpoint::pass("entry.files.before")?;
         self.files.extend(files.iter().map(|file| FileEntry::of(&table.layer, file)));
-        work.store().put_many(files.into_iter().map(|f| (f.path, f.bytes)).collect())?;
+        work.store().put_many(files.into_iter().map(|f| (f.path, f.content)).collect())?;
         failpoint::pass("entry.files.after")
     }
 

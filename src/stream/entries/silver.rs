@@ -174,15 +174,15 @@ pub fn remember(work: &Work<'_>, judge: &Judge, last: &Commit, keys: &[(u128, i6
         .find(|(table, _)| table == "dedup/keys")
         .ok_or_else(|| Error::Internal("no table of keys".into()))?;
     let path = layout::state(work.journal.log(), last.number + 1, work.id(), &table);
-    let bytes = bytes::Bytes::from(to_ipc(&rows)?);
+    let content = to_ipc(&rows)?;
     let file = StateFile {
         newest: known.newest(&table, &rows)?,
         table,
         path: path.clone(),
         epoch: last.number + 1,
-        bytes: bytes.len() as u64,
+        bytes: content.len() as u64,
         rows: rows.num_rows() as u64,
     };
-    work.store().put_many(vec![(path, bytes)])?;
+    work.store().put_many(vec![(path, content)])?;
     Ok(Some(file))
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::world::{Inner, World};
+use crate::content::Content;
 use crate::error::{Error, Result};
 use crate::lake::{ObjectMeta, Put, layout};
 use crate::stream::log::{Commit, Kind, parse};
@@ -351,13 +352,14 @@ impl Store for Handle<'_> {
         Ok(put)
     }
 
-    fn put_many(&self, objects: Vec<(String, Bytes)>) -> Result<()> {
+    fn put_many(&self, objects: Vec<(String, Content)>) -> Result<()> {
         let name = objects.first().map(|(path, _)| path.clone()).unwrap_or_default();
         let fault = self.begin("put", &name, true)?;
         let some = self.draw("some", &name);
         let mut inner = self.world.enter(self.actor);
         let mut skipped = false;
-        for (i, (path, bytes)) in objects.into_iter().enumerate() {
+        for (i, (path, content)) in objects.into_iter().enumerate() {
+            let bytes = content.into_whole();
             if self.withholds(&path) {
                 self.withheld.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((path, bytes));
                 continue;

@@ -55,7 +55,7 @@ impl Store for Hooked<'_> {
         self.lake.put_if_absent(path, bytes)
     }
 
-    fn put_many(&self, objects: Vec<(String, Bytes)>) -> Result<()> {
+    fn put_many(&self, objects: Vec<(String, crate::content::Content)>) -> Result<()> {
         self.lake.put_many(objects)
     }
 
