@@ -45,7 +45,7 @@ pub struct Deduplicator {
     /// New keys go here.
     open: Bucket,
     /// Keys remembered since the last delta, in the order they came.
-    unsaved: Vec<Key>,
+    unsaved: saved::Columns,
     spill: Option<Arc<dyn Spill>>,
     limits: Limits,
     /// What a judgment works with, kept for the next one.
@@ -122,7 +122,7 @@ impl Deduplicator {
             watermark: None,
             runs: Vec::new(),
             open: Bucket::default(),
-            unsaved: Vec::new(),
+            unsaved: saved::Columns::default(),
             spill: None,
             limits: LIMITS,
             scratch: Scratch::default(),
@@ -175,7 +175,7 @@ impl Deduplicator {
                         None => open.keys.insert(key),
                     }
                     open.newest = if open.keys.len() == 1 { time } else { open.newest.max(time) };
-                    self.unsaved.push(key);
+                    self.unsaved.push(&key);
                     Verdict::Accepted
                 };
                 verdicts.push(verdict);
@@ -234,7 +234,7 @@ impl Deduplicator {
 
     /// The memory that state takes, in bytes.
     pub fn memory(&self) -> usize {
-        self.keys_memory() + self.unsaved.capacity() * size_of::<Key>() + self.scratch.known.capacity()
+        self.keys_memory() + self.unsaved.memory() + self.scratch.known.capacity()
     }
 
     /// What of it are keys, which can be spilled.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, FixedSizeBinaryArray, RecordBatch, TimestampMicrosecondArray};
+use arrow::array::{FixedSizeBinaryArray, RecordBatch, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use rayon::slice::ParallelSliceMut;
 
@@ -17,8 +17,8 @@ const META: &str = "dedup/meta";
 const TIME: &str = "event_time";
 
 impl Deduplicator {
-    fn tables(&self, keys: &[Key]) -> Result<StateParts> {
-        let keys = table_of(keys)?;
+    fn tables(&self, keys: Columns) -> Result<StateParts> {
+        let keys = keys.into_table()?;
         let meta = RecordBatch::try_new(
             Arc::new(Schema::new(vec![moment_field("watermark", true)])),
             vec![one_moment(self.watermark)],
@@ -30,12 +30,12 @@ impl Deduplicator {
 impl Stateful for Deduplicator {
     fn delta(&mut self) -> Result<Vec<Change>> {
         let unsaved = std::mem::take(&mut self.unsaved);
-        let parts = self.tables(&unsaved)?;
+        let parts = self.tables(unsaved)?;
         Ok(parts.into_iter().map(|(table, rows)| Change { replaces: table == META, table, rows }).collect())
     }
 
     fn forget_changes(&mut self) -> Result<()> {
-        self.unsaved = Vec::new();
+        self.unsaved = Columns::default();
         Ok(())
     }
 
@@ -48,7 +48,7 @@ impl Stateful for Deduplicator {
             }
         }
         keys.par_sort_unstable();
-        self.tables(&keys)
+        self.tables(Columns::of(&keys))
     }
 
     fn load(&mut self, parts: &[(String, RecordBatch)]) -> Result<()> {
@@ -99,14 +99,39 @@ pub(super) fn saved_schema() -> SchemaRef {
     )
 }
 
+/// Keys as they are saved, column by column.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Columns {
+    /// They lie in memory as they are saved: the highest byte first.
+    hashes: Vec<u128>,
+    times: Vec<i64>,
+}
+
+impl Columns {
+    fn of(keys: &[Key]) -> Self {
+        let hashes = keys.iter().map(|key| u128::from_ne_bytes(key.bytes())).collect();
+        Self { hashes, times: keys.iter().map(|key| key.time).collect() }
+    }
+
+    #[inline]
+    pub(super) fn push(&mut self, key: &Key) {
+        self.hashes.push(u128::from_ne_bytes(key.bytes()));
+        self.times.push(key.time);
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        self.hashes.capacity() * size_of::<u128>() + self.times.capacity() * size_of::<i64>()
+    }
+
+    fn into_table(self) -> Result<RecordBatch> {
+        let hashes = FixedSizeBinaryArray::try_new(16, self.hashes.into(), None)?;
+        Ok(RecordBatch::try_new(saved_schema(), vec![Arc::new(hashes), Arc::new(moments(self.times))])?)
+    }
+}
+
 /// Keys as they are saved.
 pub(super) fn table_of(keys: &[Key]) -> Result<RecordBatch> {
-    let mut bytes = Vec::with_capacity(keys.len() * 16);
-    keys.iter().for_each(|key| bytes.extend_from_slice(&key.bytes()));
-    let times: Vec<i64> = keys.iter().map(|k| k.time).collect();
-    let columns: Vec<ArrayRef> =
-        vec![Arc::new(FixedSizeBinaryArray::try_new(16, bytes.into(), None)?), Arc::new(moments(times))];
-    Ok(RecordBatch::try_new(saved_schema(), columns)?)
+    Columns::of(keys).into_table()
 }
 
 /// The keys of a saved table.
