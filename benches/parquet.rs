@@ -198,7 +198,7 @@ fn encode(schema: &SchemaRef, batches: &[RecordBatch], settings: &ParquetSetting
     for batch in batches {
         writer.write(&partition, batch).expect("encodes");
     }
-    writer.finish(&|p, n| format!("{}/{n}", p.path())).expect("finishes").iter().map(|f| f.bytes.len()).sum()
+    writer.finish(&|p, n| format!("{}/{n}", p.path())).expect("finishes").iter().map(|f| f.content.len()).sum()
 }
 
 /// The same rows by the writer that comes with arrow-rs, set like ours.

@@ -382,18 +382,19 @@ impl Epoch {
             watermark = operators.watermark.current();
         }
         let Operators { dedup, sessions, .. } = operators;
-        let (advanced, released) = rayon::join(
+        // What sessions let go is written while keys are still put away: each alone takes longer than the other at times.
+        let (advanced, written) = rayon::join(
             || watermark.map_or(Ok(()), |watermark| dedup.advance(watermark)),
-            || match (sessions, watermark) {
-                (Some(sessions), _) if flush => sessions.flush_all().map(Some),
-                (Some(sessions), Some(watermark)) => sessions.advance(watermark).map(Some),
-                _ => Ok(None),
+            || {
+                let released = match (sessions, watermark) {
+                    (Some(sessions), _) if flush => sessions.flush_all()?,
+                    (Some(sessions), Some(watermark)) => sessions.advance(watermark)?,
+                    _ => return Ok(()),
+                };
+                self.write_sessions(released)
             },
         );
-        advanced?;
-        if let Some(released) = released? {
-            self.write_sessions(released)?;
-        }
+        advanced.and(written)?;
         for ((_, windows), table) in operators.windows.iter_mut().zip(&mut self.gold) {
             let done = match watermark {
                 _ if flush => Some(windows.flush_all()?),
