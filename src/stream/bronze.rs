@@ -46,6 +46,7 @@ mod tests {
     use std::sync::Arc;
 
     use arrow::array::{BinaryViewArray, Int64Array};
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
@@ -110,9 +111,9 @@ events:
         epoch.close(&mut operators, true, None, &names).unwrap()
     }
 
-    fn files(outcome: &Outcome, layer: impl Fn(&str) -> bool) -> Vec<(&str, &[u8])> {
+    fn files(outcome: &Outcome, layer: impl Fn(&str) -> bool) -> Vec<(&str, Bytes)> {
         let of = outcome.files.iter().filter(|(name, _)| layer(name));
-        of.map(|(_, file)| (file.path.as_str(), file.bytes.as_ref())).collect()
+        of.map(|(_, file)| (file.path.as_str(), file.content.clone().into_whole())).collect()
     }
 
     proptest! {
