@@ -191,6 +191,21 @@ def test_a_topic_may_come_later(kafka_broker: KafkaBroker, flow: Flow, topic: st
     assert {row["topic"] for row in flow.rows()} == set(flow.topics)
 
 
+def test_the_group_is_told_nothing_of_a_plan(flow: Flow, topic: str) -> None:
+    """What is planned is read again by the next run, and told when it is committed."""
+    flow.broker.produce(topic, [message(n) for n in range(10)])
+    assert flow.run().consumed == 10
+    told = flow.broker.group_offsets(flow.group, topic)
+    assert sum(told.values()) == 10
+    flow.broker.produce(topic, [message(n) for n in range(10, 30)])
+    for place in ("plan.after", "commit.before"):
+        with Running(flow, "--until-caught-up", failpoint=f"{place}=kill") as killed:
+            assert killed.end() == -signal.SIGKILL
+        assert flow.broker.group_offsets(flow.group, topic) == told
+    assert flow.run().consumed == 30
+    assert sum(flow.broker.group_offsets(flow.group, topic).values()) == 30
+
+
 def test_a_broker_that_hangs_does_not_hold_up_a_stop(kafka_broker: KafkaBroker, flow: Flow, topic: str) -> None:
     """Nobody answers what the group is told: that is not waited for long, and nothing is lost."""
     flow.broker.produce(topic, [message(n) for n in range(10)])

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 /// How long the calls that are under way at the exit may take to end.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -17,8 +18,10 @@ const TICK: Duration = Duration::from_millis(1);
 #[cfg(unix)]
 const INTERRUPTED: std::ffi::c_int = 130;
 
-/// How many calls are under way. No locks: a child of a fork inherits them as they are.
+/// How many calls are under way. No locks: a child of a fork inherits what is here as it is.
 static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+/// Whether work was left behind.
+static LEFT_BEHIND: AtomicBool = AtomicBool::new(false);
 /// Whether Python has begun to exit.
 static ENDED: AtomicBool = AtomicBool::new(false);
 
@@ -26,8 +29,15 @@ struct UnderWay;
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        UNDER_WAY.fetch_sub(1, Ordering::SeqCst);
+        // In the child of a call that forks, none is counted.
+        let one_less = |count: usize| Some(count.saturating_sub(1));
+        let _ = UNDER_WAY.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less);
     }
+}
+
+/// Work goes on that nobody waits for any more.
+pub fn left_behind() {
+    LEFT_BEHIND.store(true, Ordering::SeqCst);
 }
 
 /// Calls Python from a thread of the engine. None when Python has begun to exit: nobody may call it any more.
@@ -37,24 +47,37 @@ pub fn attach<T>(call: impl FnOnce(Python<'_>) -> T) -> Option<T> {
     if ENDED.load(Ordering::SeqCst) { None } else { Some(Python::attach(call)) }
 }
 
-/// Has Python say when it begins to exit.
+/// Has Python say when it begins to exit, and when it has forked.
 ///
 /// # Errors
-/// Whatever `atexit` raises.
+/// Whatever Python raises.
 pub fn listen(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    let end = wrap_pyfunction!(end, module)?;
-    module.py().import("atexit")?.call_method1("register", (end,)).map(drop)
+    let py = module.py();
+    py.import("atexit")?.call_method1("register", (wrap_pyfunction!(end, module)?,))?;
+    let Some(register) = py.import("os")?.getattr_opt("register_at_fork")? else { return Ok(()) };
+    let known = PyDict::new(py);
+    known.set_item("after_in_child", wrap_pyfunction!(forked, module)?)?;
+    register.call((), Some(&known)).map(drop)
 }
 
-/// From now on nobody calls Python; calls that are under way are waited for. One that does not end holds Python's own end
-/// up, so the process ends here then; so it does when it is interrupted once more.
+/// A child has none of its parent's threads, nor their calls.
+#[pyfunction]
+fn forked() {
+    UNDER_WAY.store(0, Ordering::SeqCst);
+    LEFT_BEHIND.store(false, Ordering::SeqCst);
+}
+
+/// From now on nobody calls Python; calls that are under way are waited for. One of work that was left behind may hold
+/// Python's own end up for ever, so the process ends here then; so it does when it is interrupted once more.
 #[pyfunction]
 fn end(py: Python<'_>) {
     ENDED.store(true, Ordering::SeqCst);
     let since = Instant::now();
     while UNDER_WAY.load(Ordering::SeqCst) > 0 {
         if since.elapsed() > PATIENCE || py.check_signals().is_err() {
-            leave(py);
+            if LEFT_BEHIND.load(Ordering::SeqCst) {
+                leave(py);
+            }
             return;
         }
         py.detach(|| std::thread::sleep(TICK));

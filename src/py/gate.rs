@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
-use super::calls::attach;
+use super::calls::{attach, left_behind};
 use super::errors::to_python;
 use super::logs;
 use crate::{Error, Result, threads};
@@ -110,6 +110,7 @@ pub fn enter_beside<T: Send + 'static>(
         if let Err(error) = said.and_then(|()| py.check_signals()) {
             // Who asks twice does not want to wait.
             if on_interrupt == OnInterrupt::Abandon || stop.asked() {
+                left_behind();
                 return Err(error);
             }
             stop.ask();
@@ -119,6 +120,7 @@ pub fn enter_beside<T: Send + 'static>(
             && let Some(interrupt) = interrupt.take()
         {
             // It is in a durable step that takes long. Whatever that leaves, it leaves as a kill would: nothing is lost.
+            left_behind();
             return Err(interrupt);
         }
     }

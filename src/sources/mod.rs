@@ -171,6 +171,9 @@ pub trait Source: Send {
     /// When a partition is not what it was: it shrank, its head changed, it is gone.
     fn restore(&mut self, states: &[PartitionState]) -> Result<()>;
 
+    /// What was restored last is planned and not committed yet: nobody may be told of it.
+    fn planned(&mut self) {}
+
     /// Looks for partitions that are new and for what was added to those known. Nothing beyond what was seen here is
     /// read until the next call, so that a bounded run ends. `now` is the loop's clock, in microseconds.
     ///

@@ -175,6 +175,9 @@ impl<'a> Runner<'a> {
         }
         let partitions = partitions.all();
         source.restore(&partitions)?;
+        if planned.is_some() {
+            source.planned();
+        }
         // An epoch 0 that was made void has settled nothing.
         let fresh = commit.as_ref().is_none_or(|c| c.ledger.epochs == 0) && planned.is_none() && partitions.is_empty();
         let begin = if fresh { source.begin()? } else { None };

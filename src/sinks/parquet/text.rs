@@ -293,8 +293,10 @@ impl TextColumn {
                 while row < stop && self.interner.page().len() <= self.options.dictionary_bytes {
                     if (row - begun).is_multiple_of(AHEAD) {
                         self.hashes.clear();
-                        let next = (row..stop.min(row + AHEAD)).map(|row| values.value(row));
-                        self.hashes.extend(next.map(|value| self.interner.hash(value.as_ref())));
+                        // What lies in the place of a null may be nothing that can be read.
+                        let there = |row: usize| nulls.is_none_or(|n| n.is_valid(row));
+                        let hash = |row| if there(row) { self.interner.hash(values.value(row).as_ref()) } else { 0 };
+                        self.hashes.extend((row..stop.min(row + AHEAD)).map(hash));
                     }
                     if nulls.is_none_or(|n| n.is_valid(row)) {
                         let value = values.value(row);

@@ -299,10 +299,15 @@ impl Drop for Connection<'_> {
         let since = Instant::now();
         while !self.client.closed() {
             if since.elapsed() >= CLOSE_WAIT {
-                // It waits for a broker to answer, which may take a minute. Nobody else has to. Without a thread for it, the
-                // client is dropped here.
+                // It waits for a broker to answer, which may take a minute. Nobody else has to: whoever lets go of the client
+                // last waits. Without a thread for it, that is done here.
                 let client = Arc::clone(&self.client);
-                let _ = Builder::new().name("penstock-close".into()).spawn(move || drop(client));
+                let last = move || {
+                    while Arc::strong_count(&client) > 1 {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                };
+                let _ = Builder::new().name("penstock-close".into()).spawn(last);
                 return;
             }
             self.client.poll(Duration::from_millis(1));

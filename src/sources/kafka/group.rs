@@ -63,7 +63,7 @@ impl Kafka<'_> {
         let key = |state: &PartitionState| -> Key { (state.topic.as_str().into(), state.partition) };
         let as_tried = |state| self.tried.as_ref().is_some_and(|tried| tried.get(&key(state)) == Some(&state.position));
         if !states.is_empty() && states.iter().all(as_tried) {
-            // Where reading begins was committed. That the group was told before.
+            // An epoch that has read nothing. Where reading begins the group was told before, or will be with the next one.
             return Ok(());
         }
         let Some(reader) = self.reader.as_ref().or(self.again.as_ref()) else { return Ok(()) };

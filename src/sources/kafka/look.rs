@@ -67,7 +67,8 @@ impl Kafka<'_> {
             }
         }
         self.looked = Some(Instant::now());
-        Ok(())
+        // Where there was no topic at the start, the first has come.
+        self.try_group()
     }
 
     /// What is there of these partitions: what was not read yet has to be among it.
@@ -372,6 +373,8 @@ impl Kafka<'_> {
 impl Broker for Kafka<'_> {
     fn ends(&mut self, read: &[PartitionState]) -> Result<BTreeMap<(String, i32), (i64, i64)>> {
         self.restore(read)?;
+        // Who only looks tells the group nothing.
+        self.tried.get_or_insert_default();
         self.discover()?;
         let keys: Vec<Key> = self.entries.iter().filter(|(_, e)| !e.dropped).map(|(k, _)| k.clone()).collect();
         let low = self.offsets(&keys, EARLIEST, true)?;

@@ -72,7 +72,7 @@ pub struct Kafka<'a> {
     waiting: Option<Instant>,
     /// What was said once and need not be said again.
     told: BTreeSet<String>,
-    /// What the consumer group was told, or should have been, before anything was read.
+    /// What the consumer group was told, or should have been, before anything was read; empty where nothing was to be told.
     tried: Option<Positions>,
     /// Committed positions that the consumer group is not known to have.
     untold: Positions,
@@ -344,6 +344,10 @@ impl Source for Kafka<'_> {
             self.reader = None;
         }
         Ok(())
+    }
+
+    fn planned(&mut self) {
+        self.tried.get_or_insert_default();
     }
 
     fn begin(&mut self) -> Result<Option<Vec<PartitionState>>> {
