@@ -21,6 +21,13 @@ class Check:
     detail: str
 
 
+def warehouse_check(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What the audit of a warehouse found, as one of the checks in the engine's JSON."""
+    counts = f"{found['silver']} rows, {found['facts']} facts, {found['duplicates']} kept aside"
+    wrong = f"{found['missing']} missing, {found['surplus']} surplus, {found['astray']} astray"
+    return {"name": "Silver = the warehouse", "passed": found["balanced"], "detail": f"{counts}; {wrong}"}
+
+
 @dataclass(frozen=True)
 class Audit:
     """The ledger counted again from the files, the log and the state.

@@ -229,22 +229,17 @@ class Pipeline:
             CheckpointError: The log, or a file that it names, is missing or damaged.
             WarehouseError: The warehouse cannot be opened.
         """
-        from penstock.audit import Audit
+        from penstock.audit import Audit, warehouse_check
 
         found = json.loads(_core.audit(json.dumps(self.spec()), storage_secrets=self.file.storage.secrets))
         if broker:
             self.file.need("source")
-            checks = self._broker(self.spec(), audit=True)
-            found["checks"].extend(checks)
-            found["balanced"] = found["balanced"] and all(check["passed"] for check in checks)
+            found["checks"].extend(self._broker(self.spec(), audit=True))
         warehouse = self._audit_warehouse()
         if warehouse is not None:
             found["warehouse"] = warehouse
-            counts = f"{warehouse['silver']} rows, {warehouse['facts']} facts, {warehouse['duplicates']} kept aside"
-            wrong = f"{warehouse['missing']} missing, {warehouse['surplus']} surplus, {warehouse['astray']} astray"
-            check = {"name": "Silver = the warehouse", "passed": warehouse["balanced"], "detail": f"{counts}; {wrong}"}
-            found["checks"].append(check)
-            found["balanced"] = found["balanced"] and warehouse["balanced"]
+            found["checks"].append(warehouse_check(warehouse))
+        found["balanced"] = found["balanced"] and all(check["passed"] for check in found["checks"])
         return Audit.of(found)
 
     def _audit_warehouse(self) -> dict[str, Any] | None:
