@@ -66,6 +66,10 @@ impl Kafka<'_> {
             // An epoch that has read nothing. Where reading begins the group was told before, or will be with the next one.
             return Ok(());
         }
+        if self.reader.is_none() && self.again.is_none() {
+            // What a plan was read with is closed, and nothing may come after it.
+            self.reader()?;
+        }
         let Some(reader) = self.reader.as_ref().or(self.again.as_ref()) else { return Ok(()) };
         let place = || format!("consumer group {}", self.settings.group);
         let refused = |failure: native::Failure| {
