@@ -171,14 +171,6 @@ pub trait Source: Send {
     /// When a partition is not what it was: it shrank, its head changed, it is gone.
     fn restore(&mut self, states: &[PartitionState]) -> Result<()>;
 
-    /// A run ends that found nothing to read: what is still to be heard is waited for.
-    ///
-    /// # Errors
-    /// What should have ended the run before.
-    fn finish(&mut self) -> Result<()> {
-        Ok(())
-    }
-
     /// What was restored last is planned and not committed yet: nobody may be told of it.
     fn planned(&mut self) {}
 

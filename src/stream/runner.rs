@@ -298,7 +298,6 @@ impl<'a> Runner<'a> {
             let gaps = source.gaps();
             if gathered.ticks.is_empty() && gaps.is_empty() && (gathered.stopped || !flush && !moves_on) {
                 if gathered.stopped || options.until_caught_up {
-                    source.finish()?;
                     self.stopped = gathered.stopped;
                     return Ok(Some(at));
                 }

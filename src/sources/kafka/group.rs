@@ -20,7 +20,10 @@ const LAST_WAIT: Duration = Duration::from_secs(2);
 const GROUP_WAIT: Duration = Duration::from_secs(10);
 
 impl Kafka<'_> {
-    /// Begins to tell the consumer group where reading goes on, once: so it is known whether it may be used.
+    /// Tells the consumer group where reading goes on, once, before anything is read: so it is known whether it may be used.
+    ///
+    /// # Errors
+    /// The group is forbidden; the cluster does not answer; [`Error::Interrupted`].
     pub(super) fn try_group(&mut self) -> Result<()> {
         let beginning =
             || self.entries.iter().filter(|(_, e)| !e.dropped).map(|(k, e)| (k.clone(), e.position)).collect();
@@ -28,20 +31,9 @@ impl Kafka<'_> {
         if self.tried.is_some() || positions.is_empty() {
             return Ok(());
         }
-        let asked = native::ask_commit(&self.reader()?.connection.client, &offsets(&positions)?);
         self.tried = Some(positions.clone());
-        self.trying = Some((asked, positions));
-        Ok(())
-    }
-
-    /// Waits to hear whether the group may be used, before anything that was read is planned: finding its coordinator takes
-    /// librdkafka up to a second, in which it is read.
-    ///
-    /// # Errors
-    /// The group is forbidden; the cluster does not answer.
-    pub(super) fn settle_group(&mut self) -> Result<()> {
-        let Some((asked, positions)) = self.trying.take() else { return Ok(()) };
         let connection = &self.reader()?.connection;
+        let asked = native::ask_commit(&connection.client, &offsets(&positions)?);
         let since = Instant::now();
         while since.elapsed() < GROUP_WAIT {
             let answer = asked.commit(client::SLICE);
@@ -59,11 +51,7 @@ impl Kafka<'_> {
                     self.untold = positions;
                     return Ok(());
                 }
-                None => match connection.patience(since) {
-                    // What was read may still be committed.
-                    Err(Error::Interrupted) => break,
-                    other => other?,
-                },
+                None => connection.patience(since)?,
             }
         }
         self.telling = Some((asked, positions));
@@ -145,8 +133,6 @@ fn offsets(positions: &Positions) -> Result<TopicPartitionList> {
 
 impl Drop for Kafka<'_> {
     fn drop(&mut self) {
-        // A question holds the client that it was asked by, whose end is seen to by its connection.
-        self.trying = None;
         let Some((asked, told)) = self.telling.take() else { return };
         let Some(reader) = self.reader.as_ref().or(self.again.as_ref()) else { return };
         let since = Instant::now();

@@ -74,8 +74,6 @@ pub struct Kafka<'a> {
     told: BTreeSet<String>,
     /// What the consumer group was told, or should have been, before anything was read; empty where nothing was to be told.
     tried: Option<Positions>,
-    /// That, while there is no answer.
-    trying: Option<(Asked, Positions)>,
     /// Committed positions that the consumer group is not known to have.
     untold: Positions,
     /// What it is being told.
@@ -129,7 +127,6 @@ impl<'a> Kafka<'a> {
             waiting: None,
             told: BTreeSet::new(),
             tried: None,
-            trying: None,
             untold: Positions::new(),
             telling: None,
         })
@@ -442,12 +439,7 @@ impl Source for Kafka<'_> {
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<()> {
-        self.settle_group()
-    }
-
     fn verify(&mut self) -> Result<()> {
-        self.settle_group()?;
         let read_again = self.again.as_ref().map(Reader::topics).unwrap_or_default();
         self.verify_topics(&read_again)
     }
