@@ -7,7 +7,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::super::PartitionState;
 use super::reader::Key;
-use super::{Kafka, Positions, client, native, trouble};
+use super::{Entry, Kafka, Positions, client, native, trouble};
 use crate::error::{Error, Result};
 use crate::failpoint;
 
@@ -32,6 +32,10 @@ impl Kafka<'_> {
             return Ok(());
         }
         self.tried = Some(positions.clone());
+        // A client that has connected before it knows what to read looks for leaders a second later.
+        let open = |(key, entry): &(&Key, &Entry)| !entry.dropped && entry.position < self.until(key);
+        let keys: Vec<Key> = self.entries.iter().filter(open).map(|(key, _)| key.clone()).collect();
+        self.assign(&keys)?;
         let connection = &self.reader()?.connection;
         let asked = native::ask_commit(&connection.client, &offsets(&positions)?);
         let since = Instant::now();
