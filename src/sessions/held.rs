@@ -10,8 +10,9 @@ use arrow::array::{BooleanArray, Int32Array, Int64Array, RecordBatch, UInt32Arra
 use arrow::buffer::{BooleanBuffer, ScalarBuffer};
 use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 
+use super::Sessionizer;
+use super::cut::Chosen;
 use super::saved::{PUSH, ROW};
-use super::{Chosen, Sessionizer};
 use crate::columns::micros;
 use crate::error::Result;
 use crate::packed::plain_rows;

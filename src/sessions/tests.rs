@@ -1,13 +1,17 @@
 use std::collections::BTreeMap;
 
-use arrow::array::{Array, Int32Array, ListArray, StructArray, TimestampMicrosecondArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, ListArray, StringArray, StructArray,
+    TimestampMicrosecondArray,
+};
+use arrow::compute::cast;
+use arrow::datatypes::Int64Type;
 use proptest::prelude::*;
 
 use super::*;
-use arrow::compute::cast;
-
+use crate::columns::moments;
 use crate::hash::entity_at;
-use crate::packed::packed_type;
+use crate::packed::{Text, packed_type};
 use crate::spill::memory::Memory;
 use crate::state::{Saved, StateParts, Stateful, from_ipc, merge, split, to_ipc};
 use crate::time::MINUTE;

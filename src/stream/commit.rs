@@ -1,4 +1,4 @@
-//! The end of an epoch: files, state, commit, each durable before the next.
+//! The end of an epoch: files and state, and when both are durable the commit.
 
 use std::time::Instant;
 
@@ -11,10 +11,10 @@ use super::runner::Runner;
 use super::spec::Layer;
 use super::state::{self, Encoded};
 use super::take_up::Position;
+use crate::content::Content;
 use crate::error::Result;
 use crate::failpoint;
 use crate::lake::layout;
-use crate::sinks::parquet::DataFile;
 
 impl Runner<'_> {
     /// Puts files, state and commit. False when another run had committed the epoch before.
@@ -33,12 +33,17 @@ impl Runner<'_> {
         ledger.take(plan.number, &outcome.counts, with_bronze)?;
         let mut partitions = at.partitions.clone();
         partitions.take(&plan.partitions);
-        // The state is encoded while the files are put, and put when they are durable.
-        let (entries, changed) =
-            rayon::join(|| self.put_files(outcome.files), || self.encode_state(plan, operators, at, &partitions));
-        let (entries, changed) = (entries?, changed?);
+        let entries: Vec<FileEntry> = outcome.files.iter().map(|(layer, file)| FileEntry::of(layer, file)).collect();
+        let mut files: Vec<_> = outcome.files.into_iter().map(|(_, file)| (file.path, file.content)).collect();
+        // Two halves, with a look at the term before each: a writer that slept in between stops there. The state is encoded
+        // while one is put, and put with the other: without the commit neither counts.
+        let rest = files.split_off(files.len() / 2);
+        let (put, changed) =
+            rayon::join(|| self.put_files(files), || self.encode_state(plan, operators, at, &partitions));
+        put?;
+        let changed = changed?;
         let files_done = began.elapsed().as_secs_f64();
-        let (state, state_written_bytes) = self.put_state(plan, operators, at, changed)?;
+        let (state, state_written_bytes) = self.put_rest_and_state(rest, plan, operators, at, changed)?;
         let state_done = began.elapsed().as_secs_f64();
 
         if !self.write_to_sinks(plan, &entries)? {
@@ -135,25 +140,16 @@ impl Runner<'_> {
         self.told_over_memory = bytes > budget;
     }
 
-    fn put_files(&self, files: Vec<(String, DataFile)>) -> Result<Vec<FileEntry>> {
+    fn put_files(&self, files: Vec<(String, Content)>) -> Result<()> {
         failpoint::pass("files.before")?;
-        let entries = files.iter().map(|(layer, file)| FileEntry::of(layer, file)).collect();
-        // Two halves, with a look at the term before each: a writer that slept in between stops there.
-        let mut objects: Vec<_> = files.into_iter().map(|(_, f)| (f.path, f.content)).collect();
-        let rest = objects.split_off(objects.len() / 2);
         self.journal.check_term(&self.term)?;
-        self.journal.store().put_many(objects)?;
-        failpoint::pass("files.between")?;
-        self.stop_if_late()?;
-        self.journal.check_term(&self.term)?;
-        self.journal.store().put_many(rest)?;
-        failpoint::pass("files.after")?;
-        Ok(entries)
+        self.journal.store().put_many(files)?;
+        failpoint::pass("files.between")
     }
 
     /// What an older version wrote has no bounds by which it could drop out: all is written once more.
     fn writes_anew(at: &Position) -> bool {
-        at.state.is_empty() || state::is_old(&at.state)
+        state::is_old(&at.state)
     }
 
     fn encode_state(
@@ -180,8 +176,9 @@ impl Runner<'_> {
         layout::state(self.journal.log(), plan.number, &self.term.id, table)
     }
 
-    fn put_state(
+    fn put_rest_and_state(
         &self,
+        rest: Vec<(String, Content)>,
         plan: &Plan,
         operators: &mut Operators,
         at: &Position,
@@ -192,11 +189,11 @@ impl Runner<'_> {
         let before = if Self::writes_anew(at) { &[][..] } else { &at.state };
         let (store, name) = (self.journal.store(), |table: &str| self.state_name(plan, table));
         let next = state::next(store, operators, plan.number, before, changed, self.merge_every, name)?;
+        let written = next.objects.iter().map(|(_, bytes)| bytes.len() as u64).sum();
         self.journal.check_term(&self.term)?;
         failpoint::pass("state.between")?;
-        let written = next.objects.iter().map(|(_, bytes)| bytes.len() as u64).sum();
-        self.journal.store().put_many(next.objects)?;
-        failpoint::pass("state.after")?;
+        store.put_many(rest.into_iter().chain(next.objects).collect())?;
+        failpoint::pass("files.after")?;
         Ok((next.files, written))
     }
 }

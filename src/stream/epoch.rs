@@ -16,7 +16,7 @@ use crate::events::RawEvents;
 use crate::hash::HashKey;
 use crate::lake::layout::{Partition, data_file};
 use crate::packed::{self, Text};
-use crate::sessions::{Released, Sessionizer};
+use crate::sessions::{Cut, Sessionizer};
 use crate::sinks::dead_letters::{self, Letter};
 use crate::sinks::parquet::{DataFile, ParquetSettings, PartitionedWriter};
 use crate::verdict::{Problem, Verdict};
@@ -317,21 +317,26 @@ impl Epoch {
         self.silver.writer.write_by_date(&silver_rows(&self.silver_schema, rows)?, "event_time")
     }
 
-    /// Writes what sessions have let go to Silver, and gives the memory of each batch back as it is done.
-    fn write_sessions(&mut self, released: Released) -> Result<()> {
-        self.counts.silver += released.events.iter().map(|rows| rows.num_rows() as i64).sum::<i64>();
-        self.counts.sessions += released.sessions.num_rows() as i64;
-        let Released { events, sessions } = released;
+    /// Writes what sessions have let go to Silver, and gives the memory of each batch back as it is done. The sessions that
+    /// are over are closed beside.
+    fn write_sessions(&mut self, mut cut: Cut<'_>) -> Result<()> {
+        let events = std::mem::take(&mut cut.events);
+        self.counts.silver += events.iter().map(|rows| rows.num_rows() as i64).sum::<i64>();
         let Self { with_silver, silver_schema, silver, sessions: table, .. } = self;
         let write_events = || {
             let rows = events.into_iter().filter(|rows| rows.num_rows() > 0);
             silver.writer.write_all_by_date(rows.map(|rows| silver_rows(silver_schema, &rows)), "session_start")
         };
-        let (events, sessions) = rayon::join(
+        let (events, closed) = rayon::join(
             || if *with_silver { write_events() } else { Ok(()) },
-            || table.writer.write_by_date(&sessions, "session_start"),
+            || {
+                let closed = cut.close()?;
+                table.writer.write_by_date(&closed, "session_start")?;
+                Ok::<_, Error>(closed.num_rows())
+            },
         );
-        events.and(sessions)
+        self.counts.sessions += closed? as i64;
+        events
     }
 
     /// Ends the epoch: the watermark moves, held events and windows come out, files are finished.
@@ -386,12 +391,12 @@ impl Epoch {
         let (advanced, written) = rayon::join(
             || watermark.map_or(Ok(()), |watermark| dedup.advance(watermark)),
             || {
-                let released = match (sessions, watermark) {
-                    (Some(sessions), _) if flush => sessions.flush_all()?,
-                    (Some(sessions), Some(watermark)) => sessions.advance(watermark)?,
+                let cut = match (sessions, watermark) {
+                    (Some(sessions), _) if flush => sessions.cut_all()?,
+                    (Some(sessions), Some(watermark)) => sessions.cut(watermark)?,
                     _ => return Ok(()),
                 };
-                self.write_sessions(released)
+                self.write_sessions(cut)
             },
         );
         advanced.and(written)?;

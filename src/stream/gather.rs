@@ -19,6 +19,8 @@ use crate::watermark::Watermark;
 
 /// How much is read at once, in bytes: a few pieces, so that every core has one to judge.
 pub(super) const BURST_BYTES: usize = 8 << 20;
+/// How much is read first in an epoch, in bytes: one piece for each of a few cores, which wait for it.
+const FIRST_BYTES: u64 = 2 << 20;
 
 /// Partitions that nothing comes from.
 #[derive(Default)]
@@ -101,7 +103,9 @@ impl Runner<'_> {
             let begun = match ahead.take() {
                 Some(begun) => begun,
                 None => {
-                    let room = (room, limits.max_bytes - gathered.bytes);
+                    // Until a source that does not gather by itself has read something, there is nothing to judge.
+                    let most = if source.gathers() { limits.max_bytes } else { FIRST_BYTES };
+                    let room = (room, most.min(limits.max_bytes - gathered.bytes));
                     self.read_and_begin(scope, by, source, &operators.watermark, room, options)?
                 }
             };

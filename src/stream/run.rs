@@ -90,7 +90,8 @@ pub enum Event {
         files: usize,
         /// The watermark after it, in microseconds since the Unix epoch.
         watermark: Option<i64>,
-        /// Seconds spent reading and judging, putting files, putting state, and in all.
+        /// Seconds spent reading and judging; putting half of the files while state is encoded; putting the others and the
+        /// state; and in all.
         seconds: [f64; 4],
         /// What state takes.
         #[serde(flatten)]
