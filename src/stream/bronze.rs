@@ -24,14 +24,11 @@ impl Bronze {
     /// Writes all events of these pieces; how many they were.
     pub(super) fn write(&mut self, judgments: &[Judgment]) -> Result<i64> {
         let names: Vec<&str> = self.event_types.iter().map(String::as_str).collect();
-        let mut written = 0;
-        for Judgment { piece, judged, .. } in judgments {
-            let rows = bronze::batch(piece, &judged.event_time)?;
+        self.table.writer.write_all_grouped(judgments.iter().map(|Judgment { piece, judged, .. }| {
             let (groups, partitions) = bronze::partitions(piece, &judged.event_type, &names);
-            self.table.writer.write_grouped(&rows, &groups, &partitions)?;
-            written += rows.num_rows() as i64;
-        }
-        Ok(written)
+            Ok((bronze::batch(piece, &judged.event_time)?, groups, partitions))
+        }))?;
+        Ok(judgments.iter().map(|judgment| judgment.piece.len() as i64).sum())
     }
 
     /// The table with all that was written.

@@ -166,7 +166,7 @@ impl Operators {
     /// # Errors
     /// [`Error::Data`] when it cannot be put into Arrow.
     pub fn delta(&mut self) -> Result<Vec<Change>> {
-        self.changes(|operator| operator.delta())
+        self.changes(|_, operator| operator.delta())
     }
 
     /// All state as a change that takes the place of what was saved before.
@@ -174,7 +174,7 @@ impl Operators {
     /// # Errors
     /// [`Error::Data`] when it cannot be put into Arrow.
     pub fn whole(&mut self) -> Result<Vec<Change>> {
-        self.changes(|operator| operator.whole())
+        self.changes(|_, operator| operator.whole())
     }
 
     /// What changed, and whole what was made by an older contract or other settings: held events, sessions, windows. Keys
@@ -183,19 +183,15 @@ impl Operators {
     /// # Errors
     /// [`Error::Data`] when it cannot be put into Arrow.
     pub fn carried(&mut self) -> Result<Vec<Change>> {
-        let mut all = self.watermark.delta()?;
-        all.extend(self.dedup.delta()?);
-        all.extend(
-            self.whole()?.into_iter().filter(|c| !c.table.starts_with("watermark/") && !c.table.starts_with("dedup/")),
-        );
-        Ok(all)
+        let same = |prefix: &str| ["watermark/", "dedup/"].contains(&prefix);
+        self.changes(|prefix, operator| if same(prefix) { operator.delta() } else { operator.whole() })
     }
 
-    fn changes(&mut self, of: impl Fn(&mut dyn Stateful) -> Result<Vec<Change>>) -> Result<Vec<Change>> {
+    fn changes(&mut self, of: impl Fn(&str, &mut dyn Stateful) -> Result<Vec<Change>>) -> Result<Vec<Change>> {
         let mut all = vec![];
         for (prefix, ours, operator) in self.each() {
             let named = |change: Change| Change { table: format!("{}{}", &prefix[..ours], change.table), ..change };
-            all.extend(of(operator)?.into_iter().map(named));
+            all.extend(of(&prefix, operator)?.into_iter().map(named));
         }
         Ok(all)
     }

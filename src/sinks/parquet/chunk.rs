@@ -25,7 +25,7 @@ const WORTH: usize = 16;
 /// What is finished of a column chunk.
 #[derive(Clone)]
 pub(super) struct Chunk {
-    bytes: Vec<u8>,
+    bytes: Pieces,
     /// Of each page: bytes with the header, rows.
     pages: Vec<(usize, usize)>,
     /// How many pages have each encoding.
@@ -41,13 +41,52 @@ pub(super) struct Chunk {
     uncompressed: usize,
 }
 
+/// Pages behind one another. A large one has memory of its own, so that none is copied once more as the chunk grows.
+#[derive(Clone, Default)]
+struct Pieces {
+    full: Content,
+    open: Vec<u8>,
+}
+
+/// Small pages share memory up to so many bytes.
+const PIECE: usize = 64 << 10;
+/// What the header of a page takes, about.
+const HEADER: usize = 64;
+
+impl Pieces {
+    fn len(&self) -> usize {
+        self.full.len() + self.open.len()
+    }
+
+    /// Where so many bytes more are to be appended.
+    fn room(&mut self, bytes: usize) -> &mut Vec<u8> {
+        if self.open.len() + bytes > self.open.capacity().max(PIECE) {
+            self.seal();
+        }
+        self.open.reserve(bytes);
+        &mut self.open
+    }
+
+    fn seal(&mut self) {
+        let mut open = std::mem::take(&mut self.open);
+        // It stays as it is until the file is put.
+        open.shrink_to_fit();
+        self.full.push(open.into());
+    }
+
+    fn into_content(mut self) -> Content {
+        self.seal();
+        self.full
+    }
+}
+
 /// A least and a greatest value.
 pub(super) type Bounds = (Vec<u8>, Vec<u8>);
 
 impl Default for Chunk {
     fn default() -> Self {
         Self {
-            bytes: Vec::new(),
+            bytes: Pieces::default(),
             pages: Vec::new(),
             encodings: Vec::new(),
             shrinks: None,
@@ -128,7 +167,7 @@ impl Chunk {
 
     /// The bytes, and what the footer says of them. `dictionary`: its page, and how many values that has.
     pub(super) fn close(
-        mut self,
+        self,
         column: &ColumnDescPtr,
         level: i32,
         dictionary: Option<(&[u8], usize)>,
@@ -140,19 +179,17 @@ impl Chunk {
         let dictionary = dictionary.filter(|_| self.encodings.iter().any(has_numbers));
         if let Some((page, values)) = dictionary {
             let (num_values, encoding) = (values as u32, Encoding::PLAIN);
-            let mut bytes = Vec::new();
+            let mut bytes = Pieces::default();
             let dictionary_page = |buf| Page::DictionaryPage { buf, num_values, encoding, is_sorted: false };
             let put = framed(
                 |frame| compress(level, page, frame),
                 |buf| put_page(&mut bytes, page.len(), dictionary_page(buf)),
             )?;
             uncompressed += put.1;
-            content.push(bytes.into());
+            content.append(bytes.into_content());
         }
         let first_page = content.len();
-        // It stays as it is until the file is put.
-        self.bytes.shrink_to_fit();
-        content.push(self.bytes.into());
+        content.append(self.bytes.into_content());
         let mut offsets = OffsetIndexBuilder::new();
         let mut offset = first_page;
         for (size, rows) in &self.pages {
@@ -232,8 +269,8 @@ pub(super) fn same_as(close: &ColumnCloseResult, column: &ColumnDescPtr) -> Resu
 }
 
 /// Appends a page with its header. How many bytes that are, and how many it would be uncompressed.
-fn put_page(out: &mut Vec<u8>, uncompressed: usize, page: Page) -> Result<(usize, usize)> {
-    let mut sink = TrackedWrite::new(out);
+fn put_page(out: &mut Pieces, uncompressed: usize, page: Page) -> Result<(usize, usize)> {
+    let mut sink = TrackedWrite::new(out.room(page.buffer().len() + HEADER));
     let written = SerializedPageWriter::new(&mut sink).write_page(CompressedPage::new(page, uncompressed))?;
     sink.into_inner()?;
     Ok((written.compressed_size, written.uncompressed_size))

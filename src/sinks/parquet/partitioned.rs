@@ -161,14 +161,29 @@ impl PartitionedWriter {
     /// # Errors
     /// [`Error::Data`] when they cannot be encoded.
     pub fn write_grouped(&mut self, batch: &RecordBatch, groups: &[u32], partitions: &[Partition]) -> Result<()> {
-        if groups.len() != batch.num_rows() {
-            return Err(Error::Internal(format!("{} groups for {} rows", groups.len(), batch.num_rows())));
-        }
         self.hold_grouped(batch, groups, partitions)?;
         self.encode_held()
     }
 
+    /// Adds many batches so: the same bytes, but each file takes its rows of all of them in one go.
+    ///
+    /// # Errors
+    /// As [`PartitionedWriter::write_grouped`].
+    pub fn write_all_grouped(
+        &mut self,
+        batches: impl IntoIterator<Item = Result<(RecordBatch, Vec<u32>, Vec<Partition>)>>,
+    ) -> Result<()> {
+        for batch in batches {
+            let (batch, groups, partitions) = batch?;
+            self.hold_grouped(&batch, &groups, &partitions)?;
+        }
+        self.encode_held()
+    }
+
     fn hold_grouped(&mut self, batch: &RecordBatch, groups: &[u32], partitions: &[Partition]) -> Result<()> {
+        if groups.len() != batch.num_rows() {
+            return Err(Error::Internal(format!("{} groups for {} rows", groups.len(), batch.num_rows())));
+        }
         let Some(first) = groups.first() else { return Ok(()) };
         if groups.iter().all(|g| g == first) {
             self.hold(&partitions[*first as usize], batch);

@@ -183,23 +183,29 @@ fn an_export_is_in_hives_layout() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// What is written comes back, in order, however it is cut and grouped; and the same cuts give the same bytes.
+    /// What is written comes back, in order, however it is cut and grouped; and the same cuts give the same bytes, one by one
+    /// or in one go.
     #[test]
     fn any_cut_gives_the_rows(cuts in prop::collection::vec(0i64..400, 1..8), file_rows in 50usize..500, threads in 1usize..4) {
         let settings = ParquetSettings { row_group_rows: 128, file_rows, ..ParquetSettings::default() };
-        let write = || {
+        let write = |together: bool| {
             let mut writer = PartitionedWriter::new(&table(), &settings);
             let mut from = 0;
-            for count in &cuts {
+            let batches = cuts.iter().map(|count| {
                 let batch = rows(from, *count);
                 let groups: Vec<u32> = (from..from + count).map(|i| (i % 3) as u32).collect();
                 let partitions: Vec<_> = (0..3).map(Partition::day).collect();
-                writer.write_grouped(&batch, &groups, &partitions).unwrap();
                 from += count;
+                (batch, groups, partitions)
+            });
+            if together {
+                writer.write_all_grouped(batches.map(Ok)).unwrap();
+            } else {
+                batches.into_iter().for_each(|(batch, groups, partitions)| writer.write_grouped(&batch, &groups, &partitions).unwrap());
             }
             writer.finish(&name).unwrap()
         };
-        let files = write();
+        let files = write(false);
         let total: i64 = cuts.iter().sum();
         for day in 0..3i64 {
             let partition = Partition::day(day);
@@ -210,7 +216,7 @@ proptest! {
             prop_assert_eq!(times.values().to_vec(), numbers.iter().map(|i| i * DAY / 4).collect::<Vec<_>>());
         }
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let again = pool.install(write);
+        let again = pool.install(|| write(true));
         prop_assert!(files.iter().zip(&again).all(|(a, b)| a.path == b.path && a.content.clone().into_whole() == b.content.clone().into_whole()));
         prop_assert_eq!(files.len(), again.len());
     }
