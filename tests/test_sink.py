@@ -98,7 +98,7 @@ def test_killed_around_the_sink(place: str, action: str, pipeline: crash.Pipelin
     assert_done(pipeline, database)
 
 
-@pytest.mark.parametrize("place", ["commit.before", "commit.after", "plan.after", "state.after"])
+@pytest.mark.parametrize("place", ["commit.before", "commit.after", "plan.after", "files.after"])
 def test_killed_elsewhere(place: str, pipeline: crash.Pipeline, database: Path) -> None:
     assert pipeline.run(failpoint=f"{place}@3=kill").returncode == -signal.SIGKILL
     assert_same(pipeline, database, ahead=place == "commit.before")

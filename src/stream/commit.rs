@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use rayon::prelude::*;
+
 use super::epoch::Outcome;
 use super::log::{Commit, FORMAT, FileEntry, Kind, Origin, Plan, StateFile};
 use super::operators::Operators;
@@ -12,9 +14,10 @@ use super::spec::Layer;
 use super::state::{self, Encoded};
 use super::take_up::Position;
 use crate::content::Content;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lake::layout;
+use crate::sinks::parquet::DataFile;
 
 impl Runner<'_> {
     /// Puts files, state and commit. False when another run had committed the epoch before.
@@ -33,17 +36,22 @@ impl Runner<'_> {
         ledger.take(plan.number, &outcome.counts, with_bronze)?;
         let mut partitions = at.partitions.clone();
         partitions.take(&plan.partitions);
-        let entries: Vec<FileEntry> = outcome.files.iter().map(|(layer, file)| FileEntry::of(layer, file)).collect();
-        let mut files: Vec<_> = outcome.files.into_iter().map(|(_, file)| (file.path, file.content)).collect();
         // Two halves, with a look at the term before each: a writer that slept in between stops there. The state is encoded
         // while one is put, and put with the other: without the commit neither counts.
-        let rest = files.split_off(files.len() / 2);
-        let (put, changed) =
-            rayon::join(|| self.put_files(files), || self.encode_state(plan, operators, at, &partitions));
-        put?;
-        let changed = changed?;
+        let mut first = outcome.files;
+        let rest = first.split_off(first.len() / 2);
+        let (put, changed) = rayon::join(
+            || {
+                let entries = first.par_iter().chain(&rest).map(|(layer, file)| FileEntry::of(layer, file));
+                let entries: Vec<FileEntry> = entries.collect();
+                self.put_files(contents(first))?;
+                Ok::<_, Error>(entries)
+            },
+            || self.encode_state(plan, operators, at, &partitions),
+        );
+        let (entries, changed) = (put?, changed?);
         let files_done = began.elapsed().as_secs_f64();
-        let (state, state_written_bytes) = self.put_rest_and_state(rest, plan, operators, at, changed)?;
+        let (state, state_written_bytes) = self.put_rest_and_state(contents(rest), plan, operators, at, changed)?;
         let state_done = began.elapsed().as_secs_f64();
 
         if !self.write_to_sinks(plan, &entries)? {
@@ -196,4 +204,9 @@ impl Runner<'_> {
         failpoint::pass("files.after")?;
         Ok((next.files, written))
     }
+}
+
+/// Files as they are put.
+fn contents(files: Vec<(String, DataFile)>) -> Vec<(String, Content)> {
+    files.into_iter().map(|(_, file)| (file.path, file.content)).collect()
 }

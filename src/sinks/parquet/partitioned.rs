@@ -1,5 +1,6 @@
 //! Rows to the files of their partitions.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -145,7 +146,9 @@ impl PartitionedWriter {
         self.soon = 0;
         if std::mem::take(&mut self.touched) {
             let mut due: Vec<_> = self.partitions.values_mut().filter(|slot| slot.is_due()).collect();
-            let encoded = due.par_iter_mut().with_max_len(1).map(|slot| slot.encode(schema, time, settings));
+            // None is to wait for one that is large and was begun last.
+            due.sort_by_key(|slot| Reverse(slot.rows));
+            let encoded = due.into_iter().par_bridge().map(|slot| slot.encode(schema, time, settings));
             self.waiting -= encoded.sum::<Result<usize>>()?;
         }
         while self.waiting > WAITING {
