@@ -27,8 +27,8 @@ EVENTS = 6_000
 SEEDS = range(int(os.environ.get("PENSTOCK_PROXY_SEEDS", "4")))
 KILLS = int(os.environ.get("PENSTOCK_SERVER_KILLS", "6"))
 # What every epoch passes, once.
-EVERY_EPOCH = ("read.before", "plan.after", "files.before", "files.between", "state.before", "state.between", "files.after",
-               "commit.before", "commit.after")  # fmt: skip
+EVERY_EPOCH = ("read.before", "plan.after", "files.before", "files.between", "state.before", "state.between",
+               "files.after", "commit.before", "commit.after")  # fmt: skip
 PLACES = [p for p in _core.failpoints() if p.partition(".")[0] in ("term", "plan", "files", "state", "commit")]
 
 

@@ -83,7 +83,7 @@ class Metrics:
         self._term = gauge("term_number", "The run's term.")
         self._seconds = Histogram(
             "penstock_epoch_duration_seconds",
-            "Seconds an epoch took, by stage: reading and judging, putting files, putting the last of them with the state, all.",
+            "Seconds an epoch took, by stage: reading and judging, putting files, the last ones and state, all of it.",
             (*own, "stage"),
             buckets=_SECONDS,
             registry=self.registry,

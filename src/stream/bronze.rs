@@ -3,24 +3,13 @@
 use super::epoch::{Judgment, Table};
 use crate::contract::Contract;
 use crate::error::Result;
-use crate::events::RawEvents;
 use crate::sinks::bronze;
 
 /// The files of Bronze as they grow. What they hold follows from what was read alone: neither duplicates nor lateness
-/// count. It is written a tick behind the operators, which take one event after the other: so there is something for the
-/// other cores to do meanwhile.
+/// count.
 pub(super) struct Bronze {
     table: Table,
     event_types: Vec<String>,
-    behind: Vec<Piece>,
-    written: i64,
-}
-
-/// What Bronze needs of a judged piece.
-struct Piece {
-    events: RawEvents,
-    event_type: Vec<u16>,
-    event_time: Vec<Option<i64>>,
 }
 
 impl Bronze {
@@ -29,36 +18,22 @@ impl Bronze {
         Self {
             table: Table::new("bronze/events", &bronze::schema(), "event_time"),
             event_types: contract.event_types().into_iter().map(str::to_owned).collect(),
-            behind: vec![],
-            written: 0,
         }
     }
 
-    /// Writes all events of the pieces that came last.
-    pub(super) fn write(&mut self) -> Result<()> {
+    /// Writes all events of these pieces; how many they were.
+    pub(super) fn write(&mut self, judgments: &[Judgment]) -> Result<i64> {
         let names: Vec<&str> = self.event_types.iter().map(String::as_str).collect();
-        let pieces = std::mem::take(&mut self.behind);
-        self.table.writer.write_all_grouped(pieces.iter().map(|Piece { events, event_type, event_time }| {
-            let (groups, partitions) = bronze::partitions(events, event_type, &names);
-            Ok((bronze::batch(events, event_time)?, groups, partitions))
+        self.table.writer.write_all_grouped(judgments.iter().map(|Judgment { piece, judged, .. }| {
+            let (groups, partitions) = bronze::partitions(piece, &judged.event_type, &names);
+            Ok((bronze::batch(piece, &judged.event_time)?, groups, partitions))
         }))?;
-        self.written += pieces.iter().map(|piece| piece.events.len() as i64).sum::<i64>();
-        Ok(())
+        Ok(judgments.iter().map(|judgment| judgment.piece.len() as i64).sum())
     }
 
-    /// Takes the pieces that come next; those before are written.
-    pub(super) fn follow(&mut self, judgments: Vec<Judgment>) {
-        self.behind.extend(judgments.into_iter().map(|Judgment { piece, judged, .. }| Piece {
-            events: piece,
-            event_type: judged.event_type,
-            event_time: judged.event_time,
-        }));
-    }
-
-    /// The table with all that came, and how many events that are.
-    pub(super) fn finish(mut self) -> Result<(Table, i64)> {
-        self.write()?;
-        Ok((self.table, self.written))
+    /// The table with all that was written.
+    pub(super) fn into_table(self) -> Table {
+        self.table
     }
 }
 
@@ -127,7 +102,7 @@ events:
         for tick in pieces.chunks(at_a_time) {
             let rules = JudgeRules { max_future_skew: None };
             let judged = judge_all(&contract, &rules, HashKey([1; 16]), tick.to_vec()).unwrap();
-            epoch.take(&mut operators, judged).unwrap();
+            epoch.take(&mut operators, &judged).unwrap();
         }
         let names = Names { pipeline: "p".into(), shard: 0 };
         epoch.close(&mut operators, true, None, &names).unwrap()

@@ -176,21 +176,18 @@ impl Epoch {
     }
 
     /// Takes the next judged pieces through the operators, one after the other. Bronze does not ask what becomes of an
-    /// event: that of the pieces before is written beside.
+    /// event: it is written beside, and begun first, as it takes longer.
     ///
     /// # Errors
     /// Whatever an operator or an encoder answers.
-    pub fn take(&mut self, operators: &mut Operators, judgments: Vec<Judgment>) -> Result<()> {
+    pub fn take(&mut self, operators: &mut Operators, judgments: &[Judgment]) -> Result<()> {
         let mut bronze = self.bronze.take();
-        let (taken, written) = rayon::join(
+        let (written, taken) = rayon::join(
+            || bronze.as_mut().map_or(Ok(0), |bronze| bronze.write(judgments)),
             || judgments.iter().try_for_each(|judgment| self.take_piece(operators, judgment)),
-            || bronze.as_mut().map_or(Ok(()), Bronze::write),
         );
         taken?;
-        written?;
-        if let Some(bronze) = &mut bronze {
-            bronze.follow(judgments);
-        }
+        self.counts.bronze += written?;
         self.bronze = bronze;
         Ok(())
     }
@@ -359,18 +356,14 @@ impl Epoch {
             Ok(finished.into_iter().map(|file| (layer.clone(), file)).collect())
         };
         self.write_letters()?;
-        let (bronze, dead_letters) = (self.bronze.take(), self.dead_letters.take());
-        let finish_bronze = |bronze: Bronze| {
-            let (table, written) = bronze.finish()?;
-            Ok::<_, Error>((finish(table)?, written))
-        };
+        let (bronze, dead_letters) = (self.bronze.take().map(Bronze::into_table), self.dead_letters.take());
         // Nothing more goes into these: they are finished on one core while the sessions are cut on another.
         let (early, late) = rayon::join(
-            || Ok::<_, Error>((bronze.map_or(Ok((vec![], 0)), finish_bronze)?, finish(dead_letters)?)),
+            || Ok::<_, Error>((bronze.map_or(Ok(vec![]), finish)?, finish(dead_letters)?)),
             || self.release(operators, flush, idle_watermark),
         );
-        let (((mut files, written), dead_letters), watermark) = (early?, late?);
-        self.counts.bronze = written;
+        let ((bronze, dead_letters), watermark) = (early?, late?);
+        let mut files = bronze;
         let (silver, sessions) = (self.silver, self.sessions);
         let (silver, sessions) = rayon::join(|| finish(silver), || finish(sessions));
         files.extend(silver?);

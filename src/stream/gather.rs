@@ -86,7 +86,7 @@ impl Runner<'_> {
             let stopping = self.asked_to_stop();
             // What was read ahead belongs to this epoch: the positions are behind it already.
             if stopping && !matches!(ahead, Some(Some(_))) {
-                epoch.take(operators, waiting)?;
+                epoch.take(operators, &waiting)?;
                 gathered.stopped = true;
                 gathered.caught_up = false;
                 break;
@@ -95,7 +95,7 @@ impl Runner<'_> {
             let room = limits.max_events.saturating_sub(gathered.events);
             let full = room == 0 || gathered.bytes >= limits.max_bytes;
             if full {
-                epoch.take(operators, waiting)?;
+                epoch.take(operators, &waiting)?;
                 // Where the last line was read just now, the input ends with this epoch and not with an empty one.
                 gathered.caught_up = source.partitions().iter().all(|p| p.progress == Progress::Finished);
                 break;
@@ -110,7 +110,8 @@ impl Runner<'_> {
                 }
             };
             let Some(judging) = begun else {
-                epoch.take(operators, std::mem::take(&mut waiting))?;
+                epoch.take(operators, &waiting)?;
+                waiting.clear();
                 gathered.caught_up = true;
                 if options.until_caught_up {
                     break;
@@ -147,11 +148,12 @@ impl Runner<'_> {
             let reads_on = room.0 > 0 && room.1 > 0 && !source.gathers() && !stopping;
             let watermark = std::mem::replace(&mut operators.watermark, Watermark::new(0));
             let (taken, read) = rayon::join(
-                || epoch.take(operators, std::mem::take(&mut waiting)),
+                || epoch.take(operators, &waiting),
                 || reads_on.then(|| self.read_and_begin(scope, by, source, &watermark, room, options)).transpose(),
             );
             operators.watermark = watermark;
             taken?;
+            waiting.clear();
             waiting = judging.end()?;
             if let (Some(call), Some(tick)) = (&call, gathered.ticks.last()) {
                 call.apply(number, tick, &mut waiting)?;

@@ -157,7 +157,7 @@ impl Runner<'_> {
                 call.apply(number, tick, &mut judged)?;
             }
             observe(operators, &judged);
-            epoch.take(operators, judged)?;
+            epoch.take(operators, &judged)?;
         }
         let planned: u64 = plan.ticks.iter().map(|t| t.events).sum();
         if events != planned {
