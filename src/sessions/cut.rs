@@ -19,9 +19,9 @@ use crate::error::{Error, Result};
 use crate::packed::{self, Text};
 
 /// Events that the watermark has let go, while the sessions that are over are still open.
+#[must_use = "the sessions know nothing of these events until they are closed"]
 pub struct Cut<'s> {
-    /// As [`Released::events`].
-    pub events: Vec<RecordBatch>,
+    events: Vec<RecordBatch>,
     sessions: &'s mut Sessionizer,
     entities: Names,
     /// What each entity has open.
@@ -206,6 +206,11 @@ impl Sessionizer {
 }
 
 impl Cut<'_> {
+    /// The events, as [`Released::events`], for the first who asks.
+    pub fn take_events(&mut self) -> Vec<RecordBatch> {
+        std::mem::take(&mut self.events)
+    }
+
     /// Takes the new sessions in; those that are over come out, as [`Released::sessions`].
     ///
     /// # Errors
@@ -221,7 +226,7 @@ impl Cut<'_> {
     }
 
     pub(super) fn released(mut self) -> Result<Released> {
-        let events = std::mem::take(&mut self.events);
+        let events = self.take_events();
         Ok(Released { events, sessions: self.close()? })
     }
 }

@@ -320,7 +320,7 @@ impl Epoch {
     /// Writes what sessions have let go to Silver, and gives the memory of each batch back as it is done. The sessions that
     /// are over are closed beside.
     fn write_sessions(&mut self, mut cut: Cut<'_>) -> Result<()> {
-        let events = std::mem::take(&mut cut.events);
+        let events = cut.take_events();
         self.counts.silver += events.iter().map(|rows| rows.num_rows() as i64).sum::<i64>();
         let Self { with_silver, silver_schema, silver, sessions: table, .. } = self;
         let write_events = || {

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::{Field, SchemaRef, UInt16Type};
+use arrow::array::{Array, ArrayRef, AsArray, GenericByteViewArray, RecordBatch};
+use arrow::datatypes::{ByteViewType, DataType, Field, SchemaRef, UInt16Type};
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::ParquetError;
@@ -348,9 +348,20 @@ pub(super) fn at_most(batch: &RecordBatch) -> Result<usize> {
             let longest = values.offsets().lengths().max().unwrap_or(0);
             return Ok(rows * (longest + EACH));
         }
-        Ok(2 * column.to_data().get_slice_memory_size()? + rows * EACH)
+        // Of views Arrow counts what they take themselves.
+        let shown = match column.data_type() {
+            DataType::BinaryView => lengths(column.as_binary_view()),
+            DataType::Utf8View => lengths(column.as_string_view()),
+            _ => 0,
+        };
+        Ok(2 * (column.to_data().get_slice_memory_size()? + shown) + rows * EACH)
     };
     batch.columns().iter().map(column).sum()
+}
+
+/// How many bytes views show.
+fn lengths<T: ByteViewType>(views: &GenericByteViewArray<T>) -> usize {
+    views.lengths().map(|length| length as usize).sum()
 }
 
 /// What a value takes beside itself, at most.

@@ -18,7 +18,7 @@ use crate::packed;
 use crate::time::DAY;
 
 /// A partition with fewer rows waits with encoding: thousands of small ones must not hold an encoder each.
-const PATIENCE: usize = 16 << 10;
+const PATIENCE: usize = if cfg!(test) { 64 } else { 16 << 10 };
 /// So many rows wait at most, in all partitions together.
 const WAITING: usize = 256 << 10;
 /// So many rows are encoded in one go where many come at once.

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Decimal128Array, DictionaryArray, Float64Array, Int64Array, RecordBatch, StringArray,
-    TimestampMicrosecondArray, UInt16Array, UInt32Array,
+    Array, ArrayRef, AsArray, BinaryViewArray, Decimal128Array, DictionaryArray, Float64Array, Int64Array, RecordBatch,
+    StringArray, TimestampMicrosecondArray, UInt16Array, UInt32Array,
 };
 use arrow::compute::{concat_batches, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
@@ -180,32 +180,90 @@ fn an_export_is_in_hives_layout() {
     assert!(write(&by(&["n", "n"]), 1).is_err());
 }
 
+/// Rows as Bronze has them: bytes that do not shrink, as views into shared memory.
+fn blobs(from: u64, sizes: &[usize]) -> RecordBatch {
+    let word = |i: u64| xxhash_rust::xxh3::xxh3_64(&i.to_le_bytes()).to_le_bytes();
+    let blob = |i: u64, size: usize| (i * 1_000..).flat_map(word).take(size).collect::<Vec<u8>>();
+    let values = BinaryViewArray::from_iter_values((from..).zip(sizes).map(|(i, size)| blob(i, *size)));
+    let fields = vec![Field::new("n", DataType::Int64, false), Field::new("value", DataType::BinaryView, false)];
+    let numbers = Int64Array::from_iter_values(from as i64..from as i64 + sizes.len() as i64);
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), vec![Arc::new(numbers), Arc::new(values)]).unwrap()
+}
+
+#[test]
+fn views_count_with_what_they_show() {
+    let batch = blobs(0, &[100_000; 10]);
+    assert!((1_000_000..4_000_000).contains(&super::encoder::at_most(&batch).unwrap()));
+    assert!(super::encoder::at_most(&batch.slice(0, 1)).unwrap() < 400_000);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Batches that are encoded in one go make the bytes that they make one by one, also where a row group or a file ends
+    /// among them.
+    #[test]
+    fn together_or_one_by_one_is_the_same(
+        batches in prop::collection::vec(prop::collection::vec(0usize..6_000, 1..120), 2..40),
+        tick in 2usize..9,
+        group_mib in 5usize..9,
+        file_mib in 3usize..12,
+    ) {
+        let settings = ParquetSettings {
+            row_group_bytes: group_mib << 20,
+            file_bytes: file_mib << 20,
+            ..ParquetSettings::default()
+        };
+        let partitions: Vec<_> = (0..3).map(Partition::day).collect();
+        let mut from = 0;
+        let batches: Vec<_> = batches.iter().map(|sizes| {
+            let batch = blobs(from, sizes);
+            // Most are of one kind.
+            let groups: Vec<u32> = (0..sizes.len() as u32).map(|i| if i % 8 < 6 { 0 } else { i % 8 - 5 }).collect();
+            from += sizes.len() as u64;
+            (batch, groups, partitions.clone())
+        }).collect();
+        let schema = batches[0].0.schema();
+        let mut one_by_one = PartitionedWriter::new(&schema, &settings);
+        let mut together = PartitionedWriter::new(&schema, &settings);
+        for batches in batches.chunks(tick) {
+            for (batch, groups, partitions) in batches {
+                one_by_one.write_grouped(batch, groups, partitions).unwrap();
+            }
+            together.write_all_grouped(batches.iter().cloned().map(Ok)).unwrap();
+        }
+        let content = |files: Vec<DataFile>| -> Vec<_> {
+            files.into_iter().map(|file| (file.path, file.rows, file.content.into_whole())).collect()
+        };
+        let (one_by_one, together) = (content(one_by_one.finish(&name).unwrap()), content(together.finish(&name).unwrap()));
+        prop_assert_eq!(
+            one_by_one.iter().map(|f| (&f.0, f.1, f.2.len())).collect::<Vec<_>>(),
+            together.iter().map(|f| (&f.0, f.1, f.2.len())).collect::<Vec<_>>()
+        );
+        prop_assert!(one_by_one == together);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// What is written comes back, in order, however it is cut and grouped; and the same cuts give the same bytes, one by one
-    /// or in one go.
+    /// What is written comes back, in order, however it is cut and grouped; and the same cuts give the same bytes.
     #[test]
     fn any_cut_gives_the_rows(cuts in prop::collection::vec(0i64..400, 1..8), file_rows in 50usize..500, threads in 1usize..4) {
         let settings = ParquetSettings { row_group_rows: 128, file_rows, ..ParquetSettings::default() };
-        let write = |together: bool| {
+        let write = || {
             let mut writer = PartitionedWriter::new(&table(), &settings);
             let mut from = 0;
-            let batches = cuts.iter().map(|count| {
+            for count in &cuts {
                 let batch = rows(from, *count);
                 let groups: Vec<u32> = (from..from + count).map(|i| (i % 3) as u32).collect();
                 let partitions: Vec<_> = (0..3).map(Partition::day).collect();
+                writer.write_grouped(&batch, &groups, &partitions).unwrap();
                 from += count;
-                (batch, groups, partitions)
-            });
-            if together {
-                writer.write_all_grouped(batches.map(Ok)).unwrap();
-            } else {
-                batches.into_iter().for_each(|(batch, groups, partitions)| writer.write_grouped(&batch, &groups, &partitions).unwrap());
             }
             writer.finish(&name).unwrap()
         };
-        let files = write(false);
+        let files = write();
         let total: i64 = cuts.iter().sum();
         for day in 0..3i64 {
             let partition = Partition::day(day);
@@ -216,7 +274,7 @@ proptest! {
             prop_assert_eq!(times.values().to_vec(), numbers.iter().map(|i| i * DAY / 4).collect::<Vec<_>>());
         }
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let again = pool.install(|| write(true));
+        let again = pool.install(write);
         prop_assert!(files.iter().zip(&again).all(|(a, b)| a.path == b.path && a.content.clone().into_whole() == b.content.clone().into_whole()));
         prop_assert_eq!(files.len(), again.len());
     }
