@@ -266,6 +266,13 @@ impl<'a> Connection<'a> {
         }
     }
 
+    /// Has the client's own thread look what there is to do. Whether a broker has come that can be asked for the group's
+    /// coordinator it looks when it is asked for anything, or a second later.
+    pub(super) fn wake(&self) {
+        use rdkafka::consumer::Consumer;
+        let _ = self.client.assignment();
+    }
+
     pub(super) fn context(&self) -> &Context {
         use rdkafka::consumer::Consumer;
         self.client.context()

@@ -18,6 +18,8 @@ const COMMIT_WAIT: Duration = Duration::from_secs(2);
 const LAST_WAIT: Duration = Duration::from_secs(2);
 /// For so long it is waited to hear whether the group may be used.
 const GROUP_WAIT: Duration = Duration::from_secs(10);
+/// That takes some milliseconds, and every run begins with it.
+const GLANCE: Duration = Duration::from_millis(5);
 
 impl Kafka<'_> {
     /// Tells the consumer group where reading goes on, once, before anything is read: so it is known whether it may be used.
@@ -40,7 +42,7 @@ impl Kafka<'_> {
         let asked = native::ask_commit(&connection.client, &offsets(&positions)?);
         let since = Instant::now();
         while since.elapsed() < GROUP_WAIT {
-            let answer = asked.commit(client::SLICE);
+            let answer = asked.commit(GLANCE);
             let refused = matches!(&answer, Some(Err(failure)) if failure.code == Code::GroupAuthorizationFailed);
             if refused || connection.context().group_forbidden() {
                 return Err(trouble::forbidden_group(&self.settings.group, self.user()));
@@ -55,7 +57,10 @@ impl Kafka<'_> {
                     self.untold = positions;
                     return Ok(());
                 }
-                None => connection.patience(since)?,
+                None => {
+                    connection.wake();
+                    connection.patience(since)?;
+                }
             }
         }
         self.telling = Some((asked, positions));
