@@ -55,8 +55,12 @@ def need(*programs: str, why: str) -> None:
         missing(f"{why} needs {' and '.join(absent)} on PATH")
 
 
+# Given by this process: a server that is not there yet, or killed to be started again, has its port all the same.
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port that nobody has, on loopback.
+    """A port that nobody has, on loopback, and that no test beside this one is given.
 
     From below those that the system gives to outgoing connections, where there are any: else, while a killed server is
     away, one of its clients may be given the port that it looks for, and find itself.
@@ -65,13 +69,19 @@ def free_port() -> int:
         lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     except (OSError, ValueError):
         lowest = 0
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     for _ in range(200 if lowest > 12_000 else 0):
-        port = random.randrange(10_240, lowest)
+        # SeaweedFS takes the port that is 10,000 above each, too.
+        port = random.randrange(10_240 + worker, min(lowest, 20_240), workers)
+        if port in _given:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _given.add(port)
             return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
