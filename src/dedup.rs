@@ -6,25 +6,27 @@
 //! and at most about a quarter of what is kept has expired. That is only a matter of memory: each key carries its time,
 //! and a key that has expired counts as absent to the microsecond.
 //!
-//! The open bucket is a hash table. A closed one is a sorted [`run`] behind a filter, so that a lookup of a key that is
-//! not there, the common case, costs one cache line, which is fetched ahead, however many keys there are; and so that it can be spilled as it is:
-//! then a lookup that the filter lets through reads one page of a file. What is judged does not depend on what is spilled.
+//! The open bucket is a hash table. A closed one is a sorted [`run`] behind a filter. Filters of several lie side by side, so
+//! that a lookup of a key that is in none, the common case, costs one cache line for all of them, which is fetched ahead,
+//! however many keys there are. A run can be spilled as it is: then a lookup that the filter lets through reads one page of a
+//! file. What is judged does not depend on what is spilled.
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
+use rayon::slice::ParallelSliceMut;
 
 use crate::error::Result;
 use crate::spill::Spill;
 use crate::verdict::Verdict;
 
 mod batch;
+mod closed;
 mod filter;
 mod run;
 mod saved;
 mod table;
 pub use batch::{deduplicate, deduplicate_rows};
-use run::Run;
+use closed::Closed;
 use table::Table;
 
 /// Into how many stretches the life of a key is cut; so many closed buckets are alive beside the open one.
@@ -32,37 +34,22 @@ const STRETCHES: i64 = 4;
 /// The memory that keys are looked up in is fetched for so many events ahead: no cache holds it when there are many keys,
 /// and a loop that judges waits for each line of it.
 const AHEAD: usize = 32;
-/// Events that one core looks up in closed buckets.
-const PIECE: usize = 1 << 12;
 
 /// Remembers keys and tells which events are duplicates or late.
 #[derive(Debug, Clone)]
 pub struct Deduplicator {
     horizon: Option<i64>,
     watermark: Option<i64>,
-    /// Closed buckets, older ones first.
-    runs: Vec<Run>,
+    /// Closed buckets.
+    closed: Closed,
     /// New keys go here.
     open: Bucket,
     /// Keys remembered since the last delta, in the order they came.
     unsaved: saved::Columns,
     spill: Option<Arc<dyn Spill>>,
-    limits: Limits,
     /// What a judgment works with, kept for the next one.
     scratch: Scratch,
 }
-
-#[derive(Debug, Clone, Copy)]
-struct Limits {
-    /// Closed buckets beyond this are put together, two at a time.
-    runs: usize,
-    /// Buckets are not put together to more keys than this: no pause is longer.
-    largest: usize,
-    /// Fewer keys than this are not worth a closed bucket of their own.
-    smallest: usize,
-}
-
-const LIMITS: Limits = Limits { runs: 16, largest: 4 << 20, smallest: 1 << 12 };
 
 #[derive(Debug, Clone, Default)]
 struct Scratch {
@@ -120,11 +107,10 @@ impl Deduplicator {
         Self {
             horizon,
             watermark: None,
-            runs: Vec::new(),
+            closed: Closed::default(),
             open: Bucket::default(),
             unsaved: saved::Columns::default(),
             spill: None,
-            limits: LIMITS,
             scratch: Scratch::default(),
         }
     }
@@ -149,7 +135,10 @@ impl Deduplicator {
         verdicts: &mut Vec<Verdict>,
     ) -> Result<()> {
         let oldest = self.oldest(watermark);
-        self.look_up_closed(hashes, oldest)?;
+        let Scratch { known } = &mut self.scratch;
+        known.clear();
+        known.resize(hashes.len(), false);
+        self.closed.look_up(hashes, oldest, known)?;
         verdicts.reserve(hashes.len());
         let open = &mut self.open;
         let mut ahead = hashes.chunks(AHEAD);
@@ -184,21 +173,6 @@ impl Deduplicator {
         Ok(())
     }
 
-    /// Which keys are in closed buckets, and not older than `oldest`: into the scratch.
-    fn look_up_closed(&mut self, hashes: &[u128], oldest: i64) -> Result<()> {
-        let Scratch { known } = &mut self.scratch;
-        known.clear();
-        known.resize(hashes.len(), false);
-        let runs: Vec<&Run> = self.runs.iter().filter(|run| run.newest >= oldest).collect();
-        let look_up = |(hashes, known): (&[u128], &mut [bool])| {
-            runs.iter().try_for_each(|run| run.look_up(hashes, oldest, known))
-        };
-        if hashes.len() <= PIECE || runs.is_empty() {
-            return look_up((hashes, known));
-        }
-        hashes.par_chunks(PIECE).zip(known.par_chunks_mut(PIECE)).try_for_each(look_up)
-    }
-
     /// Moves on to the watermark of a commit: drops the buckets whose keys have all expired.
     ///
     /// # Errors
@@ -208,7 +182,7 @@ impl Deduplicator {
         self.watermark = Some(watermark);
         let Some(horizon) = self.horizon else { return Ok(()) };
         let oldest = watermark.saturating_sub(horizon);
-        self.runs.retain(|run| run.newest >= oldest);
+        self.closed.expire(oldest);
         let open = &mut self.open;
         if open.keys.len() == 0 || open.newest < oldest {
             self.open = Bucket { opened: Some(watermark), ..Bucket::default() };
@@ -219,12 +193,12 @@ impl Deduplicator {
         if watermark.saturating_sub(opened) >= life / STRETCHES {
             self.close_bucket();
         }
-        self.put_together()
+        self.closed.put_together(oldest, self.spill.as_deref())
     }
 
     /// How many keys are held (some may have expired).
     pub fn len(&self) -> usize {
-        self.open.keys.len() + self.runs.iter().map(Run::len).sum::<usize>()
+        self.open.keys.len() + self.closed.len()
     }
 
     /// Whether no key is held.
@@ -239,7 +213,7 @@ impl Deduplicator {
 
     /// What of it are keys, which can be spilled.
     pub fn keys_memory(&self) -> usize {
-        self.open.keys.memory() + self.runs.iter().map(Run::memory).sum::<usize>()
+        self.open.keys.memory() + self.closed.memory()
     }
 
     /// Gives `want` bytes of memory back, if that can be: the coldest buckets are spilled first, then the open one; when
@@ -251,22 +225,22 @@ impl Deduplicator {
         let Some(spill) = self.spill.clone() else { return Ok(0) };
         let before = self.memory();
         let freed = |this: &Self| before.saturating_sub(this.memory());
-        for n in 0..self.runs.len() {
+        for n in 0..self.closed.runs.len() {
             if freed(self) >= want {
                 return Ok(freed(self));
             }
-            self.runs[n].spill(spill.as_ref())?;
+            self.closed.runs[n].spill(spill.as_ref())?;
         }
-        if freed(self) < want && self.open.keys.len() >= self.limits.smallest {
+        if freed(self) < want && self.open.keys.len() >= self.closed.limits.smallest {
             self.close_bucket();
-            self.runs.last_mut().map_or(Ok(0), |run| run.spill(spill.as_ref()))?;
-            self.put_together()?;
+            self.closed.runs.last_mut().map_or(Ok(0), |run| run.spill(spill.as_ref()))?;
+            self.closed.put_together(self.oldest(self.watermark), Some(spill.as_ref()))?;
         }
-        for n in 0..self.runs.len() {
+        for n in 0..self.closed.runs.len() {
             if freed(self) >= want {
                 break;
             }
-            self.runs[n].drop_filter();
+            self.closed.drop_filter(n);
         }
         Ok(freed(self))
     }
@@ -276,30 +250,8 @@ impl Deduplicator {
         let next = Bucket { opened: self.watermark, ..Bucket::default() };
         let closed = std::mem::replace(&mut self.open, next);
         if closed.keys.len() > 0 {
-            self.runs.push(Run::of(closed.keys.into_sorted()));
+            self.closed.push(closed.keys.into_sorted());
         }
-    }
-
-    /// Puts neighbours together, the smallest first, until there are few.
-    fn put_together(&mut self) -> Result<()> {
-        while self.runs.len() > self.limits.runs {
-            let Some(n) = self.smallest_pair() else { break };
-            self.put_pair_together(n)?;
-        }
-        Ok(())
-    }
-
-    /// The first of two neighbours that are the smallest together; none when all are too large for it.
-    fn smallest_pair(&self) -> Option<usize> {
-        let size = |n: &usize| self.runs[*n].len() + self.runs[n + 1].len();
-        (0..self.runs.len().saturating_sub(1)).min_by_key(size).filter(|n| size(n) <= self.limits.largest)
-    }
-
-    fn put_pair_together(&mut self, n: usize) -> Result<()> {
-        let oldest = self.oldest(self.watermark);
-        let both = self.runs[n].merged(&self.runs[n + 1], oldest, self.spill.as_deref())?;
-        self.runs.splice(n..n + 2, both);
-        Ok(())
     }
 
     /// The lowest event time whose key is still remembered at `watermark`.
@@ -314,7 +266,7 @@ impl Deduplicator {
     fn remember(&mut self, mut keys: Vec<Key>) -> Result<()> {
         let oldest = self.oldest(self.watermark);
         keys.retain(|key| key.time >= oldest);
-        if keys.len() < self.limits.smallest {
+        if keys.len() < self.closed.limits.smallest {
             keys.into_iter().for_each(|key| self.open.put(key));
             return Ok(());
         }
@@ -332,19 +284,14 @@ impl Deduplicator {
         for mut part in parts.into_iter().filter(|part| !part.is_empty()) {
             part.shrink_to_fit();
             part.par_sort_unstable_by_key(Key::order);
-            self.runs.push(Run::of(part));
+            self.closed.push(part);
         }
-        self.runs.sort_by_key(|run| run.newest);
-        self.put_together()?;
+        self.closed.runs.sort_by_key(|run| run.newest);
+        let spill = self.spill.as_deref();
+        self.closed.put_together(oldest, spill)?;
         // State comes file by file. Now nobody waits for an event: there are to be no more buckets than if the keys had come
         // as events, each of which is looked up in all of them for as long as they live.
-        while self.runs.len() > STRETCHES as usize {
-            let Some(n) = self.smallest_pair().filter(|n| !self.runs[*n..n + 2].iter().any(Run::is_spilled)) else {
-                break;
-            };
-            self.put_pair_together(n)?;
-        }
-        Ok(())
+        self.closed.put_together_to(STRETCHES as usize, oldest, spill)
     }
 }
 

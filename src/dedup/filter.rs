@@ -1,50 +1,99 @@
-//! Tells cheaply that a key is not among many: a blocked Bloom filter (Putze, Sanders, Singler, 2007).
+//! Tells cheaply that a key is in none of several sets: blocked Bloom filters (Putze, Sanders, Singler, 2007), side by side.
 //!
-//! All bits of a key lie in one cache line, and looking at them has no branch, so that a processor has many lookups under
-//! way at once. About one key in 600 that is not there seems to be.
+//! All bits of a key lie in one cache line, its block, and so do those that other sets have for it: a block has a *lane* for
+//! each set. One line is fetched for a key, however many sets it is looked for in, and looking at it has no branch, so that a
+//! processor has many lookups under way at once. Of 400 keys that are not in a set about one seems to be.
 
 use crate::prefetch::fetch;
 
+/// Sets of a bank.
+pub(super) const LANES: usize = 4;
 /// Bits of a filter for each key.
 const BITS_A_KEY: usize = 16;
-/// Bits of a block: a cache line.
-const BLOCK: usize = 512;
-/// Bits set for each key.
-const PROBES: u32 = 6;
+/// Bits of a block for each set.
+const LANE: usize = 128;
+/// A bank is taken for a set that needs so many quarters of its blocks, or fewer.
+const FULLEST: usize = 5;
+/// A bank is not taken for a set that needs fewer than one in so many of its blocks.
+const EMPTIEST: usize = 4;
 
-/// A set of keys that may seem to hold a few more.
-#[derive(Debug, Clone)]
-pub(super) struct Filter {
-    blocks: Vec<[u64; BLOCK / 64]>,
+/// Filters of sets, which come and go one by one.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Filters {
+    banks: Vec<Bank>,
 }
 
-impl Filter {
+/// Where the filter of a set is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lane {
+    pub bank: usize,
+    pub lane: usize,
+}
+
+/// The filters of sets that are about as large. One that has no blocks has no sets.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Bank {
+    blocks: Vec<Block>,
+    taken: [bool; LANES],
+}
+
+/// A cache line: two words for each set.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(align(64))]
+struct Block([[u64; 2]; LANES]);
+
+impl Filters {
     /// An empty filter for so many keys.
-    pub fn for_keys(keys: usize) -> Self {
-        Self { blocks: vec![[0; BLOCK / 64]; keys * BITS_A_KEY / BLOCK + 1] }
+    pub fn begin(&mut self, keys: usize) -> Lane {
+        let blocks = keys * BITS_A_KEY / LANE + 1;
+        let bank = self.banks.iter().position(|bank| bank.has_room_for(blocks)).unwrap_or_else(|| {
+            let free = self.banks.iter().position(|bank| bank.blocks.is_empty());
+            let bank = free.unwrap_or(self.banks.len());
+            self.banks.resize_with(self.banks.len().max(bank + 1), Bank::default);
+            self.banks[bank].blocks = vec![Block::default(); blocks];
+            bank
+        });
+        let taken = &mut self.banks[bank].taken;
+        let lane = taken.iter().position(|taken| !taken).unwrap_or_default();
+        taken[lane] = true;
+        Lane { bank, lane }
     }
 
     /// Puts a key in: its place, and other bits of its hash.
-    pub fn insert(&mut self, place: u64, bits: u64) {
-        let n = self.block(place);
-        let block = &mut self.blocks[n];
-        for n in 0..PROBES {
-            let probe = probe(bits, n);
-            block[probe / 64] |= 1 << (probe % 64);
+    pub fn insert(&mut self, Lane { bank, lane }: Lane, place: u64, bits: u64) {
+        let bank = &mut self.banks[bank];
+        let n = bank.block(place);
+        let words = &mut bank.blocks[n].0[lane];
+        for (word, mask) in words.iter_mut().zip(masks(bits)) {
+            *word |= mask;
         }
     }
 
-    /// Whether a key may have been put in.
-    #[inline]
-    pub fn may_hold(&self, place: u64, bits: u64) -> bool {
-        let block = &self.blocks[self.block(place)];
-        let mut all = 1;
-        // A plain loop, which is unrolled: a fold over an iterator became a call with a loop in it.
-        for n in 0..PROBES {
-            let probe = probe(bits, n);
-            all &= block[probe / 64] >> (probe % 64);
+    /// Gives a filter up. The memory is given back with the last of a bank.
+    pub fn end(&mut self, Lane { bank, lane }: Lane) {
+        let bank = &mut self.banks[bank];
+        bank.taken[lane] = false;
+        if bank.taken == [false; LANES] {
+            bank.blocks = vec![];
         }
-        all == 1
+        bank.blocks.iter_mut().for_each(|block| block.0[lane] = [0; 2]);
+    }
+
+    pub fn banks(&self) -> &[Bank] {
+        &self.banks
+    }
+
+    /// Bytes allocated.
+    pub fn memory(&self) -> usize {
+        let blocks: usize = self.banks.iter().map(|bank| bank.blocks.capacity()).sum();
+        blocks * size_of::<Block>() + self.banks.capacity() * size_of::<Bank>()
+    }
+}
+
+impl Bank {
+    fn has_room_for(&self, blocks: usize) -> bool {
+        let has = self.blocks.len();
+        self.taken.contains(&false) && has > 0 && blocks * 4 <= has * FULLEST && blocks * EMPTIEST >= has
     }
 
     /// Has the block of a place fetched.
@@ -53,9 +102,18 @@ impl Filter {
         fetch(&self.blocks[self.block(place)]);
     }
 
-    /// Bytes allocated.
-    pub fn memory(&self) -> usize {
-        self.blocks.len() * BLOCK / 8
+    /// In which sets a key may be: a bit for each lane.
+    #[inline]
+    pub fn may_hold(&self, place: u64, bits: u64) -> u8 {
+        let block = &self.blocks[self.block(place)].0;
+        let [low, high] = masks(bits);
+        let mut lanes = 0;
+        // A plain loop, which is unrolled and has no branch.
+        for (n, words) in block.iter().enumerate() {
+            let missing = (!words[0] & low) | (!words[1] & high);
+            lanes |= u8::from(missing == 0) << n;
+        }
+        lanes
     }
 
     #[inline]
@@ -64,24 +122,70 @@ impl Filter {
     }
 }
 
-/// The number of a key's `n`th bit.
+/// The bits of a key: three of each word.
 #[inline]
-fn probe(bits: u64, n: u32) -> usize {
-    (bits.wrapping_mul(0xC2B2_AE3D_27D4_EB4F) >> (10 + 9 * n)) as usize % BLOCK
+fn masks(bits: u64) -> [u64; 2] {
+    let mixed = bits.wrapping_mul(0xC2B2_AE3D_27D4_EB4F);
+    let bit = |n: u32| 1 << (mixed >> (28 + 6 * n) & 63);
+    [bit(0) | bit(1) | bit(2), bit(3) | bit(4) | bit(5)]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn key(i: u64) -> (u64, u64) {
+        (i.wrapping_mul(0x9E37_79B9_7F4A_7C15), i.wrapping_mul(0xD6E8_FEB8_6659_FD93))
+    }
+
+    fn filled(filters: &mut Filters, keys: std::ops::Range<u64>) -> Lane {
+        let lane = filters.begin((keys.end - keys.start) as usize);
+        keys.for_each(|i| filters.insert(lane, key(i).0, key(i).1));
+        lane
+    }
+
+    fn seen(filters: &Filters, lane: Lane, keys: std::ops::Range<u64>) -> usize {
+        let bank = &filters.banks()[lane.bank];
+        keys.filter(|i| bank.may_hold(key(*i).0, key(*i).1) >> lane.lane & 1 == 1).count()
+    }
+
     #[test]
     fn misses_nothing_and_seldom_sees_what_is_not_there() {
-        let key = |i: u64| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15), i.wrapping_mul(0xD6E8_FEB8_6659_FD93));
-        let mut filter = Filter::for_keys(100_000);
-        (0..100_000).for_each(|i| filter.insert(key(i).0, key(i).1));
-        assert!((0..100_000).all(|i| filter.may_hold(key(i).0, key(i).1)));
-        let wrong = (100_000..300_000).filter(|i| filter.may_hold(key(*i).0, key(*i).1)).count();
+        let mut filters = Filters::default();
+        let sets = [0..100_000, 100_000..190_000, 200_000..320_000, 400_000..430_000];
+        let lanes = sets.clone().map(|keys| filled(&mut filters, keys));
+        assert_eq!(lanes.map(|lane| (lane.bank, lane.lane)), [(0, 0), (0, 1), (0, 2), (0, 3)]);
+        for (lane, keys) in lanes.iter().zip(&sets) {
+            assert_eq!(seen(&filters, *lane, keys.clone()), (keys.end - keys.start) as usize);
+            let wrong = seen(&filters, *lane, 1_000_000..1_200_000);
+            // One of them is a fifth larger than the bank was made for.
+            assert!(wrong < 200_000 / 120, "{wrong} of 200,000");
+        }
+        let wrong = seen(&filters, lanes[0], 1_000_000..1_200_000);
         assert!(wrong < 200_000 / 300, "{wrong} of 200,000");
-        assert!(filter.memory() <= 100_000 * 16 / 8 + 64);
+        assert!(filters.memory() <= 100_000 * 16 / 8 * LANES + 1_024);
+    }
+
+    #[test]
+    fn sets_come_and_go() {
+        let mut filters = Filters::default();
+        let one = filled(&mut filters, 0..1_000);
+        let two = filled(&mut filters, 1_000..2_000);
+        filters.end(one);
+        // What had gone is not seen, what stayed is.
+        assert_eq!((seen(&filters, one, 0..1_000), seen(&filters, two, 1_000..2_000)), (0, 1_000));
+        assert_eq!(filled(&mut filters, 2_000..3_000), one);
+        // One that is much larger has a bank of its own, and so has one that is much smaller.
+        let large = filled(&mut filters, 10_000..90_000);
+        let small = filled(&mut filters, 100_000..100_010);
+        assert_eq!((one.bank, large.bank, small.bank), (0, 1, 2));
+        let before = filters.memory();
+        filters.end(large);
+        assert!(before - filters.memory() >= 80_000 * 16 / 8 * LANES);
+        assert_eq!(filled(&mut filters, 200_000..300_000), large);
+        // A fifth finds no room beside four.
+        let [_, _, fifth] = [3, 4, 5].map(|n| filled(&mut filters, n * 1_000..(n + 1) * 1_000));
+        assert_eq!((fifth.bank, seen(&filters, two, 1_000..2_000)), (3, 1_000));
+        [one, two, small].into_iter().for_each(|lane| filters.end(lane));
     }
 }

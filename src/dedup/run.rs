@@ -1,14 +1,14 @@
-//! Keys that are added to no more: sorted, in memory or spilled, behind a filter.
+//! Keys that are added to no more: sorted, in memory or spilled.
 //!
 //! A run is sorted by place, a mixed hash. Of every page of it the first place is known, so that a lookup reads one page.
-//! Most lookups do not get so far: the filter knows that the key is not there.
+//! Most lookups do not get so far: a filter knows that the key is not there.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::filter::Filter;
+use super::filter::{Filters, Lane};
 use super::saved::{keys_of, saved_schema, table_of};
-use super::{AHEAD, Key};
+use super::Key;
 use crate::error::Result;
 use crate::spill::Spill;
 use crate::spill::table::{Table, TableWriter};
@@ -27,7 +27,7 @@ pub(super) struct Run {
     /// The place of the first key of each page.
     fences: Vec<u64>,
     /// None: it was given up for want of memory, and every lookup reads a page.
-    filter: Option<Filter>,
+    pub filter: Option<Lane>,
     at: At,
 }
 
@@ -46,8 +46,8 @@ struct Spilled {
 
 impl Run {
     /// A run in memory; `keys` are sorted by place.
-    pub fn of(keys: Vec<Key>) -> Self {
-        let mut index = Index::for_keys(keys.len());
+    pub fn of(keys: Vec<Key>, filters: &mut Filters) -> Self {
+        let mut index = Index::for_keys(keys.len(), filters);
         keys.iter().for_each(|key| index.add(key));
         index.over(At::Memory(keys))
     }
@@ -61,69 +61,20 @@ impl Run {
         matches!(self.at, At::Spilled(_))
     }
 
-    /// Bytes allocated.
+    /// Bytes allocated, without the filter.
     pub fn memory(&self) -> usize {
         let keys = match &self.at {
             At::Memory(keys) => keys.capacity() * size_of::<Key>(),
             At::Spilled(spilled) => spilled.table.memory() + spilled.columns.len() * size_of::<(u64, u64)>(),
         };
-        keys + self.fences.capacity() * size_of::<u64>() + self.filter.as_ref().map_or(0, Filter::memory)
-    }
-
-    /// The filter, while there is one.
-    #[cfg(test)]
-    pub fn filter(&self) -> Option<&Filter> {
-        self.filter.as_ref()
-    }
-
-    /// Gives the filter up; says how many bytes that gives back.
-    pub fn drop_filter(&mut self) -> usize {
-        self.filter.take().map_or(0, |filter| filter.memory())
-    }
-
-    /// Marks the keys that are there, and not older than `oldest`, as known.
-    ///
-    /// # Errors
-    /// [`crate::Error::Spill`] when they cannot be read.
-    pub fn look_up(&self, hashes: &[u128], oldest: i64, known: &mut [bool]) -> Result<()> {
-        let look = |hash: u128, known: &mut bool| {
-            if !*known {
-                *known = self.find(&Key::new(hash, 0))?.is_some_and(|time| time >= oldest);
-            }
-            Ok(())
-        };
-        let Some(filter) = &self.filter else {
-            return hashes.iter().zip(known).try_for_each(|(hash, known)| look(*hash, known));
-        };
-        let mut ahead = hashes.chunks(AHEAD);
-        let mut fetch = || {
-            for hash in ahead.next().unwrap_or_default() {
-                filter.fetch(Key::new(*hash, 0).place());
-            }
-        };
-        fetch();
-        for (hashes, known) in hashes.chunks(AHEAD).zip(known.chunks_mut(AHEAD)) {
-            fetch();
-            // No branch depends on what is found.
-            let mut seems = 0_u32;
-            for (n, hash) in hashes.iter().enumerate() {
-                let key = Key::new(*hash, 0);
-                seems |= u32::from(filter.may_hold(key.place(), key.low)) << n;
-            }
-            while seems > 0 {
-                let n = seems.trailing_zeros() as usize;
-                seems &= seems - 1;
-                look(hashes[n], &mut known[n])?;
-            }
-        }
-        Ok(())
+        keys + self.fences.capacity() * size_of::<u64>()
     }
 
     /// The event time of a key that is there.
     ///
     /// # Errors
     /// [`crate::Error::Spill`] when it cannot be read.
-    fn find(&self, key: &Key) -> Result<Option<i64>> {
+    pub fn find(&self, key: &Key) -> Result<Option<i64>> {
         let place = key.place();
         // The first page that begins at this place or beyond may, and the one before it may hold it.
         let first = self.fences.partition_point(|fence| *fence < place).saturating_sub(1);
@@ -170,10 +121,26 @@ impl Run {
     ///
     /// # Errors
     /// [`crate::Error::Spill`] when there is no room, or one of them cannot be read.
-    pub fn merged(&self, other: &Self, oldest: i64, spill: Option<&dyn Spill>) -> Result<Option<Self>> {
+    pub fn merged(
+        &self,
+        other: &Self,
+        oldest: i64,
+        spill: Option<&dyn Spill>,
+        filters: &mut Filters,
+    ) -> Result<Option<Self>> {
+        let mut index = Index::for_keys(self.keys + other.keys, filters);
+        match self.merge(other, oldest, spill, &mut index) {
+            Ok(Some(at)) => Ok(Some(index.over(at))),
+            nothing => {
+                index.give_up();
+                nothing.map(|_| None)
+            }
+        }
+    }
+
+    fn merge(&self, other: &Self, oldest: i64, spill: Option<&dyn Spill>, index: &mut Index<'_>) -> Result<Option<At>> {
         let spilled = self.is_spilled() || other.is_spilled();
         let mut writer = spill.filter(|_| spilled).map(Writer::new).transpose()?;
-        let mut index = Index::for_keys(self.keys + other.keys);
         let mut out: Vec<Key> = Vec::with_capacity(if writer.is_some() { BATCH } else { self.keys + other.keys });
         let (mut left, mut right) = (Cursor::new(self), Cursor::new(other));
         loop {
@@ -204,16 +171,15 @@ impl Run {
         if index.keys == 0 {
             return Ok(None);
         }
-        let at = match writer {
+        match writer {
             Some(mut writer) => {
                 if !out.is_empty() {
                     writer.write(&out)?;
                 }
-                writer.finish()?
+                writer.finish().map(Some)
             }
-            None => At::Memory(out),
-        };
-        Ok(Some(index.over(at)))
+            None => Ok(Some(At::Memory(out))),
+        }
     }
 }
 
@@ -233,21 +199,18 @@ impl Spilled {
 }
 
 /// What is kept in memory of a run while its keys go by in order.
-struct Index {
+struct Index<'f> {
     newest: i64,
     keys: usize,
     fences: Vec<u64>,
-    filter: Filter,
+    filters: &'f mut Filters,
+    filter: Lane,
 }
 
-impl Index {
-    fn for_keys(keys: usize) -> Self {
-        Self {
-            newest: i64::MIN,
-            keys: 0,
-            fences: Vec::with_capacity(keys.div_ceil(PAGE)),
-            filter: Filter::for_keys(keys),
-        }
+impl<'f> Index<'f> {
+    fn for_keys(keys: usize, filters: &'f mut Filters) -> Self {
+        let filter = filters.begin(keys);
+        Self { newest: i64::MIN, keys: 0, fences: Vec::with_capacity(keys.div_ceil(PAGE)), filters, filter }
     }
 
     fn add(&mut self, key: &Key) {
@@ -257,12 +220,16 @@ impl Index {
         }
         self.keys += 1;
         self.newest = self.newest.max(key.time);
-        self.filter.insert(place, key.low);
+        self.filters.insert(self.filter, place, key.low);
     }
 
     fn over(self, at: At) -> Run {
-        let Self { newest, keys, fences, filter } = self;
+        let Self { newest, keys, fences, filter, .. } = self;
         Run { newest, keys, fences, filter: Some(filter), at }
+    }
+
+    fn give_up(self) {
+        self.filters.end(self.filter);
     }
 }
 

@@ -42,7 +42,7 @@ impl Stateful for Deduplicator {
     fn snapshot(&self) -> Result<StateParts> {
         let oldest = self.oldest(self.watermark);
         let mut keys: Vec<Key> = self.open.keys.iter().filter(|k| k.time >= oldest).copied().collect();
-        for run in &self.runs {
+        for run in &self.closed.runs {
             for piece in run.pieces() {
                 keys.extend(piece?.iter().filter(|k| k.time >= oldest));
             }

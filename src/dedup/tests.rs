@@ -79,7 +79,7 @@ proptest! {
         let fresh = || {
             let mut dedup = Deduplicator::new(horizon).spilling_to(spill.clone());
             // As if a handful of keys were many.
-            dedup.limits = Limits { runs: 3, largest: 40, smallest: 3 };
+            dedup.closed.limits = closed::Limits { runs: 3, largest: 40, smallest: 3 };
             dedup
         };
         let mut dedup = fresh();
@@ -250,7 +250,7 @@ fn few_buckets_live_and_memory_stays_bounded() {
             dedup.judge(&hashes, &[time; 10], watermark, &mut Vec::new()).unwrap();
             dedup.advance(time - lateness).unwrap();
             dedup.delta().unwrap();
-            most = (most.0.max(dedup.runs.len() + 1), most.1.max(dedup.len()));
+            most = (most.0.max(dedup.closed.runs.len() + 1), most.1.max(dedup.len()));
         }
         assert!(most.0 <= 7, "{} buckets at horizon {horizon}, lateness {lateness}", most.0);
         let alive = (horizon + lateness) / 100 * 10;
@@ -280,14 +280,14 @@ fn what_is_spilled_is_found_and_memory_is_given_back() {
     verdicts.clear();
     let new: Vec<u128> = (100_000..110_000).map(hash).collect();
     dedup.clone().judge(&new, &[500; 10_000], None, &mut verdicts).unwrap();
-    assert!(spill.reads() - before < 10_000 * dedup.runs.len() as u64 / 20, "{} reads", spill.reads() - before);
+    assert!(spill.reads() - before < 10_000 * dedup.closed.runs.len() as u64 / 20, "{} reads", spill.reads() - before);
     let all: Vec<u128> = (0..60_000).map(hash).collect();
     verdicts.clear();
     dedup.judge(&all, &[500; 60_000], None, &mut verdicts).unwrap();
     assert!(verdicts.iter().all(|v| *v == Verdict::Duplicate));
     // Without filters it is slower, and the same.
     dedup.spill(usize::MAX).unwrap();
-    assert!(dedup.runs.iter().all(|run| run.is_spilled() && run.filter().is_none()));
+    assert!(dedup.closed.runs.iter().all(|run| run.is_spilled() && run.filter.is_none()));
     dedup.judge(&all, &[500; 60_000], None, &mut verdicts).unwrap();
     assert!(verdicts.iter().all(|v| *v == Verdict::Duplicate));
     // What has expired goes from the disk too.
