@@ -27,7 +27,7 @@ mod saved;
 mod table;
 pub use batch::{deduplicate, deduplicate_rows};
 use closed::Closed;
-use table::Table;
+use table::{Entry, Table};
 
 /// Into how many stretches the life of a key is cut; so many closed buckets are alive beside the open one.
 const STRETCHES: i64 = 4;
@@ -153,15 +153,16 @@ impl Deduplicator {
             fetch(&open.keys);
             for ((&hash, &time), &known_before) in hashes.iter().zip(times).zip(known) {
                 let key = Key::new(hash, time);
-                let known = open.keys.find_mut(&key);
-                let verdict = if known_before || known.as_ref().is_some_and(|k| k.time >= oldest) {
+                let entry = open.keys.entry(key);
+                let held = matches!(&entry, Entry::Held(known) if known.time >= oldest);
+                let verdict = if known_before || held {
                     Verdict::Duplicate
                 } else if watermark.is_some_and(|w| time < w) {
                     Verdict::Late
                 } else {
-                    match known {
-                        Some(expired) => expired.time = time,
-                        None => open.keys.insert(key),
+                    match entry {
+                        Entry::Held(expired) => expired.time = time,
+                        Entry::Vacant(place) => place.insert(),
                     }
                     open.newest = if open.keys.len() == 1 { time } else { open.newest.max(time) };
                     self.unsaved.push(&key);
@@ -298,9 +299,9 @@ impl Deduplicator {
 impl Bucket {
     /// Takes in a key that was saved; the later time counts when it is there.
     fn put(&mut self, key: Key) {
-        match self.keys.find_mut(&key) {
-            Some(known) => known.time = known.time.max(key.time),
-            None => self.keys.insert(key),
+        match self.keys.entry(key) {
+            Entry::Held(known) => known.time = known.time.max(key.time),
+            Entry::Vacant(place) => place.insert(),
         }
         self.newest = if self.keys.len() == 1 { key.time } else { self.newest.max(key.time) };
     }

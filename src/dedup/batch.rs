@@ -11,7 +11,7 @@ use hashbrown::hash_table::Entry;
 use rayon::prelude::*;
 
 use super::Key;
-use super::table::Table;
+use super::table::{self, Table};
 use crate::columns::{index_of, micros, same_schema};
 use crate::error::{Error, Result};
 use crate::hash::HashKey;
@@ -132,12 +132,12 @@ fn repeated_within(
     for (piece, (hashes, times)) in hashes.iter().zip(times).enumerate() {
         for (row, hash) in hashes.iter().enumerate().filter(|(_, h)| part_of(**h, parts) == part) {
             let key = Key::new(*hash, times[row]);
-            match seen.find_mut(&key) {
-                Some(known) if key.time.saturating_sub(horizon) <= known.time => {
+            match seen.entry(key) {
+                table::Entry::Held(known) if key.time.saturating_sub(horizon) <= known.time => {
                     dropped.push((piece as u32, row as u32));
                 }
-                Some(expired) => expired.time = key.time,
-                None => seen.insert(key),
+                table::Entry::Held(expired) => expired.time = key.time,
+                table::Entry::Vacant(place) => place.insert(),
             }
         }
     }

@@ -77,13 +77,18 @@ impl Run {
     pub fn find(&self, key: &Key) -> Result<Option<i64>> {
         let place = key.place();
         // The first page that begins at this place or beyond may, and the one before it may hold it.
-        let first = self.fences.partition_point(|fence| *fence < place).saturating_sub(1);
-        for page in (first..self.fences.len()).take_while(|page| *page == first || self.fences[*page] <= place) {
+        let pages = self.fences.len();
+        let about = ((u128::from(place) * pages as u128) >> 64) as usize;
+        let first = first_from(&self.fences, about, |fence| *fence < place).saturating_sub(1);
+        for page in (first..pages).take_while(|page| *page == first || self.fences[*page] <= place) {
             let (from, to) = (page * PAGE, self.keys.min((page + 1) * PAGE));
             let found = match &self.at {
                 At::Memory(keys) => {
                     let keys = &keys[from..to];
-                    let from = keys.partition_point(|k| k.place() < place);
+                    let fence = self.fences[page];
+                    let width = self.fences.get(page + 1).copied().unwrap_or(u64::MAX).saturating_sub(fence);
+                    let about = place.saturating_sub(fence) as f64 / (width as f64 + 1.) * keys.len() as f64;
+                    let from = first_from(keys, about as usize, |k| k.place() < place);
                     keys[from..].iter().take_while(|k| k.place() == place).find(|k| k.is(key)).map(|k| k.time)
                 }
                 At::Spilled(spilled) => spilled.find(key, from, to)?,
@@ -180,6 +185,23 @@ impl Run {
             }
             None => Ok(Some(At::Memory(out))),
         }
+    }
+}
+
+/// The number of the first of a sorted row that is not less, or how many there are. It is `about` there, as places are evenly
+/// spread: the lines of memory beside it are likely enough all that is looked at.
+fn first_from<T>(row: &[T], about: usize, is_less: impl Fn(&T) -> bool) -> usize {
+    const NEAR: usize = 16;
+    let about = about.min(row.len());
+    let (before, after) = row.split_at(about);
+    let forward = after.iter().take(NEAR).take_while(|one| is_less(one)).count();
+    let back = before.iter().rev().take(NEAR).take_while(|one| !is_less(one)).count();
+    if forward == NEAR {
+        about + NEAR + after[NEAR..].partition_point(is_less)
+    } else if back == NEAR {
+        before[..about - NEAR].partition_point(is_less)
+    } else {
+        about + forward - back
     }
 }
 
@@ -282,5 +304,25 @@ impl<'a, I: Iterator<Item = Result<Cow<'a, [Key]>>>> Cursor<'a, I> {
     fn take(&mut self, key: Key) -> Key {
         self.next += 1;
         key
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_first_that_is_not_less_is_found_from_anywhere(
+            mut row in prop::collection::vec(0u8..100, 0..80),
+            about in 0usize..100,
+            than in 0u8..101,
+        ) {
+            row.sort_unstable();
+            let expected = row.partition_point(|one| *one < than);
+            prop_assert_eq!(first_from(&row, about, |one| *one < than), expected);
+        }
     }
 }

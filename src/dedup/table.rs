@@ -4,9 +4,10 @@
 //! and is parted in two when it is large. So the memory grows with the keys in small steps: there is no pause to hash
 //! everything again, and no second copy beside the first while it does.
 //!
-//! A segment is a row of groups of two cache lines. A key lies in the group that its hash says, or in one of the next
-//! when that is full: a key that is looked for and the room for it lie in one place, which is known beforehand and can be
-//! fetched ([`Table::fetch`]) while other keys are judged.
+//! A segment is a row of groups of six cache lines. A key lies in the group that its hash says, or in the next when that is
+//! full. A byte of each key's hash, its tag, stands before the keys of a group (as in F14 and hashbrown): a key that is not
+//! there is compared with hardly any, and waits for one line, or two, that are known beforehand and can be fetched
+//! ([`Table::fetch`]) while other keys are judged. For where it is put in nothing waits.
 
 use rayon::prelude::*;
 
@@ -14,13 +15,14 @@ use super::Key;
 use crate::prefetch::fetch;
 
 /// Keys of a group.
-const GROUP: usize = 5;
-/// Groups of a segment that is parted rather than grown: its keys are parted within the second cache.
-const MOST: usize = 256;
+const GROUP: usize = 15;
+/// Groups of a segment that is parted rather than grown: it is parted within the second cache, and the heads of all segments
+/// lie there as well while there are some millions of keys.
+const MOST: usize = 340;
 /// Groups of the first segment.
-const FIRST: usize = 2;
+const FIRST: usize = 1;
 /// Groups of a segment that is doubled.
-const SMALL: usize = 64;
+const SMALL: usize = 22;
 /// Beyond so many bits segments are not parted any more but grow. Hashes that agree in so many are no hashes.
 const DEEPEST: u32 = 28;
 
@@ -44,13 +46,47 @@ struct Segment {
     depth: u32,
 }
 
-/// Two cache lines.
+/// Six cache lines.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(align(64))]
 struct Group {
-    /// How many of the keys are held.
-    held: usize,
+    /// The tags of the keys that are held, from the lowest byte on; then zeros.
+    tags: u128,
     keys: [Key; GROUP],
+}
+
+/// What is at a key's place.
+pub(super) enum Entry<'t> {
+    /// The key of the same hash.
+    Held(&'t mut Key),
+    /// Room for it.
+    Vacant(Vacant<'t>),
+}
+
+/// The place of a key that is not there.
+pub(super) struct Vacant<'t> {
+    table: &'t mut Table,
+    segment: usize,
+    group: usize,
+    key: Key,
+}
+
+impl Vacant<'_> {
+    /// Puts the key in.
+    #[inline]
+    pub fn insert(self) {
+        let Self { table, mut segment, group, key } = self;
+        table.keys += 1;
+        let place = key.place();
+        if !table.segments[segment].is_full() {
+            return table.segments[segment].put(group, place, key);
+        }
+        while table.segments[segment].is_full() {
+            table.make_room(segment);
+            segment = table.segment(place);
+        }
+        table.segments[segment].insert(place, key);
+    }
 }
 
 impl Default for Table {
@@ -60,38 +96,29 @@ impl Default for Table {
 }
 
 impl Table {
-    /// Has the lines fetched in which a key is looked for.
+    /// Has the lines fetched that say whether a key is there: of its group, and of the next, as one in ten is full.
     #[inline]
     pub fn fetch(&self, key: &Key) {
         let place = key.place();
         let segment = &self.segments[self.segment(place)];
-        if let Some(group) = segment.groups.get(segment.home(place)) {
+        let home = segment.home(place);
+        if let Some(group) = segment.groups.get(home) {
             fetch(group);
-            fetch(&group.keys[GROUP - 1]);
+        }
+        if let Some(group) = segment.groups.get(home + 1) {
+            fetch(group);
         }
     }
 
-    /// The key of the same hash.
+    /// The key of the same hash, or where it would go.
     #[inline]
-    pub fn find_mut(&mut self, key: &Key) -> Option<&mut Key> {
+    pub fn entry(&mut self, key: Key) -> Entry<'_> {
         let place = key.place();
-        let segment = self.segment(place);
-        let segment = &mut self.segments[segment];
-        let (group, n) = segment.find(place, key)?;
-        Some(&mut segment.groups[group].keys[n])
-    }
-
-    /// Puts in a key that is not there.
-    #[inline]
-    pub fn insert(&mut self, key: Key) {
-        let place = key.place();
-        let mut n = self.segment(place);
-        while self.segments[n].is_full() {
-            self.make_room(n);
-            n = self.segment(place);
+        let n = self.segment(place);
+        match self.segments[n].find(place, &key) {
+            Ok((group, i)) => Entry::Held(&mut self.segments[n].groups[group].keys[i]),
+            Err(group) => Entry::Vacant(Vacant { table: self, segment: n, group, key }),
         }
-        self.segments[n].insert(place, key);
-        self.keys += 1;
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Key> {
@@ -154,7 +181,7 @@ impl Table {
             self.depth = depth;
         }
         let ones = old.iter().filter(|key| bits(key.place(), depth) & 1 == 1).count();
-        let mut parts = [old.keys - ones, ones].map(|keys| Segment::of(keys / 3 + FIRST, depth));
+        let mut parts = [old.keys - ones, ones].map(|keys| Segment::of(keys / 9 + FIRST, depth));
         for key in old.iter() {
             let place = key.place();
             parts[bits(place, depth) & 1].insert(place, *key);
@@ -178,8 +205,8 @@ fn larger(groups: usize) -> usize {
         ..FIRST => FIRST,
         FIRST..SMALL => 2 * groups,
         // The last step before the largest would be too small to be worth it.
-        SMALL..MOST if groups / 5 * 7 > MOST / 8 * 7 => MOST,
-        _ => groups / 5 * 7,
+        SMALL..MOST if groups * 7 / 5 > MOST / 8 * 7 => MOST,
+        _ => groups * 7 / 5,
     }
 }
 
@@ -206,47 +233,77 @@ impl Segment {
         if group + 1 == self.groups.len() { 0 } else { group + 1 }
     }
 
+    /// The group of a key and its number there, or else the group that it would go to (if the segment is not full).
     #[inline]
-    fn find(&self, place: u64, key: &Key) -> Option<(usize, usize)> {
+    fn find(&self, place: u64, key: &Key) -> Result<(usize, usize), usize> {
         let mut n = self.home(place);
         while let Some(group) = self.groups.get(n) {
-            // All of a group are looked at, held or not: no branch depends on how many there are.
-            let mut same = 0;
-            for (i, k) in group.keys.iter().enumerate() {
-                same |= usize::from(k.is(key)) << i;
+            let mut alike = group.alike(tag(place));
+            while alike != 0 {
+                let i = (alike.trailing_zeros() / 8) as usize;
+                if group.keys[i].is(key) {
+                    return Ok((n, i));
+                }
+                alike &= alike - 1;
             }
-            same &= (1 << group.held) - 1;
-            if same > 0 {
-                return Some((n, same.trailing_zeros() as usize));
-            }
-            if group.held < GROUP {
-                return None;
+            if group.held() < GROUP {
+                break;
             }
             n = self.next(n);
         }
-        None
+        Err(n)
     }
 
     /// Puts in a key that is not there; there is room.
     #[inline]
     fn insert(&mut self, place: u64, key: Key) {
         let mut n = self.home(place);
-        while self.groups[n].held == GROUP {
+        while self.groups[n].held() == GROUP {
             n = self.next(n);
         }
+        self.put(n, place, key);
+    }
+
+    /// Puts a key into a group that has room.
+    #[inline]
+    fn put(&mut self, n: usize, place: u64, key: Key) {
         let group = &mut self.groups[n];
-        group.keys[group.held] = key;
-        group.held += 1;
+        let held = group.held();
+        group.keys[held] = key;
+        group.tags |= tag(place) << (8 * held);
         self.keys += 1;
     }
 
     fn iter(&self) -> impl Iterator<Item = &Key> {
-        self.groups.iter().flat_map(|group| group.keys.iter().take(group.held))
+        self.groups.iter().flat_map(|group| group.keys.iter().take(group.held()))
     }
 
     fn memory(&self) -> usize {
         self.groups.capacity() * size_of::<Group>()
     }
+}
+
+impl Group {
+    /// How many keys are held.
+    #[inline]
+    fn held(&self) -> usize {
+        (u128::BITS - self.tags.leading_zeros()).div_ceil(8) as usize
+    }
+
+    /// Which keys have a tag: the highest bits of their bytes.
+    #[inline]
+    fn alike(&self, tag: u128) -> u128 {
+        const ONES: u128 = u128::MAX / 0xFF >> 8;
+        const LOW: u128 = 0x7F * ONES;
+        let differs = self.tags ^ tag * ONES;
+        !(((differs & LOW) + LOW) | differs | !(ONES << 7))
+    }
+}
+
+/// A byte of a hash that its segment and its home do not depend on, never 0.
+#[inline]
+fn tag(place: u64) -> u128 {
+    u128::from(place & 0xFF).max(1)
 }
 
 /// The highest bits of a key's place.
@@ -258,6 +315,20 @@ fn bits(place: u64, depth: u32) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn found(table: &mut Table, key: Key) -> Option<&mut Key> {
+        match table.entry(key) {
+            Entry::Held(known) => Some(known),
+            Entry::Vacant(_) => None,
+        }
+    }
+
+    fn insert(table: &mut Table, key: Key) {
+        match table.entry(key) {
+            Entry::Held(known) => panic!("{known:?} is there"),
+            Entry::Vacant(place) => place.insert(),
+        }
+    }
 
     #[test]
     fn holds_what_was_put_in_however_poor_the_hashes() {
@@ -271,23 +342,23 @@ mod tests {
         for key in keys {
             let mut table = Table::default();
             for i in 0..50_000 {
-                assert_eq!(table.find_mut(&key(i)), None);
-                table.insert(key(i));
+                assert_eq!(found(&mut table, key(i)), None);
+                insert(&mut table, key(i));
                 // From a few thousand keys on, memory follows them in small steps.
                 let most = (i as usize + 1) * 44 + 4_096;
                 assert!(table.memory() <= most, "{} bytes for {i} keys", table.memory());
             }
-            assert!((0..50_000).all(|i| table.find_mut(&key(i)).copied() == Some(key(i))));
+            assert!((0..50_000).all(|i| found(&mut table, key(i)).copied() == Some(key(i))));
             assert_eq!((table.len(), table.iter().count()), (50_000, 50_000));
-            assert!(table.find_mut(&key(50_000)).is_none());
+            assert!(found(&mut table, key(50_000)).is_none());
             let sorted = table.clone().into_sorted();
             assert!(sorted.len() == 50_000 && sorted.is_sorted_by_key(Key::order));
             let allocated: usize = table.segments.iter().map(Segment::memory).sum();
             assert_eq!(table.allocated, allocated);
-            if let Some(known) = table.find_mut(&key(7)) {
+            if let Some(known) = found(&mut table, key(7)) {
                 known.time = -1;
             }
-            assert_eq!(table.find_mut(&key(7)).map(|k| k.time), Some(-1));
+            assert_eq!(found(&mut table, key(7)).map(|k| k.time), Some(-1));
         }
     }
 
@@ -296,9 +367,9 @@ mod tests {
         // Of all of these both halves of the hash, mixed, are the same.
         let key = |i: u64| Key { high: i, low: i.rotate_right(32), time: i as i64 };
         let mut table = Table::default();
-        (0..1_000).for_each(|i| table.insert(key(i)));
-        assert!((0..1_000).all(|i| table.find_mut(&key(i)).copied() == Some(key(i))));
-        assert_eq!((table.len(), table.find_mut(&key(1_000)).is_none()), (1_000, true));
+        (0..1_000).for_each(|i| insert(&mut table, key(i)));
+        assert!((0..1_000).all(|i| found(&mut table, key(i)).copied() == Some(key(i))));
+        assert_eq!((table.len(), found(&mut table, key(1_000)).is_none()), (1_000, true));
         assert!(table.into_sorted().is_sorted_by_key(Key::order));
     }
 }
