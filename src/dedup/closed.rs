@@ -101,7 +101,8 @@ impl Closed {
         Ok(())
     }
 
-    /// Puts neighbours together, the smallest first, until there are no more than `most`; spilled ones stay as they are.
+    /// Puts neighbours together, the smallest first, until there are no more than `most`, and lays their filters side by side;
+    /// spilled ones stay as they are.
     ///
     /// # Errors
     /// As [`Closed::put_together`].
@@ -112,7 +113,14 @@ impl Closed {
             };
             self.put_pair_together(n, oldest, spill)?;
         }
-        Ok(())
+        if self.filters.banks_used() <= self.runs.len().div_ceil(LANES) || self.runs.iter().any(Run::is_spilled) {
+            return Ok(());
+        }
+        self.runs.iter_mut().for_each(|run| run.filter = None);
+        self.filters = Filters::default();
+        let mut largest_first: Vec<&mut Run> = self.runs.iter_mut().collect();
+        largest_first.sort_by_key(|run| std::cmp::Reverse(run.len()));
+        largest_first.into_iter().try_for_each(|run| run.make_filter(&mut self.filters))
     }
 
     /// The first of two neighbours that are the smallest together; none when all are too large for it.

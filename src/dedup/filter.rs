@@ -79,6 +79,10 @@ impl Filters {
         bank.blocks.iter_mut().for_each(|block| block.0[lane] = [0; 2]);
     }
 
+    pub fn banks_used(&self) -> usize {
+        self.banks.iter().filter(|bank| !bank.blocks.is_empty()).count()
+    }
+
     pub fn banks(&self) -> &[Bank] {
         &self.banks
     }

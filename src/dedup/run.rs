@@ -70,6 +70,25 @@ impl Run {
         keys + self.fences.capacity() * size_of::<u64>()
     }
 
+    /// Makes a filter for a run that has none.
+    ///
+    /// # Errors
+    /// [`crate::Error::Spill`] when spilled keys cannot be read: it has none then.
+    pub fn make_filter(&mut self, filters: &mut Filters) -> Result<()> {
+        let filter = filters.begin(self.keys);
+        for piece in self.pieces() {
+            match piece {
+                Ok(keys) => keys.iter().for_each(|key| filters.insert(filter, key.place(), key.low)),
+                Err(error) => {
+                    filters.end(filter);
+                    return Err(error);
+                }
+            }
+        }
+        self.filter = Some(filter);
+        Ok(())
+    }
+
     /// The event time of a key that is there.
     ///
     /// # Errors
