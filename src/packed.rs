@@ -8,12 +8,14 @@
 //! batch. Nothing outside the engine sees it: files, state and Python have plain columns.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, DictionaryArray, RecordBatch, StringArray, UInt16Array};
 use arrow::buffer::{Buffer, NullBuffer, ScalarBuffer};
 use arrow::compute::{FilterBuilder, cast};
-use arrow::datatypes::{DataType, Schema, UInt16Type};
+use arrow::datatypes::{DataType, FieldRef, Schema, UInt16Type};
 
 use crate::error::{Error, Result};
 
@@ -35,6 +37,27 @@ pub fn plain_type(kind: &DataType) -> &DataType {
     }
 }
 
+thread_local! {
+    /// Plain fields and what they are packed, by where the plain ones lie (which each holds on to): batch after batch has
+    /// the same.
+    static PACKED_FIELDS: RefCell<HashMap<usize, (FieldRef, FieldRef)>> = RefCell::default();
+}
+
+/// So many packed fields are remembered, at most.
+const FIELDS_REMEMBERED: usize = 4_096;
+
+/// A field whose values are packed.
+fn packed_field(plain: &FieldRef, kind: &DataType) -> FieldRef {
+    PACKED_FIELDS.with_borrow_mut(|known| {
+        if known.len() >= FIELDS_REMEMBERED {
+            known.clear();
+        }
+        let packed = || Arc::new(plain.as_ref().clone().with_data_type(kind.clone()));
+        let (_, packed) = known.entry(Arc::as_ptr(plain).addr()).or_insert_with(|| (Arc::clone(plain), packed()));
+        Arc::clone(packed)
+    })
+}
+
 /// A batch of these columns, whose schema is the plain one but for the columns that come packed.
 ///
 /// # Errors
@@ -43,7 +66,7 @@ pub fn batch(plain: &Schema, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
     let fields = plain.fields().iter().zip(&columns).map(|(field, column)| {
         let kind = column.data_type();
         if field.data_type() != kind && field.data_type() == plain_type(kind) {
-            Arc::new(field.as_ref().clone().with_data_type(kind.clone()))
+            packed_field(field, kind)
         } else {
             Arc::clone(field)
         }

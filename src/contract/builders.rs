@@ -74,9 +74,10 @@ impl Builder {
             ColumnType::Float64 => Values::Float64(Vec::with_capacity(rows)),
             ColumnType::Decimal(precision, scale) => Values::Decimal(Vec::with_capacity(rows), *precision, *scale),
             ColumnType::Timestamp => Values::Timestamp(Vec::with_capacity(rows)),
-            _ => return Self::new(kind),
+            ColumnType::Boolean => Values::Boolean(Vec::with_capacity(rows)),
+            ColumnType::Struct(_) | ColumnType::List(_) => Self::new(kind).data,
         };
-        Self { len: 0, nulls: Vec::new(), data }
+        Self { len: 0, nulls: Vec::with_capacity(habit.nulls(rows)), data }
     }
 
     /// An empty column of about so many rows of text that hardly ever repeats.
@@ -294,6 +295,7 @@ impl Builder {
         self.reach(rows);
         let nulls = null_buffer(&self.nulls, rows);
         let runs = habit.map(|_| self.nulls.as_slice());
+        habit.inspect(|habit| habit.tell_nulls(self.nulls.len()));
         Ok(match self.data {
             Values::Boolean(v) => Arc::new(BooleanArray::new(BooleanBuffer::from(v), nulls)),
             Values::Int64(v) => {

@@ -74,6 +74,21 @@ pub struct Habit {
     bytes: AtomicUsize,
     /// Distinct values of a packed piece, and their bytes.
     distinct: (AtomicUsize, AtomicUsize),
+    /// Runs of nulls of a piece.
+    nulls: AtomicUsize,
+}
+
+impl Habit {
+    /// How many runs of nulls room is made for: as many again, and a few more.
+    pub fn nulls(&self, rows: usize) -> usize {
+        let before = self.nulls.load(Ordering::Relaxed);
+        (before + before / 8).min(rows)
+    }
+
+    /// Tells how many runs of nulls a piece had.
+    pub fn tell_nulls(&self, runs: usize) {
+        self.nulls.store(runs, Ordering::Relaxed);
+    }
 }
 
 impl Default for TextBuilder {

@@ -6,9 +6,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use super::Key;
 use super::filter::{Filters, Lane};
 use super::saved::{keys_of, saved_schema, table_of};
-use super::Key;
 use crate::error::Result;
 use crate::spill::Spill;
 use crate::spill::table::{Table, TableWriter};

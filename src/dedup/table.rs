@@ -293,9 +293,9 @@ impl Group {
     /// Which keys have a tag: the highest bits of their bytes.
     #[inline]
     fn alike(&self, tag: u128) -> u128 {
-        const ONES: u128 = u128::MAX / 0xFF >> 8;
+        const ONES: u128 = (u128::MAX / 0xFF) >> 8;
         const LOW: u128 = 0x7F * ONES;
-        let differs = self.tags ^ tag * ONES;
+        let differs = self.tags ^ (tag * ONES);
         !(((differs & LOW) + LOW) | differs | !(ONES << 7))
     }
 }

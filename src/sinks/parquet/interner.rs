@@ -13,13 +13,14 @@ pub(super) struct Interner {
     /// Open addressing: the upper half of the hash, and the number plus one.
     slots: Vec<(u32, u32)>,
     seed: u64,
-    last: u32,
+    /// The value that came last, and its hash.
+    last: (u32, u64),
 }
 
 impl Interner {
     pub(super) fn new() -> Self {
         // Nobody outside can know which values will collide; which numbers they get does not depend on it.
-        Self { page: Vec::new(), spans: Vec::new(), slots: Vec::new(), seed: rand::random(), last: 0 }
+        Self { page: Vec::new(), spans: Vec::new(), slots: Vec::new(), seed: rand::random(), last: (0, 0) }
     }
 
     /// How many values there are.
@@ -59,8 +60,9 @@ impl Interner {
     #[inline]
     pub(super) fn intern(&mut self, value: &[u8], hash: u64) -> u32 {
         // Many columns repeat: the topic, the country, what is sorted.
-        if (self.last as usize) < self.spans.len() && self.value(self.last) == value {
-            return self.last;
+        let (last, its_hash) = self.last;
+        if hash == its_hash && (last as usize) < self.spans.len() && self.value(last) == value {
+            return last;
         }
         if self.spans.len() * 2 >= self.slots.len() {
             self.grow();
@@ -72,7 +74,7 @@ impl Interner {
             match self.slots[at] {
                 (_, 0) => break,
                 (t, id) if t == tag && self.value(id - 1) == value => {
-                    self.last = id - 1;
+                    self.last = (id - 1, hash);
                     return id - 1;
                 }
                 _ => at = (at + 1) & mask,
@@ -83,14 +85,16 @@ impl Interner {
         self.spans.push((self.page.len() as u32, value.len() as u32));
         self.page.extend_from_slice(value);
         self.slots[at] = (tag, id + 1);
-        self.last = id;
+        self.last = (id, hash);
         id
     }
 
     #[cold]
     fn grow(&mut self) {
         let old = std::mem::take(&mut self.slots);
-        self.slots = vec![(0, 0); (old.len() * 2).max(256)];
+        // What is small is soon left behind.
+        let times = if old.len() < 1 << 12 { 4 } else { 2 };
+        self.slots = vec![(0, 0); (old.len() * times).max(256)];
         let mask = self.slots.len() - 1;
         for (tag, id) in old.into_iter().filter(|(_, id)| *id > 0) {
             let mut at = tag as usize & mask;

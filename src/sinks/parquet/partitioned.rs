@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{cast, max, min, take_record_batch};
-use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Schema, SchemaRef, TimestampMicrosecondType};
 use rayon::prelude::*;
 
 use super::encoder::at_most;
@@ -423,7 +423,12 @@ fn of_its_own(batch: &RecordBatch) -> Result<RecordBatch> {
         })
     };
     let columns = batch.columns().iter().map(own).collect::<Result<Vec<_>>>()?;
-    packed::batch(&packed::plain_schema(batch.schema_ref()), columns)
+    let fields = batch.schema_ref().fields().iter().zip(&columns).map(|(field, column)| match column.data_type() {
+        same if same == field.data_type() => Arc::clone(field),
+        plain => Arc::new(field.as_ref().clone().with_data_type(plain.clone())),
+    });
+    let schema = Schema::new_with_metadata(fields.collect::<Vec<_>>(), batch.schema_ref().metadata().clone());
+    Ok(RecordBatch::try_new(Arc::new(schema), columns)?)
 }
 
 #[cfg(test)]
