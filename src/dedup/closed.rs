@@ -15,7 +15,7 @@ const PIECE: usize = 1 << 12;
 pub(super) struct Closed {
     /// Older ones first.
     pub runs: Vec<Run>,
-    filters: Filters,
+    pub filters: Filters,
     pub limits: Limits,
 }
 

@@ -295,6 +295,38 @@ fn what_is_spilled_is_found_and_memory_is_given_back() {
     assert_eq!((dedup.len(), spill.usage().bytes), (0, 0));
 }
 
+/// One cache line says that a key is not there: also after a start, and after buckets came and went.
+#[test]
+fn filters_lie_side_by_side() {
+    let hash = |i: i64| crate::hash::HashKey([3; 16]).hash(&i.to_le_bytes());
+    let times: Vec<i64> = (0..400_000).map(|i| i / 100).collect();
+    let mut log = Saved::default();
+    let mut dedup = Deduplicator::new(Some(1_000));
+    for (n, times) in times.chunks(5_000).enumerate() {
+        let hashes: Vec<u128> = (n as i64 * 5_000..).take(5_000).map(hash).collect();
+        let watermark = times[0] - 10;
+        dedup.judge(&hashes, times, Some(watermark), &mut vec![]).unwrap();
+        dedup.advance(watermark).unwrap();
+        log.add(&mut dedup, true);
+        assert!(dedup.closed.filters.banks_used() <= dedup.closed.runs.len().div_ceil(4) + 1);
+    }
+    let mut loaded = Deduplicator::new(Some(1_000));
+    log.load(&mut loaded);
+    for dedup in [&mut dedup, &mut loaded] {
+        let closed = &dedup.closed;
+        assert!((2..=4).contains(&closed.runs.len()), "{}", closed.runs.len());
+        assert_eq!(closed.filters.banks_used(), 1);
+        let mut verdicts = vec![];
+        let (old, new): (Vec<u128>, Vec<u128>) =
+            ((310_000..400_000).map(hash).collect(), (500_000..590_000).map(hash).collect());
+        dedup.judge(&old, &[4_000; 90_000], Some(3_989), &mut verdicts).unwrap();
+        assert!(verdicts.iter().all(|v| *v == Verdict::Duplicate));
+        verdicts.clear();
+        dedup.judge(&new, &[4_000; 90_000], Some(3_989), &mut verdicts).unwrap();
+        assert!(verdicts.iter().all(|v| *v == Verdict::Accepted));
+    }
+}
+
 #[test]
 fn a_full_disk_changes_nothing() {
     let spill = Arc::new(Memory::default());
