@@ -6,10 +6,10 @@
 //! and at most about a quarter of what is kept has expired. That is only a matter of memory: each key carries its time,
 //! and a key that has expired counts as absent to the microsecond.
 //!
-//! The open bucket is a hash table. A closed one is a sorted [`run`] behind a filter. Filters of several lie side by side, so
-//! that a lookup of a key that is in none, the common case, costs one cache line for all of them, which is fetched ahead,
-//! however many keys there are. A run can be spilled as it is: then a lookup that the filter lets through reads one page of a
-//! file. What is judged does not depend on what is spilled.
+//! The open bucket is a hash table. A closed one is a sorted [`run`] behind a filter. Filters of up to four that are about as
+//! large lie side by side, so that a lookup of a key that is in none, the common case, costs one cache line for all of them,
+//! which is fetched ahead, however many keys there are. A run can be spilled as it is: then a lookup that the filter lets
+//! through reads one page of a file. What is judged does not depend on what is spilled.
 
 use std::sync::Arc;
 
@@ -135,6 +135,7 @@ impl Deduplicator {
         verdicts: &mut Vec<Verdict>,
     ) -> Result<()> {
         let oldest = self.oldest(watermark);
+        self.closed.gather_filters()?;
         let Scratch { known } = &mut self.scratch;
         known.clear();
         known.resize(hashes.len(), false);
@@ -241,7 +242,7 @@ impl Deduplicator {
             if freed(self) >= want {
                 break;
             }
-            self.closed.drop_filter(n);
+            self.closed.drop_filters(n);
         }
         Ok(freed(self))
     }

@@ -49,12 +49,16 @@ const FIELDS_REMEMBERED: usize = 4_096;
 /// A field whose values are packed.
 fn packed_field(plain: &FieldRef, kind: &DataType) -> FieldRef {
     PACKED_FIELDS.with_borrow_mut(|known| {
+        let at = Arc::as_ptr(plain).addr();
+        if let Some((_, packed)) = known.get(&at) {
+            return Arc::clone(packed);
+        }
         if known.len() >= FIELDS_REMEMBERED {
             known.clear();
         }
-        let packed = || Arc::new(plain.as_ref().clone().with_data_type(kind.clone()));
-        let (_, packed) = known.entry(Arc::as_ptr(plain).addr()).or_insert_with(|| (Arc::clone(plain), packed()));
-        Arc::clone(packed)
+        let packed = Arc::new(plain.as_ref().clone().with_data_type(kind.clone()));
+        known.insert(at, (Arc::clone(plain), Arc::clone(&packed)));
+        packed
     })
 }
 

@@ -147,7 +147,7 @@ impl Sessionizer {
         }
         let insert_at = schema.index_of("replayed").unwrap_or(columns.topic).min(columns.topic);
         let mut output: Vec<FieldRef> = schema.fields().to_vec();
-        output.splice(insert_at..insert_at, fields().map(Arc::new));
+        output.splice(insert_at..insert_at, fields().iter().cloned());
         let output = Arc::new(Schema::new_with_metadata(output, schema.metadata().clone()));
         Ok(Self {
             settings,

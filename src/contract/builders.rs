@@ -295,7 +295,9 @@ impl Builder {
         self.reach(rows);
         let nulls = null_buffer(&self.nulls, rows);
         let runs = habit.map(|_| self.nulls.as_slice());
-        habit.inspect(|habit| habit.tell_nulls(self.nulls.len()));
+        if let Some(habit) = habit {
+            habit.tell_nulls(self.nulls.len());
+        }
         Ok(match self.data {
             Values::Boolean(v) => Arc::new(BooleanArray::new(BooleanBuffer::from(v), nulls)),
             Values::Int64(v) => {

@@ -16,6 +16,8 @@ pub(super) struct Closed {
     /// Older ones first.
     pub runs: Vec<Run>,
     pub filters: Filters,
+    /// Whether filters may lie in more banks than they need.
+    scattered: bool,
     pub limits: Limits,
 }
 
@@ -35,8 +37,8 @@ impl Default for Limits {
     }
 }
 
-/// The runs of a bank's lanes, where they are looked into.
-type Lanes<'a> = (&'a Bank, [Option<&'a Run>; LANES]);
+/// A bank and the runs of its lanes, where they are looked into.
+type Searched<'a> = (&'a Bank, [Option<&'a Run>; LANES]);
 
 impl Closed {
     /// Takes another bucket in: its keys, sorted by place.
@@ -49,7 +51,7 @@ impl Closed {
     /// # Errors
     /// [`crate::Error::Spill`] when they cannot be read.
     pub fn look_up(&self, hashes: &[u128], oldest: i64, known: &mut [bool]) -> Result<()> {
-        let mut banks: Vec<Lanes<'_>> = self.filters.banks().iter().map(|bank| (bank, [None; LANES])).collect();
+        let mut banks: Vec<Searched<'_>> = self.filters.banks().iter().map(|bank| (bank, [None; LANES])).collect();
         let mut unfiltered: Vec<&Run> = vec![];
         for run in self.runs.iter().filter(|run| run.newest >= oldest) {
             match run.filter {
@@ -82,9 +84,10 @@ impl Closed {
         });
     }
 
-    /// Gives a bucket's filter up.
-    pub fn drop_filter(&mut self, n: usize) {
-        if let Some(filter) = self.runs[n].filter.take() {
+    /// Gives a bucket's filter up, and all that lie beside it: only so is memory given back.
+    pub fn drop_filters(&mut self, n: usize) {
+        let Some(at) = self.runs[n].filter else { return };
+        for filter in self.runs.iter_mut().filter_map(|run| run.filter.take_if(|filter| filter.bank == at.bank)) {
             self.filters.end(filter);
         }
     }
@@ -101,8 +104,7 @@ impl Closed {
         Ok(())
     }
 
-    /// Puts neighbours together, the smallest first, until there are no more than `most`, and lays their filters side by side;
-    /// spilled ones stay as they are.
+    /// Puts neighbours together, the smallest first, until there are no more than `most`; spilled ones stay as they are.
     ///
     /// # Errors
     /// As [`Closed::put_together`].
@@ -113,7 +115,18 @@ impl Closed {
             };
             self.put_pair_together(n, oldest, spill)?;
         }
-        if self.filters.banks_used() <= self.runs.len().div_ceil(LANES) || self.runs.iter().any(Run::is_spilled) {
+        self.scattered = true;
+        Ok(())
+    }
+
+    /// Lays the filters of buckets that were put together side by side, where they do not lie so.
+    ///
+    /// # Errors
+    /// [`crate::Error::Spill`] when keys cannot be read.
+    pub fn gather_filters(&mut self) -> Result<()> {
+        let scattered = std::mem::take(&mut self.scattered);
+        let needed = self.runs.len().div_ceil(LANES);
+        if !scattered || self.filters.banks_used() <= needed || self.runs.iter().any(Run::is_spilled) {
             return Ok(());
         }
         self.runs.iter_mut().for_each(|run| run.filter = None);

@@ -207,8 +207,8 @@ impl Run {
     }
 }
 
-/// The number of the first of a sorted row that is not less, or how many there are. It is `about` there, as places are evenly
-/// spread: the lines of memory beside it are likely enough all that is looked at.
+/// The number of the first of a sorted row that is not less, or how many there are: interpolation search. It is `about` there,
+/// as places are evenly spread: the lines of memory beside it are likely enough all that is looked at.
 fn first_from<T>(row: &[T], about: usize, is_less: impl Fn(&T) -> bool) -> usize {
     const NEAR: usize = 16;
     let about = about.min(row.len());

@@ -126,7 +126,7 @@ pub fn sessionize_rows(
 
 /// The columns of events with those that sessions add.
 pub fn with_sessions(events: &Schema) -> SchemaRef {
-    let fields: Vec<FieldRef> = events.fields().iter().cloned().chain(fields().map(Arc::new)).collect();
+    let fields: Vec<FieldRef> = events.fields().iter().chain(fields()).cloned().collect();
     Arc::new(Schema::new_with_metadata(fields, events.metadata().clone()))
 }
 

@@ -1,10 +1,10 @@
 //! The columns that sessions add to events.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::{ArrayRef, Int64Array, StringArray};
 use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Field, FieldRef};
 
 use super::kernel::{Assigned, Session, bytes_of};
 use crate::columns::{moment_field, moments};
@@ -13,12 +13,12 @@ use crate::hash::entity_at;
 use crate::packed;
 
 /// The columns, as they stand in a row.
-pub(super) fn fields() -> [Field; 3] {
-    [
-        Field::new("session_id", DataType::Utf8, false),
-        moment_field("session_start", false),
-        Field::new("session_seq", DataType::Int64, false),
-    ]
+pub(super) fn fields() -> &'static [FieldRef; 3] {
+    static FIELDS: LazyLock<[FieldRef; 3]> = LazyLock::new(|| {
+        let id = Field::new("session_id", DataType::Utf8, false);
+        [id, moment_field("session_start", false), Field::new("session_seq", DataType::Int64, false)].map(Arc::new)
+    });
+    &FIELDS
 }
 
 /// The identity of a session.
