@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use rayon::prelude::*;
 
 use super::compare::Src;
-use super::keys::{PARTS, surrogate};
+use super::keys::{PARTS, sort_part, surrogate, surrogate_bucket};
 use super::layout::{Layout, adapt};
 use super::part::{CLOSES, DELETE, NOWHERE, OPENS, Part, Place, Points};
 use crate::error::{Error, Result};
@@ -210,7 +210,7 @@ impl History {
                     let starts: Vec<i64> = part.points(new).starts().collect();
                     part.surrogates.extend(starts.iter().map(|at| (surrogate(entity.key(), hash, *at), new)));
                 }
-                part.surrogates.sort_unstable();
+                sort_part(&mut part.surrogates, |(surrogate, _)| surrogate_bucket(*surrogate));
                 Ok((part, gathered))
             })
             .collect::<Result<Vec<_>>>()?;

@@ -38,6 +38,47 @@ pub(super) fn surrogate(key: &[u8], hash: u64, start: i64) -> i64 {
     ((part_of(hash) as i64) << 57) | (hash::entity_at(key, start) as i64 & ((1 << 57) - 1))
 }
 
+/// Buckets that items of one part are sorted by.
+const BUCKETS: usize = 1 << 10;
+
+/// The bucket of a hash among those of its part: the bits above those that say the part.
+pub(super) fn bucket_of(hash: u64) -> usize {
+    (hash >> 54) as usize
+}
+
+/// The bucket of a surrogate key among those of its part: the bits below those that say the part.
+pub(super) fn surrogate_bucket(surrogate: i64) -> usize {
+    (surrogate >> 47) as usize % BUCKETS
+}
+
+/// Sorts items of one part: bucket sort (Knuth, volume 3, 5.2.5), as hashes are evenly spread. `bucket` never falls as items
+/// rise, and is below [`BUCKETS`].
+pub(super) fn sort_part<T: Copy + Default + Ord>(items: &mut Vec<T>, bucket: impl Fn(&T) -> usize) {
+    if items.len() < BUCKETS / 4 {
+        return items.sort_unstable();
+    }
+    let mut next = [0_usize; BUCKETS + 1];
+    for item in items.iter() {
+        next[bucket(item) + 1] += 1;
+    }
+    for n in 0..BUCKETS {
+        next[n + 1] += next[n];
+    }
+    let mut sorted = vec![T::default(); items.len()];
+    for item in items.iter() {
+        let place = &mut next[bucket(item)];
+        sorted[*place] = *item;
+        *place += 1;
+    }
+    // Each has moved on to where the next one began.
+    let mut from = 0;
+    for to in &next[..BUCKETS] {
+        sorted[from..*to].sort_unstable();
+        from = *to;
+    }
+    *items = sorted;
+}
+
 enum Column {
     Text(GenericByteArray<Utf8Type>),
     LargeText(GenericByteArray<LargeUtf8Type>),
@@ -176,4 +217,27 @@ fn open(name: &str, array: &ArrayRef) -> Result<Column> {
             )));
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn items_of_a_part_are_sorted(
+            hashes in prop::collection::vec(prop_oneof![any::<u64>(), 0u64..9, (0u64..9).prop_map(|n| n << 60)], 0..900),
+        ) {
+            let mut by_hash: Vec<(u64, u32)> = hashes.iter().copied().zip(0..).collect();
+            let mut by_surrogate: Vec<(i64, u32)> = by_hash.iter().map(|(h, n)| ((5 << 57) | (*h as i64 & ((1 << 57) - 1)), *n)).collect();
+            let mut expected = (by_hash.clone(), by_surrogate.clone());
+            expected.0.sort();
+            expected.1.sort();
+            sort_part(&mut by_hash, |(hash, _)| bucket_of(*hash));
+            sort_part(&mut by_surrogate, |(surrogate, _)| surrogate_bucket(*surrogate));
+            prop_assert_eq!((by_hash, by_surrogate), expected);
+        }
+    }
 }

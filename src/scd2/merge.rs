@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::compare::{Comparators, Src, sums};
 use super::history::{History, Layer, Live, Seeker};
-use super::keys::{Keys, PARTS, surrogate};
+use super::keys::{Keys, PARTS, sort_part, surrogate, surrogate_bucket};
 use super::layout::{Input, Layout, Scd2Spec};
 use super::part::{DELETE, NOWHERE, OPENS, Part, Place, Points};
 use super::rows::{Blocks, Row};
@@ -132,7 +132,7 @@ fn merge_parts(whole: &History, layout: &Layout, input: &Input) -> Result<(Vec<P
             let mut merger = Merger { whole, seeker, input, compare: &compare, part, counts: Counts::default() };
             sifted.each(|key, changes| merger.entity(key, changes))?;
             let Merger { mut part, counts, .. } = merger;
-            part.surrogates.sort_unstable();
+            sort_part(&mut part.surrogates, |(surrogate, _)| surrogate_bucket(*surrogate));
             match part.rivals(whole.layers.iter().map(|l| &l.parts[p])) {
                 Some((surrogate, key, rival)) => Err(collision(surrogate, key, rival)),
                 None => Ok((part, counts)),

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::keys::{Keys, PARTS, hash_of, part_of};
+use super::keys::{Keys, PARTS, bucket_of, hash_of, part_of, sort_part};
 
 /// A change on its way.
 #[derive(Clone, Copy, Default)]
@@ -42,7 +42,7 @@ impl Sifter {
             keys.extend_from_slice(run.keys(part));
         }
         let mut order: Vec<(u64, u32)> = changes.iter().enumerate().map(|(i, c)| (c.hash, i as u32)).collect();
-        order.sort_unstable();
+        sort_part(&mut order, |(hash, _)| bucket_of(*hash));
         Sifted { changes, keys, order }
     }
 }
